@@ -1,0 +1,1 @@
+//! Cuts to blocks to object store to head.

@@ -1,0 +1,1 @@
+//! The block file format: writer, reader, stream table; knows nothing of Kafka.

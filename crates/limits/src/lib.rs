@@ -1,0 +1,1 @@
+//! Per-tenant limits under Loki's names, the overrides file and its reload.

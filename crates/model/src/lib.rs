@@ -1,0 +1,24 @@
+//! The words every crate shares: tenants, labels, streams, entries, partitions, offsets, time.
+//!
+//! Values are checked where they are made and trusted afterwards. There is no I/O here, and no clock but
+//! the [`Clock`] that a caller supplies.
+
+#![forbid(unsafe_code)]
+
+mod batch;
+mod clock;
+mod labels;
+mod matcher;
+mod offset;
+mod regex;
+mod tenant;
+mod time;
+
+pub use batch::{Batch, ByteColumn, MetadataColumn, MetadataValues};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use labels::{Labels, LabelsError, StreamHash, parse_labels};
+pub use matcher::{MatchOp, Matcher};
+pub use offset::{Offset, OffsetRange, PartitionId};
+pub use regex::{RegexError, RegexMode, compile_regex, compile_regex_bytes, go_to_rust_regex};
+pub use tenant::{TenantError, TenantId};
+pub use time::{TimeRange, TimestampNs};

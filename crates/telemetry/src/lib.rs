@@ -1,0 +1,1 @@
+//! Metrics, tracing, admin endpoints and shutdown.

@@ -1,0 +1,1 @@
+//! HTTP in, validated, limited, routed records in the log.

@@ -1,0 +1,3 @@
+//! Load, chaos and benchmark commands.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `millrace` binary: every role, all-in-one, and the command-line tool.
+
+fn main() {}

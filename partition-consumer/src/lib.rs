@@ -1,0 +1,1 @@
+//! Log to in-memory streams to recent answers and cuts.

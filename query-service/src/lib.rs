@@ -1,0 +1,1 @@
+//! Loki's HTTP API: plan, owners and blocks, merged answer.

@@ -70,7 +70,10 @@ fn explain(pattern: &str, error: &regex::Error) -> RegexError {
         return RegexError(text);
     };
     let span = parse.span();
-    let part = inner.get(span.start.offset..span.end.offset).unwrap_or(&inner);
+    // The span of a bare operator is empty: it points at the operator.
+    let part = inner.get(span.start.offset..span.end.offset).filter(|part| !part.is_empty());
+    let part = part.or_else(|| inner.get(span.start.offset..).and_then(|s| s.split_inclusive(|_| true).next()));
+    let part = part.unwrap_or(&inner);
     RegexError(match parse.kind() {
         K::GroupUnclosed => format!("missing closing ): `{pattern}`"),
         K::GroupUnopened => format!("unexpected ): `{pattern}`"),

@@ -1,0 +1,395 @@
+//! `loadtest bench`: what ingesting, storing and asking cost, as one table.
+//!
+//! The corpus is pushed over four connections into a fresh server; then `POST /flush` waits until all of it is in
+//! blocks; then the queries run. CPU-seconds are those of the whole server process, from `/proc`.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use model::{Clock, SystemClock};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    corpus::{self, Corpus, Manifest},
+    http::Client,
+    procstat::{cpu_seconds, peak_rss_bytes},
+    server::{Server, ServerSpec, default_binary},
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A corpus made by corpus.py of the shared bench, or by an earlier run [default: make one]
+    #[arg(long)]
+    corpus: Option<PathBuf>,
+    /// Lines of a corpus that is made
+    #[arg(long, default_value_t = 5_000_000)]
+    lines: u64,
+    /// Encoding of a corpus that is made: json, json.gz or pb (the latter two only with the shared bench)
+    #[arg(long, default_value = "json")]
+    encoding: String,
+    /// The folder with corpus.py and clickhouse.py
+    #[arg(long, default_value = "../shared/bench")]
+    shared: PathBuf,
+    /// Connections that push
+    #[arg(long, default_value_t = 4)]
+    connections: usize,
+    /// How often each query runs; the median counts
+    #[arg(short, default_value_t = 3)]
+    k: usize,
+    /// Run ClickHouse on the same corpus with this Python, which has the chdb package
+    #[arg(long, value_name = "PYTHON")]
+    clickhouse: Option<PathBuf>,
+    /// Queries [default: those of this folder]
+    #[arg(long)]
+    queries: Option<PathBuf>,
+    /// The server's binary [default: millrace beside this one]
+    #[arg(long)]
+    millrace: Option<PathBuf>,
+    /// Work here and leave the data [default: a temporary folder]
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// Fail when ingest costs more CPU-seconds per raw GB than this
+    #[arg(long)]
+    ingest_max: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Query {
+    name: String,
+    kind: String,
+    window: i64,
+    #[serde(default)]
+    limit: u32,
+    #[serde(default)]
+    step: u32,
+    #[serde(default)]
+    logql: String,
+    #[serde(default)]
+    label: String,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let temporary = tempfile::tempdir()?;
+    let folder = args.folder.clone().unwrap_or_else(|| temporary.path().to_owned());
+    fs::create_dir_all(&folder)?;
+    let corpus_folder = corpus_folder(args, &folder)?;
+    let corpus = Corpus::open(&corpus_folder)?;
+    let manifest = &corpus.manifest;
+    let (lines, raw) = (manifest.lines(), manifest.raw_bytes());
+    println!("corpus: {lines} lines, {} MB raw, {} MB of {} bodies", mb(raw), mb(manifest.body_bytes()), manifest.encoding);
+
+    let binary = args.millrace.clone().map_or_else(default_binary, Ok)?;
+    let mut spec = ServerSpec::new(binary, &folder)?;
+    if spec.data_dir.exists() {
+        bail!("{} has data already: give an empty --folder", folder.display());
+    }
+    raise_limits(&mut spec);
+    let mut server = spec.start()?;
+    let first_answer = spec.wait_ready(&mut server, Duration::from_secs(60))?;
+    ingest(args, &corpus, &spec, &server, first_answer)?;
+    visibility(&spec)?;
+    let ours = queries(args, manifest, &spec, &server)?;
+    println!("peak rss after the queries   {} MB", mb(peak_rss_bytes(server.pid())?));
+    restart(&spec, server)?;
+    let theirs = match &args.clickhouse {
+        Some(python) => clickhouse(args, python, &corpus_folder, &folder)?,
+        None => BTreeMap::new(),
+    };
+    print_queries(&ours, &theirs);
+    Ok(())
+}
+
+fn mb(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / 1e6)
+}
+
+/// Nothing is refused and old lines are taken: the corpus is of another day.
+fn raise_limits(spec: &mut ServerSpec) {
+    for (name, value) in [
+        ("INGESTION_RATE_MB", "10000"),
+        ("INGESTION_BURST_SIZE_MB", "10000"),
+        ("PER_STREAM_RATE_LIMIT", "10GB"),
+        ("PER_STREAM_RATE_LIMIT_BURST", "10GB"),
+        ("MAX_GLOBAL_STREAMS_PER_USER", "0"),
+        ("REJECT_OLD_SAMPLES", "false"),
+        ("CREATION_GRACE_PERIOD", "24h"),
+        ("MAX_QUERY_SERIES", "100000"),
+        ("MAX_QUERY_LENGTH", "0"),
+        ("MAX_ENTRIES_LIMIT_PER_QUERY", "100000"),
+        ("QUERY_TIMEOUT", "10m"),
+    ] {
+        spec.set(&format!("LIMITS_CONFIG__{name}"), value);
+    }
+}
+
+/// The corpus asked for; made when none is named.
+fn corpus_folder(args: &Args, folder: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(named) = &args.corpus {
+        return Ok(named.clone());
+    }
+    let made = folder.join(format!("corpus-{}-{}", args.lines, args.encoding));
+    if made.join("manifest.json").exists() {
+        return Ok(made);
+    }
+    let script = args.shared.join("corpus.py");
+    if script.exists() {
+        let mut python = Command::new("python3");
+        python.arg(&script).arg("--out").arg(&made).args(["--end", "1795204800", "--encoding", &args.encoding]);
+        let status = python.args(["--lines", &args.lines.to_string()]).status()?;
+        ensure!(status.success(), "corpus.py ended with {status}");
+    } else {
+        ensure!(args.encoding == "json", "without {} only json corpora can be made", script.display());
+        println!("{} is absent: generating a corpus of our own; compare its figures with themselves only", script.display());
+        corpus::generate(&made, args.lines, 1_795_204_800, 1)?;
+    }
+    Ok(made)
+}
+
+/// Pushes everything, waits for blocks, prints what it cost.
+fn ingest(args: &Args, corpus: &Corpus, spec: &ServerSpec, server: &Server, first_answer: Duration) -> anyhow::Result<()> {
+    let gb = corpus.manifest.raw_bytes() as f64 / 1e9;
+    let pid = server.pid();
+    let (cpu_before, began) = (cpu_seconds(pid)?, Instant::now());
+    let next = AtomicUsize::new(0);
+    let mut latencies = thread::scope(|scope| {
+        let pushers: Vec<_> = (0..args.connections).map(|_| scope.spawn(|| push_all(corpus, spec, &next))).collect();
+        let mut latencies = Vec::new();
+        for pusher in pushers {
+            latencies.extend(pusher.join().map_err(|_| anyhow::anyhow!("a pusher panicked"))??);
+        }
+        anyhow::Ok(latencies)
+    })?;
+    let (pushed_wall, pushed_cpu) = (began.elapsed().as_secs_f64(), cpu_seconds(pid)? - cpu_before);
+    let flushed = spec.client(Duration::from_secs(600)).post("/flush", "fake", &[], b"")?;
+    ensure!(flushed.status == 204, "POST /flush answered {}: {}", flushed.status, flushed.text());
+    let (wall, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds(pid)? - cpu_before);
+    latencies.sort_by(f64::total_cmp);
+    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize] * 1e3;
+
+    println!("\nstart to first answer        {:.3} s", first_answer.as_secs_f64());
+    println!("ingest, all in blocks        {:.1} CPU-s per raw GB ({cpu:.1} CPU-s)", cpu / gb);
+    println!("  of it until the last 204   {:.1} CPU-s per raw GB", pushed_cpu / gb);
+    println!("  wall                       {pushed_wall:.1} s pushing, {wall:.1} s with blocks: {:.1} raw MB/s", gb * 1e3 / wall);
+    println!("  a push                     p50 {:.1} ms, p99 {:.1} ms", at(0.5), at(0.99));
+    println!("peak rss while ingesting     {} MB", mb(peak_rss_bytes(pid)?));
+    print_stages(&spec.client(Duration::from_secs(60)), gb)?;
+    print_stored(&spec.data_dir.join("store"))?;
+    if let Some(limit) = args.ingest_max {
+        ensure!(cpu / gb <= limit, "ingest cost {:.1} CPU-s per raw GB, more than {limit}", cpu / gb);
+    }
+    Ok(())
+}
+
+fn push_all(corpus: &Corpus, spec: &ServerSpec, next: &AtomicUsize) -> anyhow::Result<Vec<f64>> {
+    let client = spec.client(Duration::from_secs(120));
+    let mut latencies = Vec::new();
+    while let Some(file) = corpus.files.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let body = fs::read(file)?;
+        loop {
+            let began = Instant::now();
+            let answer = client.post("/loki/api/v1/push", "fake", &corpus.headers(), &body)?;
+            latencies.push(began.elapsed().as_secs_f64());
+            match answer.status {
+                204 => break,
+                429 | 503 => thread::sleep(Duration::from_millis(50)),
+                other => bail!("a push was answered {other}: {}", answer.text()),
+            }
+        }
+    }
+    Ok(latencies)
+}
+
+/// CPU by stage, as the server itself accounts for it.
+fn print_stages(client: &Client, gb: f64) -> anyhow::Result<()> {
+    let metrics = client.get("/metrics", "fake", &[])?.text();
+    for line in metrics.lines().filter_map(|l| l.strip_prefix("millrace_stage_cpu_seconds_total{stage=\"")) {
+        let (stage, seconds) = line.split_once("\"} ").context("unexpected form of a metric")?;
+        println!("  stage {stage:<22} {:.2} CPU-s per raw GB", seconds.parse::<f64>()? / gb);
+    }
+    Ok(())
+}
+
+/// Bytes on disk, and what the blocks spend them on.
+fn print_stored(store: &Path) -> anyhow::Result<()> {
+    let mut blocks = Vec::new();
+    let mut total = 0;
+    walk(store, &mut |path, bytes| {
+        total += bytes;
+        if path.extension().is_some_and(|e| e == "parquet") {
+            blocks.push(path.to_owned());
+        }
+    })?;
+    println!("stored                       {} MB in {} blocks", mb(total), blocks.len());
+    let mut parts = BTreeMap::<String, u64>::new();
+    for path in &blocks {
+        let inspection = block::inspect(fs::read(path)?.into())?;
+        for (part, bytes) in inspection.parts() {
+            *parts.entry(part).or_default() += bytes;
+        }
+    }
+    for (part, bytes) in parts {
+        println!("  {part:<26} {} MB", mb(bytes));
+    }
+    Ok(())
+}
+
+fn walk(folder: &Path, see: &mut impl FnMut(&Path, u64)) -> anyhow::Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        if meta.is_dir() { walk(&entry.path(), see)? } else { see(&entry.path(), meta.len()) }
+    }
+    Ok(())
+}
+
+/// How long after the 204 a line is in a query's answer.
+fn visibility(spec: &ServerSpec) -> anyhow::Result<()> {
+    let client = spec.client(Duration::from_secs(30));
+    let mut waits = Vec::new();
+    for i in 0..300 {
+        let now = SystemClock.now().nanos();
+        let body = serde_json::json!({"streams": [{"stream": {"app": "visibility"}, "values": [[now.to_string(), format!("line {i}")]]}]});
+        let answer = client.post("/loki/api/v1/push", "fake", &[("Content-Type", "application/json")], &serde_json::to_vec(&body)?)?;
+        ensure!(answer.status == 204, "a push was answered {}: {}", answer.status, answer.text());
+        let acknowledged = Instant::now();
+        let span = [("query", r#"{app="visibility"}"#.to_owned()), ("start", now.to_string()), ("end", (now + 1).to_string())];
+        loop {
+            let found = client.get("/loki/api/v1/query_range", "fake", &span)?.json()?;
+            if found["data"]["result"].as_array().is_some_and(|r| !r.is_empty()) {
+                break;
+            }
+            ensure!(acknowledged.elapsed() < Duration::from_secs(10), "an acknowledged line is not in the answers after 10 s");
+        }
+        waits.push(acknowledged.elapsed().as_secs_f64() * 1e3);
+    }
+    waits.sort_by(f64::total_cmp);
+    println!("acknowledged to visible      p50 {:.1} ms, p99 {:.1} ms (with the query's own time)", waits[150], waits[297]);
+    Ok(())
+}
+
+struct Measured {
+    name: String,
+    median_ms: f64,
+    cpu_s: f64,
+    rows: usize,
+    note: String,
+}
+
+fn queries(args: &Args, manifest: &Manifest, spec: &ServerSpec, server: &Server) -> anyhow::Result<Vec<Measured>> {
+    let text = match &args.queries {
+        Some(file) => fs::read_to_string(file)?,
+        None => include_str!("../queries.json").to_owned(),
+    };
+    let queries: Vec<Query> = serde_json::from_str(&text)?;
+    let client = spec.client(Duration::from_secs(600));
+    let mut all = Vec::new();
+    for query in queries {
+        let (path, parameters) = request_of(&query, manifest);
+        let (mut walls, mut cpus, mut rows, mut note) = (Vec::new(), Vec::new(), 0, String::new());
+        for _ in 0..args.k.max(1) {
+            let (cpu, began) = (cpu_seconds(server.pid())?, Instant::now());
+            let answer = client.get(&path, "fake", &parameters)?;
+            walls.push(began.elapsed().as_secs_f64() * 1e3);
+            cpus.push(cpu_seconds(server.pid())? - cpu);
+            match answer.json() {
+                Ok(json) => rows = count_rows(&json),
+                Err(error) => note = error.to_string(),
+            }
+        }
+        walls.sort_by(f64::total_cmp);
+        cpus.sort_by(f64::total_cmp);
+        let middle = walls.len() / 2;
+        all.push(Measured { name: query.name, median_ms: walls[middle], cpu_s: cpus[middle], rows, note });
+    }
+    Ok(all)
+}
+
+/// The path and parameters of a query.
+fn request_of(query: &Query, manifest: &Manifest) -> (String, Vec<(&'static str, String)>) {
+    let nanos = |secs: i64| (secs * 1_000_000_000).to_string();
+    let logql = manifest.fill(&query.logql).replace("$W", &format!("{}s", query.window));
+    let span = [("start", nanos(manifest.end - query.window)), ("end", nanos(manifest.end))];
+    let mut parameters: Vec<(&'static str, String)> = Vec::new();
+    let path = match query.kind.as_str() {
+        "logs" => {
+            parameters.extend(span);
+            parameters.extend([("query", logql), ("limit", query.limit.to_string()), ("direction", "backward".into())]);
+            "query_range".to_owned()
+        }
+        "range" => {
+            parameters.extend(span);
+            parameters.extend([("query", logql), ("step", query.step.to_string())]);
+            "query_range".to_owned()
+        }
+        "instant" => {
+            parameters.extend([("query", logql), ("time", nanos(manifest.end))]);
+            "query".to_owned()
+        }
+        "label_values" => {
+            parameters.extend(span);
+            format!("label/{}/values", query.label)
+        }
+        "series" => {
+            parameters.extend(span);
+            parameters.push(("match[]", logql));
+            "series".to_owned()
+        }
+        _ => {
+            parameters.extend(span);
+            "labels".to_owned()
+        }
+    };
+    (format!("/loki/api/v1/{path}"), parameters)
+}
+
+/// Entries of a log answer, series of a metric answer, names of a list.
+fn count_rows(answer: &Value) -> usize {
+    let data = &answer["data"];
+    let Some(result) = data["result"].as_array() else { return data.as_array().map_or(0, Vec::len) };
+    if data["resultType"] == "streams" {
+        return result.iter().map(|s| s["values"].as_array().map_or(0, Vec::len)).sum();
+    }
+    result.len()
+}
+
+/// Stops the server cleanly and starts it again on its data.
+fn restart(spec: &ServerSpec, server: Server) -> anyhow::Result<()> {
+    let began = Instant::now();
+    server.stop(Duration::from_secs(60))?;
+    println!("clean stop                   {:.2} s", began.elapsed().as_secs_f64());
+    let mut server = spec.start()?;
+    let ready = spec.wait_ready(&mut server, Duration::from_secs(60))?;
+    println!("start to first answer        {:.3} s with all this data", ready.as_secs_f64());
+    server.stop(Duration::from_secs(60))
+}
+
+/// Runs ClickHouse on the same corpus, beside ours; CPU-seconds by query.
+fn clickhouse(args: &Args, python: &Path, corpus: &Path, folder: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
+    let out = folder.join("clickhouse.json");
+    let mut command = Command::new(python);
+    command.arg(args.shared.join("clickhouse.py")).arg("--corpus").arg(corpus).arg("--work").arg(folder.join("clickhouse"));
+    let status = command.args(["-k", &args.k.to_string()]).arg("--out").arg(&out).status()?;
+    ensure!(status.success(), "clickhouse.py ended with {status}");
+    let found: Value = serde_json::from_slice(&fs::read(&out)?)?;
+    println!("clickhouse: ingest {} stored {} peak rss {} MB", found["ingest"], found["bytes_on_disk"], found["peak_rss_mb"]);
+    let queries = found["queries"].as_object().into_iter().flatten();
+    Ok(queries.filter_map(|(name, q)| Some((name.clone(), q["cpu_s"].as_f64()?))).collect())
+}
+
+fn print_queries(ours: &[Measured], clickhouse: &BTreeMap<String, f64>) {
+    println!("\n{:32} {:>10} {:>9} {:>7} {:>14}", "query", "median ms", "CPU-s", "rows", "ClickHouse CPU");
+    for query in ours {
+        let theirs = clickhouse.get(&query.name).map_or_else(String::new, |cpu| format!("{cpu:.3}"));
+        let Measured { name, median_ms, cpu_s, rows, note } = query;
+        println!("{name:32} {median_ms:10.1} {cpu_s:9.3} {rows:7} {theirs:>14} {note}");
+    }
+}

@@ -1,0 +1,351 @@
+//! `loadtest verify`: pushes numbered lines from several tenants and streams while the server is killed with SIGKILL
+//! and started again, and holds the answers, during and after, against a ledger of what was acknowledged.
+//!
+//! Lines carry duplicate timestamps, times out of order, and times years ago. A push whose answer was lost may be in
+//! the answers or not, but never twice, since it is not sent again.
+
+use std::{
+    io::Write as _,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use model::{Clock, SystemClock};
+use serde_json::Value;
+
+use crate::{
+    http::Client,
+    ledger::{Differences, Ledger},
+    server::{ServerSpec, default_binary},
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How often the server is killed
+    #[arg(long, default_value_t = 50)]
+    kills: u32,
+    /// Decides lines, times and moments; printed, so that a run can be repeated as far as processes allow
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Tenants; each has its writers
+    #[arg(long, default_value_t = 3)]
+    tenants: usize,
+    /// Writers of a tenant; each has its own numbered lines
+    #[arg(long, default_value_t = 2)]
+    writers: usize,
+    /// Shortest time between start and kill, in milliseconds
+    #[arg(long, default_value_t = 50)]
+    alive_min_ms: u64,
+    /// Longest time between start and kill, in milliseconds
+    #[arg(long, default_value_t = 900)]
+    alive_max_ms: u64,
+    /// Lines that a writer sends in a second, about
+    #[arg(long, default_value_t = 1500)]
+    rate: u64,
+    /// The server's binary [default: millrace beside this one]
+    #[arg(long)]
+    millrace: Option<PathBuf>,
+    /// Work here and leave the data [default: a temporary folder]
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+/// Streams of a writer.
+const STREAMS: u8 = 4;
+
+/// What all threads share.
+struct Shared {
+    spec: ServerSpec,
+    writers: Vec<Writer>,
+    stop: AtomicBool,
+    pushes: AtomicU64,
+    pushes_unknown: AtomicU64,
+    reads: AtomicU64,
+    reads_failed: AtomicU64,
+}
+
+struct Writer {
+    tenant: String,
+    name: String,
+    ledger: Ledger,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("verify: seed {seed}, {} kills, {} tenants x {} writers", args.kills, args.tenants, args.writers);
+    let temporary = tempfile::tempdir()?;
+    let folder = args.folder.clone().unwrap_or_else(|| temporary.path().to_owned());
+    std::fs::create_dir_all(&folder)?;
+    let binary = args.millrace.clone().map_or_else(default_binary, Ok)?;
+    let mut spec = ServerSpec::new(binary, &folder)?;
+    configure(&mut spec);
+
+    let writer = |t: usize, w: usize| Writer { tenant: format!("tenant-{t}"), name: format!("w{w}"), ledger: Ledger::default() };
+    let writers = (0..args.tenants).flat_map(|t| (0..args.writers).map(move |w| writer(t, w))).collect();
+    let shared = Arc::new(Shared {
+        spec,
+        writers,
+        stop: AtomicBool::new(false),
+        pushes: AtomicU64::new(0),
+        pushes_unknown: AtomicU64::new(0),
+        reads: AtomicU64::new(0),
+        reads_failed: AtomicU64::new(0),
+    });
+    let began = Instant::now();
+    let differences = rounds(args, seed, &shared)?;
+    let after = settle(&shared)?;
+    report(args, &shared, began.elapsed(), differences, after)
+}
+
+fn configure(spec: &mut ServerSpec) {
+    spec.set("AUTH_ENABLED", true);
+    // Years-old lines, long windows and whole streams in one answer are what this is about.
+    spec.set("LIMITS_CONFIG__REJECT_OLD_SAMPLES", false);
+    spec.set("LIMITS_CONFIG__MAX_QUERY_LENGTH", 0);
+    spec.set("LIMITS_CONFIG__MAX_ENTRIES_LIMIT_PER_QUERY", 0);
+    spec.set("LIMITS_CONFIG__INGESTION_RATE_MB", 1000);
+    spec.set("LIMITS_CONFIG__INGESTION_BURST_SIZE_MB", 1000);
+    // Small cuts and small journal files, so that kills hit them often.
+    for (name, value) in crate::server::SMALL_CUTS {
+        spec.set(name, value);
+    }
+}
+
+/// Starts and kills the server while writers push and readers check.
+fn rounds(args: &Args, seed: u64, shared: &Arc<Shared>) -> anyhow::Result<Differences> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let writers: Vec<_> = (0..shared.writers.len())
+        .map(|i| {
+            let (shared, random, rate) = (shared.clone(), random.fork(), args.rate);
+            thread::spawn(move || write(&shared, i, random, rate))
+        })
+        .collect();
+    let reader = {
+        let (shared, random) = (shared.clone(), random.fork());
+        thread::spawn(move || read(&shared, random))
+    };
+    for kill in 1..=args.kills {
+        let mut server = shared.spec.start()?;
+        // Every fifth time not even waiting until it answers: recovery is killed, too.
+        if random.u8(..5) > 0 {
+            shared.spec.wait_ready(&mut server, Duration::from_secs(60))?;
+        }
+        thread::sleep(Duration::from_millis(random.u64(args.alive_min_ms..=args.alive_max_ms.max(args.alive_min_ms))));
+        server.kill()?;
+        if kill % 50 == 0 || kill == args.kills {
+            let (acknowledged, sent) = totals(shared);
+            println!("  {kill} kills, {acknowledged} of {sent} lines acknowledged, {} reads checked", shared.reads.load(Ordering::Relaxed));
+            std::io::stdout().flush()?;
+        }
+    }
+    shared.stop.store(true, Ordering::SeqCst);
+    for writer in writers {
+        writer.join().map_err(|_| anyhow::anyhow!("a writer panicked"))??;
+    }
+    reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?
+}
+
+/// One writer: pushes until told to stop.
+fn write(shared: &Shared, index: usize, mut random: fastrand::Rng, rate: u64) -> anyhow::Result<()> {
+    let client = shared.spec.client(Duration::from_secs(10));
+    let writer = &shared.writers[index];
+    let mut last_nanos = SystemClock.now().nanos();
+    while !shared.stop.load(Ordering::SeqCst) {
+        let count = random.usize(1..=60);
+        let streams: Vec<u8> = (0..count).map(|_| random.u8(..STREAMS)).collect();
+        let first = writer.ledger.begin(&streams);
+        let mut values: Vec<Vec<(i64, String)>> = vec![Vec::new(); usize::from(STREAMS)];
+        for (i, stream) in streams.iter().enumerate() {
+            last_nanos = next_time(&mut random, last_nanos);
+            let padding: String = (0..random.usize(0..80)).map(|_| random.alphanumeric()).collect();
+            values[usize::from(*stream)].push((last_nanos, format!("{} {padding}", first + i)));
+        }
+        let (headers, body) = encode(&mut random, writer, &values)?;
+        shared.pushes.fetch_add(1, Ordering::Relaxed);
+        match client.post("/loki/api/v1/push", &writer.tenant, &headers, &body) {
+            Ok(answer) if answer.status == 204 => writer.ledger.acknowledge(first, count),
+            Ok(answer) if answer.status == 429 || answer.status >= 500 => {
+                shared.pushes_unknown.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(answer) => anyhow::bail!("a good push was refused with {}: {}", answer.status, answer.text()),
+            Err(_) => {
+                shared.pushes_unknown.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        thread::sleep(Duration::from_micros(count as u64 * 1_000_000 / rate.max(1)));
+    }
+    Ok(())
+}
+
+/// Now, the same time again, somewhat earlier, or years ago.
+fn next_time(random: &mut fastrand::Rng, last: i64) -> i64 {
+    const SECOND: i64 = 1_000_000_000;
+    let now = SystemClock.now().nanos();
+    match random.u8(..10) {
+        0..6 => now,
+        6 | 7 => last,
+        8 => now - random.i64(0..3600 * SECOND),
+        _ => now - random.i64(0..8 * 365 * 86400 * SECOND),
+    }
+}
+
+/// A push of these lines in one of the ways that agents use.
+fn encode(
+    random: &mut fastrand::Rng,
+    writer: &Writer,
+    values: &[Vec<(i64, String)>],
+) -> anyhow::Result<(Vec<(&'static str, &'static str)>, Vec<u8>)> {
+    let mut streams = Vec::new();
+    for (stream, values) in values.iter().enumerate().filter(|(_, v)| !v.is_empty()) {
+        let values: Vec<Value> = values.iter().map(|(t, line)| serde_json::json!([t.to_string(), line])).collect();
+        let labels = serde_json::json!({"app": "verify", "writer": writer.name, "stream": stream.to_string()});
+        streams.push(serde_json::json!({"stream": labels, "values": values}));
+    }
+    let body = serde_json::to_vec(&serde_json::json!({ "streams": streams }))?;
+    if random.bool() {
+        return Ok((vec![("Content-Type", "application/json")], body));
+    }
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&body)?;
+    Ok((vec![("Content-Type", "application/json"), ("Content-Encoding", "gzip")], gzip.finish()?))
+}
+
+/// The reader: while the server lives and dies, asks for whole streams and counts, and compares.
+fn read(shared: &Shared, mut random: fastrand::Rng) -> anyhow::Result<Differences> {
+    let client = shared.spec.client(Duration::from_secs(30));
+    let mut differences = Differences::default();
+    while !shared.stop.load(Ordering::SeqCst) {
+        let writer = random.choice(&shared.writers).context("there are writers")?;
+        let stream = random.u8(..STREAMS);
+        match check_stream(&client, writer, stream) {
+            Ok(found) => {
+                shared.reads.fetch_add(1, Ordering::Relaxed);
+                if found.any() {
+                    println!("  WRONG during the run: {} {} stream {stream}: {found:?}", writer.tenant, writer.name);
+                }
+                differences.add(found);
+            }
+            // The server was killed meanwhile, or is starting.
+            Err(_) => {
+                shared.reads_failed.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+    Ok(differences)
+}
+
+fn selector(writer: &Writer, stream: u8) -> String {
+    format!(r#"{{app="verify", writer="{}", stream="{stream}"}}"#, writer.name)
+}
+
+/// Compares a whole stream, and its count, with the ledger.
+fn check_stream(client: &Client, writer: &Writer, stream: u8) -> anyhow::Result<Differences> {
+    let before = writer.ledger.snapshot();
+    let end = SystemClock.now().nanos() + 3_600_000_000_000;
+    let parameters = [
+        ("query", selector(writer, stream)),
+        ("start", "1".to_owned()),
+        ("end", end.to_string()),
+        ("limit", "100000000".to_owned()),
+        ("direction", "forward".to_owned()),
+    ];
+    let answer = client.get("/loki/api/v1/query_range", &writer.tenant, &parameters)?.json()?;
+    let sent_later = usize::try_from(writer.ledger.counts().1)?;
+    let mut numbers = Vec::new();
+    for result in answer["data"]["result"].as_array().into_iter().flatten() {
+        for value in result["values"].as_array().into_iter().flatten() {
+            let line = value[1].as_str().context("a line is a text")?;
+            numbers.push(line.split(' ').next().unwrap_or_default().parse().context("a line begins with its number")?);
+        }
+    }
+    let mut differences = before.compare(stream, &numbers, sent_later);
+    let counted = count(client, writer, &selector(writer, stream))?;
+    let at_least = before.acknowledged.iter().zip(&before.streams).filter(|(a, s)| **a && **s == stream).count() as u64;
+    differences.lost += at_least.saturating_sub(counted);
+    Ok(differences)
+}
+
+fn count(client: &Client, writer: &Writer, selector: &str) -> anyhow::Result<u64> {
+    let time = SystemClock.now().nanos() + 3_600_000_000_000;
+    let query = format!("sum(count_over_time({selector}[20y]))");
+    let parameters = [("query", query), ("time", time.to_string())];
+    let answer = client.get("/loki/api/v1/query", &writer.tenant, &parameters)?.json()?;
+    let text = answer["data"]["result"][0]["value"][1].as_str().unwrap_or("0");
+    text.parse().with_context(|| format!("{text:?} is no count"))
+}
+
+/// What the final checks found.
+struct After {
+    differences: Differences,
+    lines: u64,
+    counts_differ: u64,
+}
+
+/// With the server left alone: every stream, before and after everything is in blocks, and the blocks themselves.
+fn settle(shared: &Shared) -> anyhow::Result<After> {
+    let mut server = shared.spec.start()?;
+    shared.spec.wait_ready(&mut server, Duration::from_secs(120))?;
+    let client = shared.spec.client(Duration::from_secs(300));
+    let mut after = check_all(shared, &client)?;
+    let flushed = client.post("/flush", "probe", &[], b"")?;
+    ensure!(flushed.status == 204, "POST /flush answered {}: {}", flushed.status, flushed.text());
+    let from_blocks = check_all(shared, &client)?;
+    after.differences.add(from_blocks.differences);
+    after.counts_differ += from_blocks.counts_differ;
+    ensure!(after.lines == from_blocks.lines, "{} lines before the flush, {} after it", after.lines, from_blocks.lines);
+    server.stop(Duration::from_secs(60))?;
+    let verify = std::process::Command::new(&shared.spec.binary)
+        .args(["blocks", "verify", "--data-dir"])
+        .arg(&shared.spec.data_dir)
+        .output()?;
+    let text = String::from_utf8_lossy(&verify.stdout);
+    ensure!(verify.status.success(), "blocks verify: {text}{}", String::from_utf8_lossy(&verify.stderr));
+    println!("  blocks verify: {}", text.lines().last().unwrap_or_default());
+    Ok(after)
+}
+
+fn check_all(shared: &Shared, client: &Client) -> anyhow::Result<After> {
+    let mut after = After { differences: Differences::default(), lines: 0, counts_differ: 0 };
+    for writer in &shared.writers {
+        let mut lines = 0;
+        for stream in 0..STREAMS {
+            after.differences.add(check_stream(client, writer, stream)?);
+            lines += count(client, writer, &selector(writer, stream))?;
+        }
+        let all = count(client, writer, &format!(r#"{{app="verify", writer="{}"}}"#, writer.name))?;
+        after.counts_differ += u64::from(all != lines);
+        after.lines += all;
+    }
+    Ok(after)
+}
+
+fn totals(shared: &Shared) -> (u64, u64) {
+    shared.writers.iter().map(|w| w.ledger.counts()).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+}
+
+fn report(args: &Args, shared: &Shared, took: Duration, during: Differences, after: After) -> anyhow::Result<()> {
+    let (acknowledged, sent) = totals(shared);
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    println!("kills                 {}", args.kills);
+    println!("seconds               {:.0}", took.as_secs_f64());
+    println!("pushes                {} ({} of unknown fate)", load(&shared.pushes), load(&shared.pushes_unknown));
+    println!("lines acknowledged    {acknowledged} of {sent} sent; {} in the final answers", after.lines);
+    println!("reads during the run  {} checked, {} cut off by a kill", load(&shared.reads), load(&shared.reads_failed));
+    println!("lost                  {} during, {} after", during.lost, after.differences.lost);
+    println!("doubled               {} during, {} after", during.doubled, after.differences.doubled);
+    println!("invented              {} during, {} after", during.invented, after.differences.invented);
+    println!("counts that differ    {}", after.counts_differ);
+    ensure!(acknowledged > 0 && load(&shared.reads) > 0, "nothing was checked");
+    ensure!(acknowledged <= after.lines && after.lines <= sent, "the number of lines is out of bounds");
+    ensure!(!during.any() && !after.differences.any() && after.counts_differ == 0, "the promise is broken");
+    println!("verify: passed");
+    Ok(())
+}

@@ -1,0 +1,24 @@
+//! Where the consumer and the builder meet: a [`Cut`] is one half-open offset range of one partition with all its
+//! rows, and a [`CutSink`] turns cuts into blocks that a head lists.
+//!
+//! ```text
+//! consumer: records ─▶ SegmentWriter ─▶ Arc<Segment> ──freeze──▶ Cut ─▶ Lead::publish (builder) ─▶ head
+//!                                           └─▶ readers, at any time
+//! ```
+//!
+//! A [`Segment`] keeps the bytes of the records themselves (ADR 0001): tenant → stream → slices of records, in
+//! offset order, nothing copied per line. One writer appends; readers look at any moment, hold no lock while they
+//! scan, and take only slices below the offset that their answer is about, so that they see whole records or nothing.
+//!
+//! Invariants: the offsets of a segment's slices strictly rise per stream; all lie in the cut's range; ranges of
+//! successive cuts of one partition touch without gap or overlap.
+
+#![forbid(unsafe_code)]
+
+mod segment;
+mod sink;
+mod stream;
+
+pub use segment::{Appended, Quarantined, Segment, SegmentWriter, TenantRows};
+pub use sink::{Cut, CutError, CutReason, CutSink, Lead, Published};
+pub use stream::{Slice, Slices, StreamRows, StreamStats};

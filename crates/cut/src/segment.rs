@@ -1,0 +1,207 @@
+//! The rows of one offset range of one partition, while it fills and after.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::{Labels, Offset, TenantId};
+use parking_lot::RwLock;
+use schemas::record::Record;
+
+use crate::stream::{Slice, StreamRows};
+
+/// What one slice costs beside the bytes of its record: its place in the stream's list and what decoding made for it.
+const SLICE_OVERHEAD_BYTES: usize = size_of::<Slice>() + 128;
+/// What a stream costs beside its labels: two map entries, the list, the lock.
+const STREAM_OVERHEAD_BYTES: usize = 384;
+/// What one record costs beside its bytes.
+const RECORD_OVERHEAD_BYTES: usize = 256;
+
+/// A record that could not be decoded, as it was.
+#[derive(Clone, Debug)]
+pub struct Quarantined {
+    /// Its offset.
+    pub offset: Offset,
+    /// Its bytes.
+    pub raw: Bytes,
+    /// Why it could not be decoded.
+    pub reason: String,
+}
+
+/// Rows by tenant and stream. Readers may look at any time; they take what lies below the offset their answer is about.
+#[derive(Debug, Default)]
+pub struct Segment {
+    tenants: RwLock<BTreeMap<TenantId, Arc<TenantRows>>>,
+    quarantine: RwLock<Vec<Quarantined>>,
+}
+
+/// The streams of one tenant.
+#[derive(Debug, Default)]
+pub struct TenantRows {
+    streams: RwLock<Vec<Arc<StreamRows>>>,
+}
+
+impl Segment {
+    /// The tenants with rows, ascending.
+    pub fn tenants(&self) -> Vec<(TenantId, Arc<TenantRows>)> {
+        self.tenants.read().iter().map(|(tenant, rows)| (tenant.clone(), rows.clone())).collect()
+    }
+
+    /// The rows of one tenant, if it has any.
+    pub fn tenant(&self, tenant: &TenantId) -> Option<Arc<TenantRows>> {
+        self.tenants.read().get(tenant).cloned()
+    }
+
+    /// What could not be decoded, in offset order.
+    pub fn quarantined(&self) -> Vec<Quarantined> {
+        self.quarantine.read().clone()
+    }
+
+    /// True when there are neither rows nor quarantined records.
+    pub fn is_empty(&self) -> bool {
+        self.tenants.read().is_empty() && self.quarantine.read().is_empty()
+    }
+}
+
+impl TenantRows {
+    /// The streams, in the order they came.
+    pub fn streams(&self) -> Vec<Arc<StreamRows>> {
+        self.streams.read().clone()
+    }
+}
+
+/// The one who appends to a segment.
+#[derive(Debug)]
+pub struct SegmentWriter {
+    segment: Arc<Segment>,
+    index: HashMap<TenantId, TenantIndex>,
+    last: Option<Offset>,
+    bytes: usize,
+    rows: u64,
+    streams: usize,
+}
+
+#[derive(Debug)]
+struct TenantIndex {
+    rows: Arc<TenantRows>,
+    streams: HashMap<Labels, Arc<StreamRows>>,
+}
+
+/// What an append brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// How many bytes of memory it takes, estimated.
+    pub bytes: usize,
+    /// How many streams are new in this segment.
+    pub streams_new: usize,
+}
+
+impl Default for SegmentWriter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SegmentWriter {
+    /// A writer of a new, empty segment.
+    pub fn new() -> Self {
+        let (index, segment) = (HashMap::new(), Arc::new(Segment::default()));
+        Self { segment, index, last: None, bytes: 0, rows: 0, streams: 0 }
+    }
+
+    /// What is written to, for readers.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// Adds all rows of a record. `payload_bytes` is what the record's bytes keep in memory.
+    ///
+    /// # Panics
+    /// When offsets do not rise.
+    pub fn append(&mut self, offset: Offset, record: &Record, payload_bytes: usize) -> Appended {
+        self.advance(offset);
+        let mut appended = Appended { bytes: payload_bytes + RECORD_OVERHEAD_BYTES, streams_new: 0 };
+        if record.stream_count() > 0 {
+            let tenant = match self.index.get_mut(record.tenant()) {
+                Some(known) => known,
+                None => self.open_tenant(record.tenant()),
+            };
+            for rows in record.streams().filter(|rows| !rows.is_empty()) {
+                appended.bytes += SLICE_OVERHEAD_BYTES;
+                let stream = match tenant.streams.get(rows.labels()) {
+                    Some(known) => known,
+                    None => {
+                        let labels = rows.labels().clone();
+                        appended.bytes += STREAM_OVERHEAD_BYTES + label_bytes(&labels);
+                        appended.streams_new += 1;
+                        let stream = Arc::new(StreamRows::new(labels.clone()));
+                        tenant.rows.streams.write().push(stream.clone());
+                        tenant.streams.entry(labels).or_insert(stream)
+                    }
+                };
+                stream.push(Slice { offset, rows });
+            }
+        }
+        self.rows += record.entry_count() as u64;
+        self.streams += appended.streams_new;
+        self.bytes += appended.bytes;
+        appended
+    }
+
+    /// Sets a record aside that could not be decoded.
+    ///
+    /// # Panics
+    /// When offsets do not rise.
+    pub fn quarantine(&mut self, offset: Offset, raw: Bytes, reason: String) -> Appended {
+        self.advance(offset);
+        let bytes = raw.len() + reason.len() + RECORD_OVERHEAD_BYTES;
+        self.segment.quarantine.write().push(Quarantined { offset, raw, reason });
+        self.bytes += bytes;
+        Appended { bytes, streams_new: 0 }
+    }
+
+    /// How many bytes of memory the segment takes, estimated.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many rows it has.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// How many streams it has, over all tenants.
+    pub fn stream_count(&self) -> usize {
+        self.streams
+    }
+
+    /// How many streams each tenant has.
+    pub fn streams_by_tenant(&self) -> impl Iterator<Item = (&TenantId, usize)> {
+        self.index.iter().map(|(tenant, index)| (tenant, index.streams.len()))
+    }
+
+    /// True when nothing was appended or set aside.
+    pub fn is_empty(&self) -> bool {
+        self.last.is_none()
+    }
+
+    /// The end of writing.
+    pub fn freeze(self) -> Arc<Segment> {
+        self.segment
+    }
+
+    fn advance(&mut self, offset: Offset) {
+        assert!(self.last.is_none_or(|last| last < offset), "offsets of a segment rise, {offset} does not");
+        self.last = Some(offset);
+    }
+
+    fn open_tenant(&mut self, tenant: &TenantId) -> &mut TenantIndex {
+        let rows = Arc::new(TenantRows::default());
+        self.segment.tenants.write().insert(tenant.clone(), rows.clone());
+        self.index.entry(tenant.clone()).or_insert(TenantIndex { rows, streams: HashMap::new() })
+    }
+}
+
+fn label_bytes(labels: &Labels) -> usize {
+    labels.iter().map(|(name, value)| name.len() + value.len() + 2 * size_of::<Box<str>>()).sum()
+}

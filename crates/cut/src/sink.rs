@@ -1,0 +1,126 @@
+//! The trait between those who make cuts and those who turn them into blocks.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use model::{Offset, OffsetRange, PartitionId, TimestampNs};
+use thiserror::Error;
+
+use crate::Segment;
+
+/// One offset range of one partition with all its rows, no longer written to.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// The partition.
+    pub partition: PartitionId,
+    /// What the cut covers, gaps included. Never empty.
+    pub range: OffsetRange,
+    /// The rows; may have none when the range holds only gaps.
+    pub segment: Arc<Segment>,
+    /// Why it was cut.
+    pub reason: CutReason,
+    /// When its first record was consumed.
+    pub opened: TimestampNs,
+}
+
+/// Why a segment was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CutReason {
+    /// It reached its size.
+    Full,
+    /// Its oldest entry reached its age.
+    MaxAge,
+    /// Memory is short.
+    Pressure,
+    /// Somebody asked (`POST /flush`).
+    Forced,
+    /// The partition goes away from this process, or the process stops.
+    NotOwned,
+}
+
+impl CutReason {
+    /// The word in metrics and logs; Loki's where it has one.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::MaxAge => "max_age",
+            Self::Pressure => "pressure",
+            Self::Forced => "forced",
+            Self::NotOwned => "not_owned",
+        }
+    }
+}
+
+/// What became of a cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// What the head says now: the end of the cut's range.
+    pub flushed_to: Offset,
+    /// The block's size; 0 when the range held nothing and no block was made.
+    pub block_bytes: u64,
+}
+
+/// Why a cut was not published.
+#[derive(Debug, Error)]
+pub enum CutError {
+    /// Another process leads the partition now. Stop serving it; what was not published, the other one reads again.
+    #[error("partition {partition} is led by another process now: {reason}")]
+    Fenced {
+        /// The partition.
+        partition: PartitionId,
+        /// What the head said.
+        reason: String,
+    },
+    /// The store cannot be reached. The same cut may be published again, and must be before the next one.
+    #[error("cannot publish {range} of partition {partition}: {reason}")]
+    Unavailable {
+        /// The partition.
+        partition: PartitionId,
+        /// The cut's range (empty for taking leadership).
+        range: OffsetRange,
+        /// What failed.
+        reason: String,
+    },
+    /// The rows could not be encoded, or what the store holds cannot be understood. Trying again gives the same
+    /// result: a person must look. Nothing is lost, the log holds the range.
+    #[error("cannot make a block of {range} of partition {partition}: {reason}")]
+    Failed {
+        /// The partition.
+        partition: PartitionId,
+        /// The cut's range.
+        range: OffsetRange,
+        /// What failed.
+        reason: String,
+    },
+}
+
+/// Takes leadership of partitions. Implemented by the block builder.
+#[async_trait]
+pub trait CutSink: Send + Sync + 'static {
+    /// Takes the lead of a partition, fencing whoever had it. `log_first` is the first offset that the log still
+    /// holds: when it lies above what is flushed, the missing range is recorded as lost and skipped.
+    ///
+    /// # Errors
+    /// [`CutError::Unavailable`]: try again later. [`CutError::Fenced`]: another took it at the same moment.
+    async fn acquire(&self, partition: PartitionId, log_first: Offset) -> Result<Box<dyn Lead>, CutError>;
+}
+
+/// The lead of one partition: only its holder can publish. Dropping it gives nothing back; the next
+/// [`CutSink::acquire`] fences it.
+#[async_trait]
+pub trait Lead: Send + Sync {
+    /// Everything below is in blocks, or recorded as lost. Consuming begins here, and so does the next cut.
+    fn flushed_to(&self) -> Offset;
+
+    /// Grows with each change of leadership.
+    fn epoch(&self) -> u64;
+
+    /// Makes a block of the cut and lists it in the head. Durable and visible once answered.
+    ///
+    /// After [`CutError::Unavailable`] the same cut must be published again; it may have gone through meanwhile,
+    /// which is noticed. Not cancel-safe: give the lead up when the future was dropped.
+    ///
+    /// # Panics
+    /// When the cut does not start at [`Lead::flushed_to`].
+    async fn publish(&mut self, cut: &Cut) -> Result<Published, CutError>;
+}

@@ -1,0 +1,78 @@
+//! Questions and answers.
+
+use std::sync::Arc;
+
+use model::{Labels, Matcher, Offset, OffsetRange, PartitionId, TenantId, TimeRange};
+use serde::{Deserialize, Serialize};
+
+/// Run one scan of a prepared query over the memory of one partition.
+#[derive(Clone, Debug)]
+pub struct ScanRequest {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Whose rows.
+    pub tenant: TenantId,
+    /// The first offset wanted: the flushed-to offset of the head that the plan was made from.
+    pub from: Offset,
+    /// The prepared query.
+    pub query: Arc<logql::Query>,
+    /// Which of the query's scans, counted from 0.
+    pub scan: usize,
+}
+
+/// The answer to a [`ScanRequest`].
+#[derive(Clone, Debug)]
+pub struct ScanReply {
+    /// What the scan made of the rows with offsets in `[from, held.end)`.
+    pub partial: logql::Partial,
+    /// What was held at the moment of the answer.
+    pub held: OffsetRange,
+}
+
+/// Name the streams in the memory of one partition.
+#[derive(Clone, Debug)]
+pub struct StreamsRequest {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Whose streams.
+    pub tenant: TenantId,
+    /// The first offset wanted, as in [`ScanRequest::from`].
+    pub from: Offset,
+    /// All must match; none matches every stream.
+    pub matchers: Arc<[Matcher]>,
+    /// Only rows in this range count.
+    pub time: TimeRange,
+}
+
+/// One stream and what it has in the asked ranges of offsets and time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamStat {
+    /// Its labels.
+    pub labels: Labels,
+    /// How many rows.
+    pub rows: u64,
+    /// How many bytes their lines have.
+    pub line_bytes: u64,
+    /// The smallest range of time that holds them.
+    pub time: TimeRange,
+}
+
+/// The answer to a [`StreamsRequest`].
+#[derive(Clone, Debug)]
+pub struct StreamsReply {
+    /// Streams with at least one row, each once, in label order.
+    pub streams: Vec<StreamStat>,
+    /// What was held at the moment of the answer.
+    pub held: OffsetRange,
+}
+
+/// Follow the rows that match.
+#[derive(Clone, Debug)]
+pub struct TailRequest {
+    /// Whose rows.
+    pub tenant: TenantId,
+    /// All must match a stream's labels.
+    pub matchers: Arc<[Matcher]>,
+    /// How many batches may wait for the reader before rows are dropped.
+    pub capacity: usize,
+}

@@ -1,0 +1,407 @@
+//! Rows in, a block file out.
+//!
+//! Appending copies a row into plain vectors. Every few megabytes these become Arrow arrays (without another copy) and go
+//! through Parquet's column writers, which pack and compress them; so what is held in memory is the packed file so far plus
+//! a few megabytes of rows. [`BlockWriter::finish`] adds our sections, the footer and the seal.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use model::{Labels, Offset, TenantId, TimeRange, TimestampNs};
+use parquet::{
+    arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves},
+    file::{metadata::KeyValue, writer::SerializedFileWriter},
+};
+
+use crate::{
+    BlockError, BlockOptions, BlockSummary, EncodedBlock, METADATA_KEYS_MAX, Provenance, TenantSummary,
+    buffers::RowBuffers,
+    inspect::{QUARANTINE_VERSION, encode_quarantine},
+    schema::{arrow_schema, parquet_schema, writer_properties},
+    section::{
+        CHECKSUMS, FORMAT_VERSION, KEY_FORMAT, KEY_PROVENANCE, KEY_SEAL, KEY_SECTIONS, QUARANTINE, SEAL_BLANK, STREAMS,
+        Section, seal,
+    },
+    table::{self, GroupRows, STREAMS_VERSION, StreamRows, TenantRows},
+};
+
+/// Version of the section of page checksums.
+pub(crate) const CHECKSUMS_VERSION: u32 = 1;
+
+/// Rows go to the column writers when this many bytes of lines and metadata, or rows, wait.
+const BUFFER_BYTES: usize = 4 << 20;
+const BUFFER_ROWS: usize = 1 << 16;
+
+/// No line or metadata text may be longer.
+const TEXT_BYTES_MAX: usize = 256 << 20;
+
+/// One row.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    /// When.
+    pub ts: TimestampNs,
+    /// Which record it came in.
+    pub offset: Offset,
+    /// The line.
+    pub line: &'a [u8],
+    /// Structured metadata. Of equal keys the last one counts.
+    pub metadata: &'a [(&'a str, &'a str)],
+}
+
+/// Writes one block file into memory.
+///
+/// Call [`BlockWriter::begin_tenant`], then for each of its streams [`BlockWriter::begin_stream`] and
+/// [`BlockWriter::append`]; tenants without streams and streams without rows leave no trace.
+pub struct BlockWriter {
+    options: BlockOptions,
+    provenance: Provenance,
+    keys: Vec<Arc<str>>,
+    schema: SchemaRef,
+    file: SerializedFileWriter<Vec<u8>>,
+    column_writers: ArrowRowGroupWriterFactory,
+    buffers: RowBuffers,
+    group: Option<OpenGroup>,
+    tenants: Vec<TenantRows>,
+    /// The stream that rows go to.
+    stream: Option<OpenStream>,
+    /// Streams with rows so far, of all tenants.
+    streams: u32,
+    checksums: Vec<u8>,
+    quarantine: Vec<(Offset, String, Vec<u8>)>,
+    /// Where the key of each metadata pair of the last row went, since rows tend to have the same keys in the same order.
+    key_hints: Vec<Option<usize>>,
+}
+
+struct OpenGroup {
+    writers: Vec<ArrowColumnWriter>,
+    counts: GroupRows,
+    line_bytes: usize,
+}
+
+struct OpenStream {
+    rows: StreamRows,
+    last_offset: Offset,
+}
+
+impl BlockWriter {
+    /// A writer of an empty block. The `metadata_keys` get a column of their own; choose frequent ones.
+    ///
+    /// # Errors
+    /// When the options are out of bounds, or there are more than [`METADATA_KEYS_MAX`] keys, or one twice.
+    pub fn new(options: BlockOptions, provenance: Provenance, metadata_keys: &[String]) -> Result<Self, BlockError> {
+        options.validate()?;
+        let mut keys: Vec<Arc<str>> = metadata_keys.iter().map(|key| key.as_str().into()).collect();
+        keys.sort_unstable();
+        if keys.len() > METADATA_KEYS_MAX {
+            return Err(BlockError::Refused(format!("{} metadata columns, at most {METADATA_KEYS_MAX}", keys.len())));
+        }
+        if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(BlockError::Refused(format!("metadata key {:?} is named twice", pair[0])));
+        }
+        let schema = arrow_schema(&keys);
+        let root = parquet_schema(&keys)?.root_schema_ptr();
+        let file = SerializedFileWriter::new(Vec::new(), root, writer_properties(&options, &keys)?.into())?;
+        Ok(Self {
+            column_writers: ArrowRowGroupWriterFactory::new(&file, schema.clone()),
+            buffers: RowBuffers::new(keys.len()),
+            options,
+            provenance,
+            keys,
+            schema,
+            file,
+            group: None,
+            tenants: Vec::new(),
+            stream: None,
+            streams: 0,
+            checksums: Vec::new(),
+            quarantine: Vec::new(),
+            key_hints: Vec::new(),
+        })
+    }
+
+    /// Begins the rows of a tenant.
+    ///
+    /// # Panics
+    /// When the tenant does not come after the one before it.
+    ///
+    /// # Errors
+    /// When rows of the tenant before cannot be encoded.
+    pub fn begin_tenant(&mut self, tenant: &TenantId) -> Result<(), BlockError> {
+        self.end_tenant()?;
+        let ascends = self.tenants.last().is_none_or(|last| last.tenant < *tenant);
+        assert!(ascends, "tenants of a block must ascend");
+        self.tenants.push(TenantRows { tenant: tenant.clone(), groups: Vec::new(), streams: Vec::new() });
+        Ok(())
+    }
+
+    /// Begins the rows of a stream of the tenant.
+    ///
+    /// # Panics
+    /// When there is no tenant yet, or the stream does not come after the one before it.
+    ///
+    /// # Errors
+    /// Never today; kept so that an encoder may be added.
+    pub fn begin_stream(&mut self, labels: &Labels) -> Result<(), BlockError> {
+        self.end_stream();
+        let tenant = self.tenants.last().expect("a stream of a block needs a tenant");
+        let ascends = tenant.streams.last().is_none_or(|last| last.labels < *labels);
+        assert!(ascends, "streams of a tenant must ascend");
+        let rows = StreamRows { labels: labels.clone(), rows: 0, line_bytes: 0, min: i64::MAX, max: i64::MIN };
+        self.stream = Some(OpenStream { rows, last_offset: Offset::new(i64::MIN) });
+        Ok(())
+    }
+
+    /// Adds a row to the stream.
+    ///
+    /// # Panics
+    /// When there is no stream yet, when (time, offset) falls, or the offset is outside of the block's range.
+    ///
+    /// # Errors
+    /// When a text is longer than a block can hold, or rows cannot be encoded.
+    pub fn append(&mut self, row: Row<'_>) -> Result<(), BlockError> {
+        let ts = row.ts.nanos();
+        let stream = self.stream.as_mut().expect("a row of a block needs a stream");
+        let ascends = stream.rows.rows == 0 || (stream.rows.max, stream.last_offset) <= (ts, row.offset);
+        assert!(ascends, "rows of a stream must ascend by time and offset");
+        assert!(self.provenance.range.contains(row.offset), "a row must come from the records of its block");
+        if row.line.len() > TEXT_BYTES_MAX {
+            return Err(BlockError::Refused(format!("a line of {} bytes", row.line.len())));
+        }
+        if stream.rows.rows == 0 {
+            stream.rows.min = ts;
+            self.streams = self
+                .streams
+                .checked_add(1)
+                .filter(|count| *count <= i32::MAX as u32)
+                .ok_or_else(|| BlockError::Refused("more streams than a block can hold".to_owned()))?;
+        }
+        stream.rows.max = ts;
+        stream.rows.rows += 1;
+        stream.rows.line_bytes += row.line.len() as u64;
+        stream.last_offset = row.offset;
+
+        let ordinal = (self.streams - 1) as i32;
+        self.buffers.begin_row(ts, ordinal, row.offset.value(), row.line);
+        if !row.metadata.is_empty() {
+            self.append_metadata(row.metadata)?;
+        }
+        self.buffers.end_row();
+        if self.buffers.bytes() >= BUFFER_BYTES || self.buffers.rows() >= BUFFER_ROWS {
+            self.encode_buffers()?;
+        }
+        Ok(())
+    }
+
+    fn append_metadata(&mut self, metadata: &[(&str, &str)]) -> Result<(), BlockError> {
+        for (i, (key, value)) in metadata.iter().enumerate() {
+            if key.len().max(value.len()) > TEXT_BYTES_MAX {
+                return Err(BlockError::Refused(format!("metadata of {} bytes", key.len().max(value.len()))));
+            }
+            if self.key_hints.len() <= i {
+                self.key_hints.push(None);
+            }
+            let hint = self.key_hints[i].filter(|hint| *self.keys[*hint] == **key);
+            let column = hint.or_else(|| self.keys.binary_search_by(|k| (**k).cmp(key)).ok());
+            match column {
+                Some(column) => {
+                    self.key_hints[i] = Some(column);
+                    self.buffers.set_key(column, value);
+                }
+                None if metadata[i + 1..].iter().any(|later| later.0 == *key) => {}
+                None => self.buffers.push_pair(key, value),
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps a record that could not be decoded, with the reason.
+    pub fn quarantine(&mut self, offset: Offset, raw: &[u8], reason: &str) {
+        self.quarantine.push((offset, reason.to_owned(), raw.to_vec()));
+    }
+
+    /// Bytes of the file written so far and of rows waiting; lags behind what is being compressed.
+    pub fn memory_bytes(&self) -> usize {
+        let open: usize = self.group.iter().flat_map(|g| &g.writers).map(ArrowColumnWriter::memory_size).sum();
+        self.file.bytes_written() + self.buffers.bytes() + open
+    }
+
+    /// Ends the file.
+    ///
+    /// # Errors
+    /// When rows or sections cannot be encoded.
+    pub fn finish(mut self) -> Result<EncodedBlock, BlockError> {
+        self.end_tenant()?;
+        let mut sections = Vec::new();
+        if !self.quarantine.is_empty() {
+            // In front of the tail, which must stay small.
+            let quarantine = encode_quarantine(&self.quarantine, self.options.zstd_level)?;
+            self.write_section(&mut sections, QUARANTINE, QUARANTINE_VERSION, &quarantine)?;
+        }
+        let tail_start = self.file.bytes_written();
+        let streams = table::encode(&self.keys, &self.tenants, self.options.zstd_level)?;
+        self.write_section(&mut sections, STREAMS, STREAMS_VERSION, &streams)?;
+        let checksums = std::mem::take(&mut self.checksums);
+        self.write_section(&mut sections, CHECKSUMS, CHECKSUMS_VERSION, &checksums)?;
+
+        let json = |text: serde_json::Result<String>| text.map_err(|e| BlockError::Refused(e.to_string()));
+        let pairs = [
+            (KEY_FORMAT, FORMAT_VERSION.to_string()),
+            (KEY_PROVENANCE, json(serde_json::to_string(&self.provenance))?),
+            (KEY_SECTIONS, json(serde_json::to_string(&sections))?),
+            (KEY_SEAL, SEAL_BLANK.to_owned()),
+        ];
+        for (key, value) in pairs {
+            self.file.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+        }
+        let mut bytes = self.file.into_inner()?;
+        seal(&mut bytes, tail_start)?;
+        bytes.shrink_to_fit();
+
+        let tail_bytes = (bytes.len() - tail_start) as u64;
+        let quarantined = self.quarantine.len() as u64;
+        let offsets = self.provenance.range;
+        let summary = summarise(&self.tenants, bytes.len() as u64, tail_bytes, offsets, quarantined);
+        Ok(EncodedBlock { bytes: Bytes::from(bytes), summary })
+    }
+
+    fn write_section(
+        &mut self,
+        sections: &mut Vec<Section>,
+        name: &str,
+        version: u32,
+        bytes: &[u8],
+    ) -> Result<(), BlockError> {
+        let (offset, length) = (self.file.bytes_written() as u64, bytes.len() as u64);
+        self.file.write_all(bytes)?;
+        sections.push(Section { name: name.to_owned(), version, offset, length, crc32c: crc32c::crc32c(bytes) });
+        Ok(())
+    }
+
+    fn end_stream(&mut self) {
+        if let Some(stream) = self.stream.take().filter(|stream| stream.rows.rows > 0) {
+            self.tenants.last_mut().expect("a stream has a tenant").streams.push(stream.rows);
+        }
+    }
+
+    fn end_tenant(&mut self) -> Result<(), BlockError> {
+        self.end_stream();
+        self.encode_buffers()?;
+        self.end_group()?;
+        if self.tenants.last().is_some_and(|tenant| tenant.streams.is_empty()) {
+            self.tenants.pop();
+        }
+        Ok(())
+    }
+
+    /// Hands what waits to the column writers of the open row group, and ends the group when it is large enough.
+    fn encode_buffers(&mut self) -> Result<(), BlockError> {
+        if self.buffers.rows() == 0 {
+            return Ok(());
+        }
+        let bytes = self.buffers.bytes();
+        let taken = self.buffers.take()?;
+        let group = match &mut self.group {
+            Some(group) => group,
+            none => {
+                let writers = self.column_writers.create_column_writers(self.file.flushed_row_groups().len())?;
+                let counts = GroupRows { present: vec![0; self.keys.len()], ..GroupRows::default() };
+                none.insert(OpenGroup { writers, counts, line_bytes: 0 })
+            }
+        };
+        let mut writers = group.writers.iter_mut();
+        for (field, array) in self.schema.fields().iter().zip(&taken.arrays) {
+            for leaf in compute_leaves(field, array)? {
+                writers.next().expect("there is a writer for each leaf").write(&leaf)?;
+            }
+        }
+        group.counts.rows += taken.rows as u64;
+        group.counts.packed_pairs += taken.packed_pairs;
+        group.counts.present.iter_mut().zip(&taken.present).for_each(|(sum, more)| *sum += more);
+        group.line_bytes += bytes;
+        let full = group.line_bytes >= self.options.row_group_bytes_max
+            || group.counts.rows >= self.options.row_group_rows_max as u64;
+        if full { self.end_group() } else { Ok(()) }
+    }
+
+    fn end_group(&mut self) -> Result<(), BlockError> {
+        let Some(group) = self.group.take() else {
+            return Ok(());
+        };
+        let mut page_sizes = Vec::new();
+        let mut row_group = self.file.next_row_group()?;
+        for writer in group.writers {
+            let chunk = writer.close()?;
+            let index = chunk.close().offset_index.as_ref();
+            let index =
+                index.ok_or_else(|| BlockError::Refused("a column was written without page index".to_owned()))?;
+            let sizes: Vec<usize> = index.page_locations().iter().map(|p| p.compressed_page_size as usize).collect();
+            page_sizes.push(sizes);
+            chunk.append_to_row_group(&mut row_group)?;
+        }
+        let metadata = row_group.close()?;
+        self.file.flush()?;
+        let file = self.file.inner();
+        for (column, sizes) in metadata.columns().iter().zip(page_sizes) {
+            let (start, length) = column.byte_range();
+            let chunk = &file[start as usize..(start + length) as usize];
+            checksum_pages(chunk, &sizes, &mut self.checksums);
+        }
+        self.tenants.last_mut().expect("rows have a tenant").groups.push(group.counts);
+        Ok(())
+    }
+}
+
+/// Appends the checksums of a column chunk: of its dictionary page, if there is one, and of each data page.
+fn checksum_pages(chunk: &[u8], sizes: &[usize], out: &mut Vec<u8>) {
+    let (dictionary, mut rest) = chunk.split_at(chunk.len() - sizes.iter().sum::<usize>());
+    let mut put = |page: &[u8]| out.extend_from_slice(&crc32c::crc32c(page).to_le_bytes());
+    if !dictionary.is_empty() {
+        put(dictionary);
+    }
+    for size in sizes {
+        let (page, behind) = rest.split_at(*size);
+        put(page);
+        rest = behind;
+    }
+}
+
+fn summarise(
+    tenants: &[TenantRows],
+    bytes: u64,
+    tail_bytes: u64,
+    offsets: model::OffsetRange,
+    quarantined: u64,
+) -> BlockSummary {
+    let mut next_group = 0;
+    let tenants: Vec<TenantSummary> = tenants
+        .iter()
+        .map(|tenant| {
+            let first_group = next_group;
+            next_group += tenant.groups.len();
+            let bound = |pick: fn(&StreamRows) -> i64| tenant.streams.iter().map(pick);
+            let min = bound(|s| s.min).min().expect("a tenant has streams");
+            let max = bound(|s| s.max).max().expect("a tenant has streams");
+            TenantSummary {
+                tenant: tenant.tenant.clone(),
+                row_groups: first_group..next_group,
+                rows: tenant.streams.iter().map(|s| s.rows).sum(),
+                line_bytes: tenant.streams.iter().map(|s| s.line_bytes).sum(),
+                streams: tenant.streams.len() as u32,
+                time: TimeRange::closed(TimestampNs::from_nanos(min), TimestampNs::from_nanos(max)),
+            }
+        })
+        .collect();
+    let start = tenants.iter().map(|t| t.time.start).min();
+    let end = tenants.iter().map(|t| t.time.end).max();
+    BlockSummary {
+        bytes,
+        tail_bytes,
+        rows: tenants.iter().map(|t| t.rows).sum(),
+        line_bytes: tenants.iter().map(|t| t.line_bytes).sum(),
+        time: start.zip(end).map(|(start, end)| TimeRange::new(start, end)),
+        offsets,
+        tenants,
+        quarantined,
+    }
+}

@@ -17,6 +17,13 @@ use bytes::Bytes;
 use model::{Offset, PartitionId, TenantId, TimestampNs};
 use thiserror::Error;
 
+pub mod contract;
+mod local;
+mod memory;
+
+pub use local::{LocalLog, LocalLogConfig, LocalLogStats, Synced};
+pub use memory::{Faults, MemoryLog};
+
 /// Names one incarnation of a log. A log that was made anew has another id; heads of the old one do not apply to it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LogId(pub String);
@@ -105,6 +112,16 @@ pub enum LogError {
     /// The log stopped for good: a sync failed, or it was closed. Restart the process.
     #[error("the log has stopped: {0}")]
     Stopped(String),
+    /// What was durable is damaged: bytes on the disk are not those that were written. Nothing is skipped over.
+    #[error("{file} is damaged at byte {position}: {reason}")]
+    Damaged {
+        /// The file.
+        file: String,
+        /// Where in it.
+        position: u64,
+        /// What is wrong there, and what to do.
+        reason: String,
+    },
     /// What lies in the log's folder cannot be used.
     #[error("the log in {folder} cannot be opened: {reason}")]
     Open {

@@ -7,6 +7,11 @@
 //! processes that use the store; after a put was answered every get sees it. A put that failed with
 //! [`StoreError::Unavailable`] may have happened all the same: read again to know.
 
+//!
+//! Versions name contents: folder and memory use the XXH3-128 of the bytes, S3 its ETag. An object that goes from A to B
+//! and back to A has its first version again, so whoever must tell those states apart (heads do) puts a fresh nonce
+//! into what is written.
+
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -14,10 +19,20 @@ use std::ops::Range;
 use async_trait::async_trait;
 use bytes::Bytes;
 use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_128;
 
-/// An object's name: parts joined by `/`, no empty part, no `.` or `..`, characters `A-Z a-z 0-9 ! - _ . * ' ( ) =`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectKey(String);
+pub mod contract;
+mod faults;
+mod folder;
+mod key;
+mod memory;
+mod self_test;
+
+pub use faults::{Counts, Effect, Fault, Faults, Operation};
+pub use folder::FolderStore;
+pub use key::ObjectKey;
+pub use memory::MemoryStore;
+pub use self_test::{SelfTestError, self_test};
 
 /// Names one content of one object. Another content of the same object has another version.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -113,4 +128,18 @@ pub trait ObjectStore: Send + Sync + 'static {
 
     /// All objects whose keys begin with `prefix` (`""`: all), in key order.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, StoreError>;
+}
+
+/// The version of a content, where the store itself names none.
+fn version_of(bytes: &[u8]) -> Version {
+    Version(format!("{:032x}", xxh3_128(bytes)))
+}
+
+/// `range` as positions in an object of `bytes` bytes.
+fn check_range(key: &ObjectKey, bytes: u64, range: Range<u64>) -> Result<Range<usize>, StoreError> {
+    let positions = usize::try_from(range.start).and_then(|start| usize::try_from(range.end).map(|end| start..end));
+    match positions {
+        Ok(positions) if range.start <= range.end && range.end <= bytes => Ok(positions),
+        _ => Err(StoreError::Range { key: key.to_string(), bytes, range }),
+    }
 }

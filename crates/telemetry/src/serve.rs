@@ -1,0 +1,124 @@
+//! Serves a router over HTTP/1 and HTTP/2 (without TLS) until shutdown, then lets requests finish.
+
+use std::{io, time::Duration};
+
+use axum::{Router, extract::Request};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use prometheus::{IntGauge, Opts, Registry};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+/// Bounds of serving.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeConfig {
+    /// How long a client may take for a request's head.
+    pub header_timeout: Duration,
+    /// How long requests may go on after shutdown was asked for.
+    pub grace: Duration,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self { header_timeout: Duration::from_secs(30), grace: Duration::from_secs(10) }
+    }
+}
+
+/// Why serving failed.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The metrics are registered already.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Serves until `shutdown`, then stops to listen and waits for running requests, as long as the grace allows.
+///
+/// # Errors
+/// When a listener of the same registry is served already.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    registry: &Registry,
+    config: ServeConfig,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let opts = Opts::new("loki_tcp_connections", "Connections that are open.").const_label("protocol", "http");
+    let connections = IntGauge::with_opts(opts)?;
+    registry.register(Box::new(connections.clone()))?;
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
+    builder.http2().timer(TokioTimer::new()).adaptive_window(true);
+    let graceful = GracefulShutdown::new();
+    while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                pause_after(&error).await;
+                continue;
+            }
+        };
+        // Answers are small and each is waited for.
+        let _ = stream.set_nodelay(true);
+        let router = router.clone();
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| router.clone().oneshot(request));
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        let connections = connections.clone();
+        connections.inc();
+        tokio::spawn(async move {
+            // A client that breaks off is not our failure.
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection broke");
+            }
+            connections.dec();
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(config.grace, graceful.shutdown()).await.is_err() {
+        tracing::warn!(left = connections.get(), "requests did not finish within the grace period and were cut off");
+    }
+    Ok(())
+}
+
+/// Running out of file descriptors must not become a busy loop.
+async fn pause_after(error: &io::Error) {
+    let of_client = [io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionReset, io::ErrorKind::ConnectionRefused];
+    if !of_client.contains(&error.kind()) {
+        tracing::error!(%error, "cannot accept connections");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_running_request_finishes_after_shutdown() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/slow", listener.local_addr().expect("bound"));
+        let started = std::sync::Arc::new(tokio::sync::Notify::new());
+        let (told, registry, shutdown) = (started.clone(), Registry::new(), CancellationToken::new());
+        let slow = async move || {
+            told.notify_one();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            "done"
+        };
+        let router = Router::new().route("/slow", get(slow));
+        let token = shutdown.clone();
+        let server = tokio::spawn(async move { serve(listener, router, &registry, ServeConfig::default(), token).await });
+        let client = tokio::task::spawn_blocking(move || ureq::get(&url).call().and_then(|mut a| a.body_mut().read_to_string()));
+        started.notified().await;
+        shutdown.cancel();
+        assert_eq!(client.await.expect("joined").expect("answered"), "done");
+        server.await.expect("joined").expect("served");
+    }
+}

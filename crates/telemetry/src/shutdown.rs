@@ -1,0 +1,25 @@
+//! The wish to end, as a signal.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Waits for SIGTERM or SIGINT. A second one ends the process at once, for those who cannot wait for draining.
+///
+/// # Errors
+/// When the process may not listen for signals.
+pub async fn shutdown_signal() -> std::io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal = name, "stopping; a second signal ends at once");
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("stopped without draining, as asked; what was acknowledged is in the log");
+        std::process::exit(130);
+    });
+    Ok(())
+}

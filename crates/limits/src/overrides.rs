@@ -1,207 +1,240 @@
-//! Limits by tenant, from overrides files that are read again while the process runs.
+//! Limits of single tenants, from files that are read again while the process runs.
 
-use std::{collections::HashMap, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use model::TenantId;
-use serde::Deserialize;
 use serde_yaml_ng::{Mapping, Value};
+use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Limits, LimitsError, explain_unknown};
+use crate::{Limits, nearest};
 
-/// Which files to read, and how often. Later files win over earlier ones, key by key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RuntimeFiles {
-    /// None: no tenant has limits of its own.
-    pub files: Vec<PathBuf>,
-    /// How often they are looked at.
-    pub period: Duration,
+/// How often the files are read again, unless configured otherwise.
+pub const RELOAD_PERIOD: Duration = Duration::from_secs(10);
+
+/// What a runtime configuration may hold.
+const SECTIONS: [&str; 3] = ["overrides", "configs", "multi_kv_config"];
+
+/// Why the overrides are not in force.
+#[derive(Debug, Error)]
+pub enum LimitsError {
+    /// A file cannot be read.
+    #[error("cannot read the runtime configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is no YAML.
+    #[error("the runtime configuration {path} is no YAML: {source}")]
+    Yaml {
+        /// The file.
+        path: String,
+        /// Why.
+        source: serde_yaml_ng::Error,
+    },
+    /// The content is wrong: all problems, one a line.
+    #[error("the runtime configuration is wrong:\n  {}", .0.join("\n  "))]
+    Wrong(Vec<String>),
 }
 
-/// How a reload went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReloadOutcome {
-    /// Nothing had changed.
-    Unchanged,
-    /// New values are in force.
-    Changed,
-    /// The files could not be used; the old values stay in force. It was logged.
-    Failed,
-}
+type Tenants = BTreeMap<TenantId, Arc<Limits>>;
+type Hook = Box<dyn Fn(bool) + Send + Sync>;
 
-/// The limits of every tenant. Cheap to ask; shared by all services of a process.
-#[derive(Debug)]
+/// The limits of every tenant.
 pub struct Overrides {
     defaults: Arc<Limits>,
-    files: RuntimeFiles,
+    files: Vec<PathBuf>,
     tenants: ArcSwap<Tenants>,
+    is_last_good: AtomicBool,
+    hook: OnceLock<Hook>,
 }
 
-#[derive(Debug, Default, PartialEq)]
-struct Tenants {
-    limits: HashMap<String, Arc<Limits>>,
-}
-
-/// The form of an overrides file (spec/limits 7). `configs` and `multi_kv_config` are accepted and ignored.
-#[derive(Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
-struct OverridesFile {
-    overrides: Option<HashMap<String, Option<Mapping>>>,
-    #[serde(rename = "configs")]
-    _configs: Option<Value>,
-    #[serde(rename = "multi_kv_config")]
-    _multi_kv_config: Option<Value>,
+impl std::fmt::Debug for Overrides {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tenants = self.tenants.load();
+        f.debug_struct("Overrides").field("files", &self.files).field("tenants", &tenants.len()).finish()
+    }
 }
 
 impl Overrides {
-    /// The same limits for every tenant.
+    /// The same limits for everybody.
     pub fn new(defaults: Limits) -> Self {
-        Self { defaults: Arc::new(defaults), files: RuntimeFiles::default(), tenants: ArcSwap::default() }
+        Self {
+            defaults: Arc::new(defaults),
+            files: Vec::new(),
+            tenants: ArcSwap::default(),
+            is_last_good: AtomicBool::new(true),
+            hook: OnceLock::new(),
+        }
     }
 
-    /// Limits by tenant as the files say.
+    /// Reads the files, later ones over earlier ones. What a tenant is not given there, it has from `defaults`.
     ///
     /// # Errors
-    /// When a file cannot be read or holds something else than overrides.
-    pub fn load(defaults: Limits, files: RuntimeFiles) -> Result<Self, LimitsError> {
-        let tenants = read(&defaults, &files)?;
-        Ok(Self { defaults: Arc::new(defaults), files, tenants: ArcSwap::from_pointee(tenants) })
+    /// When a file cannot be read, or anything in it is wrong.
+    pub fn load(defaults: Limits, files: Vec<PathBuf>) -> Result<Self, LimitsError> {
+        let mut overrides = Self::new(defaults);
+        overrides.files = files;
+        overrides.reload()?;
+        Ok(overrides)
     }
 
-    /// The limits of tenants without a section of their own.
-    pub fn defaults(&self) -> Arc<Limits> {
-        self.defaults.clone()
-    }
-
-    /// The limits of a tenant now.
+    /// The limits of a tenant.
     pub fn for_tenant(&self, tenant: &TenantId) -> Arc<Limits> {
-        self.tenants.load().limits.get(tenant.as_str()).unwrap_or(&self.defaults).clone()
+        self.tenants.load().get(tenant).unwrap_or(&self.defaults).clone()
     }
 
-    /// Reads the files again. On any problem the old values stay.
-    pub fn reload(&self) -> ReloadOutcome {
-        match read(&self.defaults, &self.files) {
-            Ok(tenants) if tenants == **self.tenants.load() => ReloadOutcome::Unchanged,
-            Ok(tenants) => {
-                tracing::info!(tenants = tenants.limits.len(), "limits reloaded");
-                self.tenants.store(Arc::new(tenants));
-                ReloadOutcome::Changed
-            }
-            Err(error) => {
-                tracing::error!(%error, "limits could not be reloaded; the old ones stay in force");
-                ReloadOutcome::Failed
-            }
+    /// The limits of tenants without limits of their own.
+    pub fn defaults(&self) -> &Arc<Limits> {
+        &self.defaults
+    }
+
+    /// Tenants with limits of their own, in order.
+    pub fn tenants(&self) -> Vec<(TenantId, Arc<Limits>)> {
+        self.tenants.load().iter().map(|(tenant, limits)| (tenant.clone(), limits.clone())).collect()
+    }
+
+    /// Whether the last reload worked: the metric `loki_runtime_config_last_reload_successful`.
+    pub fn is_last_reload_successful(&self) -> bool {
+        self.is_last_good.load(Ordering::Relaxed)
+    }
+
+    /// Calls `hook` now, and after each reload, with whether the last one worked. There is one hook; later calls do
+    /// nothing.
+    pub fn on_reload(&self, hook: impl Fn(bool) + Send + Sync + 'static) {
+        hook(self.is_last_reload_successful());
+        // A second hook would have nobody who asked for it.
+        let _ = self.hook.set(Box::new(hook));
+    }
+
+    /// Reads the files again. The old limits stay in force when anything is wrong.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or anything in it is wrong.
+    pub fn reload(&self) -> Result<(), LimitsError> {
+        let read = self.read();
+        self.is_last_good.store(read.is_ok(), Ordering::Relaxed);
+        if let Some(hook) = self.hook.get() {
+            hook(read.is_ok());
         }
+        let tenants = read?;
+        if *self.tenants.load_full() != tenants {
+            self.tenants.store(Arc::new(tenants));
+        }
+        Ok(())
     }
 
-    /// Reads the files again every period until `shutdown`, telling `report` how each time went (for the metric
-    /// `loki_runtime_config_last_reload_successful`). Returns at once when there are no files.
-    pub async fn watch(self: Arc<Self>, shutdown: CancellationToken, report: impl Fn(ReloadOutcome) + Send) {
-        if self.files.files.is_empty() || self.files.period.is_zero() {
+    /// Reads the files again each `period` until `shutdown`.
+    pub async fn watch(self: Arc<Self>, period: Duration, shutdown: CancellationToken) {
+        if self.files.is_empty() || period.is_zero() {
             return;
         }
-        while shutdown.run_until_cancelled(tokio::time::sleep(self.files.period)).await.is_some() {
-            // A small file, read rarely: not worth a thread of its own.
-            report(self.reload());
+        let mut last_problem = None;
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(period) => {}
+            }
+            let this = self.clone();
+            let problem = match tokio::task::spawn_blocking(move || this.reload()).await {
+                Ok(Ok(())) => None,
+                Ok(Err(e)) => Some(e.to_string()),
+                Err(e) => Some(e.to_string()),
+            };
+            // The same problem is told once, not every ten seconds.
+            if let Some(error) = problem.as_ref().filter(|p| last_problem.as_ref() != Some(*p)) {
+                tracing::error!(error, "limits stay as they were");
+            } else if problem.is_none() && last_problem.is_some() {
+                tracing::info!("the runtime configuration is right again");
+            }
+            last_problem = problem;
+        }
+    }
+
+    fn read(&self) -> Result<Tenants, LimitsError> {
+        let mut whole = Mapping::new();
+        for path in &self.files {
+            if let Value::Mapping(file) = read_file(path)? {
+                merge(&mut whole, file);
+            }
+        }
+        tenants_of(&whole, &self.defaults).map_err(LimitsError::Wrong)
+    }
+}
+
+fn read_file(path: &Path) -> Result<Value, LimitsError> {
+    let name = || path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|source| LimitsError::Read { path: name(), source })?;
+    let value = serde_yaml_ng::from_str(&text).map_err(|source| LimitsError::Yaml { path: name(), source })?;
+    match value {
+        Value::Mapping(_) | Value::Null => Ok(value),
+        _ => Err(LimitsError::Wrong(vec![format!("{}: expected a mapping with the key overrides", name())])),
+    }
+}
+
+/// Puts `new` over `old`, mapping by mapping.
+fn merge(old: &mut Mapping, new: Mapping) {
+    for (key, value) in new {
+        match (old.get_mut(&key), value) {
+            (Some(Value::Mapping(old)), Value::Mapping(new)) => merge(old, new),
+            (_, value) => {
+                old.insert(key, value);
+            }
         }
     }
 }
 
-fn read(defaults: &Limits, files: &RuntimeFiles) -> Result<Tenants, LimitsError> {
-    let mut merged: HashMap<String, Mapping> = HashMap::new();
-    for path in &files.files {
-        let file = path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|source| LimitsError::Read { file: file.clone(), source })?;
-        if text.trim().is_empty() {
-            continue;
-        }
-        let content = |reason: String| LimitsError::Content { file: file.clone(), reason };
-        let parsed: OverridesFile =
-            serde_yaml_ng::from_str(&text).map_err(|e| content(explain_unknown(&e.to_string())))?;
-        for (tenant, section) in parsed.overrides.unwrap_or_default() {
-            let section = section.unwrap_or_default();
-            // Checked by itself, so that the complaint names the file.
-            limits_of(defaults, &section).map_err(|reason| content(format!("overrides.{tenant}: {reason}")))?;
-            merged.entry(tenant).or_default().extend(section);
+fn tenants_of(whole: &Mapping, defaults: &Limits) -> Result<Tenants, Vec<String>> {
+    let mut problems = Vec::new();
+    for key in whole.keys() {
+        let name = key.as_str().unwrap_or_default();
+        if !SECTIONS.contains(&name) {
+            let hint = nearest(name, &SECTIONS).map(|known| format!("; did you mean {known:?}?")).unwrap_or_default();
+            problems.push(format!("there is no section {name:?}{hint}"));
         }
     }
-    let mut limits = HashMap::new();
-    for (tenant, section) in merged {
-        let reason = |reason| LimitsError::Content { file: "merged overrides".into(), reason };
-        let of_tenant = limits_of(defaults, &section).map_err(|e| reason(format!("overrides.{tenant}: {e}")))?;
-        limits.insert(tenant, Arc::new(of_tenant));
-    }
-    Ok(Tenants { limits })
-}
-
-/// The defaults with a section's keys put over them.
-fn limits_of(defaults: &Limits, section: &Mapping) -> Result<Limits, String> {
-    let Value::Mapping(mut all) = serde_yaml_ng::to_value(defaults).map_err(|e| e.to_string())? else {
-        return Err("limits are no mapping".into());
+    let mut tenants = Tenants::new();
+    let empty = Mapping::new();
+    let overrides = match whole.get("overrides") {
+        None | Some(Value::Null) => &empty,
+        Some(Value::Mapping(overrides)) => overrides,
+        Some(_) => {
+            problems.push("overrides: expected a mapping from tenants to limits".to_owned());
+            &empty
+        }
     };
-    all.extend(section.clone());
-    let limits: Limits =
-        serde_yaml_ng::from_value(Value::Mapping(all)).map_err(|e| explain_unknown(&e.to_string()))?;
-    let problems = limits.problems();
-    if problems.is_empty() { Ok(limits) } else { Err(problems.join("; ")) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ByteSize;
-
-    fn tenant(name: &str) -> TenantId {
-        TenantId::new(name).expect("a name")
-    }
-
-    fn files(folder: &tempfile::TempDir, texts: &[&str]) -> RuntimeFiles {
-        let write = |(i, text): (usize, &&str)| {
-            let path = folder.path().join(format!("{i}.yaml"));
-            fs::write(&path, text).expect("written");
-            path
+    for (key, value) in overrides {
+        // YAML reads a tenant such as `29` as a number.
+        let name = match key {
+            Value::String(name) => name.clone(),
+            other => serde_yaml_ng::to_string(other).unwrap_or_default().trim().to_owned(),
         };
-        RuntimeFiles { files: texts.iter().enumerate().map(write).collect(), period: Duration::from_secs(10) }
-    }
-
-    #[test]
-    fn inherits_from_the_configured_defaults() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let defaults = Limits { ingestion_rate_mb: 7.0, ..Limits::default() };
-        let first = "overrides:\n  a: {max_line_size: 1KB, max_query_series: 1}\n  b:\nconfigs: {a: {log_push_request: true}}\nmulti_kv_config: {}\n";
-        let second = "overrides:\n  a:\n    max_query_series: 2\n";
-        let overrides = Overrides::load(defaults, files(&folder, &[first, second, ""])).expect("good files");
-        let a = overrides.for_tenant(&tenant("a"));
-        assert_eq!((a.max_line_size, a.max_query_series, a.ingestion_rate_mb), (ByteSize::kib(1), 2, 7.0));
-        assert_eq!(overrides.for_tenant(&tenant("b")), overrides.defaults());
-        assert_eq!(overrides.for_tenant(&tenant("c")), overrides.defaults());
-    }
-
-    #[test]
-    fn complaints() {
-        let check = |text: &str, expected: &str| {
-            let folder = tempfile::tempdir().expect("a folder");
-            let found = Overrides::load(Limits::default(), files(&folder, &[text])).expect_err("bad").to_string();
-            assert!(found.contains(expected), "{text}: {found}");
+        let changes = match value {
+            Value::Mapping(changes) => changes,
+            Value::Null => &empty,
+            _ => {
+                problems.push(format!("overrides: {name}: expected a mapping of limits"));
+                continue;
+            }
         };
-        check("overrides: {a: {max_line_sizes: 1KB}}", "did you mean `max_line_size`?");
-        check("overide: {}", "unknown key `overide`");
-        check("overrides: {a: {max_line_size: lots}}", "is no size");
-        check("overrides: {a: {retention_period: 1h}}", "less than 24h");
-        check("overrides: {a: 5}", "overrides");
+        match (TenantId::new(&name), defaults.changed(changes)) {
+            (Ok(tenant), Ok(limits)) => {
+                tenants.insert(tenant, Arc::new(limits));
+            }
+            (tenant, limits) => {
+                problems.extend(tenant.err().map(|e| format!("overrides: {e}")));
+                let texts = limits.err().unwrap_or_default();
+                problems.extend(texts.into_iter().map(|text| format!("overrides: {name}: {text}")));
+            }
+        }
     }
-
-    #[test]
-    fn a_bad_reload_changes_nothing() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let from = files(&folder, &["overrides: {a: {max_query_series: 1}}"]);
-        let overrides = Overrides::load(Limits::default(), from.clone()).expect("good");
-        let series = || overrides.for_tenant(&tenant("a")).max_query_series;
-        assert_eq!((overrides.reload(), series()), (ReloadOutcome::Unchanged, 1));
-        fs::write(&from.files[0], "overrides: {a: {max_query_seriess: 2}}").expect("written");
-        assert_eq!((overrides.reload(), series()), (ReloadOutcome::Failed, 1));
-        fs::write(&from.files[0], "overrides: {a: {max_query_series: 3}}").expect("written");
-        assert_eq!((overrides.reload(), series()), (ReloadOutcome::Changed, 3));
-    }
+    if problems.is_empty() { Ok(tenants) } else { Err(problems) }
 }

@@ -1,56 +1,60 @@
-//! Sizes and durations as Loki's configuration writes them.
+//! Sizes, durations and points of time as the configuration spells them.
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use model::TimestampNs;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 use thiserror::Error;
 
-/// A text that is no size or duration.
+/// Why a text is no value of its type.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UnitError {
     /// Not a size.
-    #[error("{0:?} is no size: write a number of bytes, or a number with KB, MB or GB (powers of 1024)")]
+    #[error("{0:?} is not a size; write a number of bytes, or for example 256KB or 3MB")]
     Size(String),
     /// Not a duration.
-    #[error("{0:?} is no duration: write for example 90s, 10m, 24h, 7d or 1h30m")]
+    #[error("{0:?} is not a duration; write for example 10s, 5m, 7d or 30d1h")]
     Duration(String),
+    /// Not a point of time.
+    #[error("{0:?} is not a time; write for example 2026-01-02T15:04:05Z")]
+    Time(String),
 }
 
-/// A number of bytes; written as a number or as `256KB`, `3MB` (powers of 1024).
+/// A number of bytes. K, M, G, T are powers of 1024.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ByteSize(pub u64);
+pub struct ByteSize(u64);
 
-const UNITS: [(&str, u32); 5] = [("PB", 50), ("TB", 40), ("GB", 30), ("MB", 20), ("KB", 10)];
+const SIZES: [(&str, u64); 4] = [("TB", 1 << 40), ("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10)];
 
 impl ByteSize {
-    /// This many KiB.
-    pub const fn kib(n: u64) -> Self {
-        Self(n << 10)
+    /// This many bytes.
+    pub const fn from_bytes(bytes: u64) -> Self {
+        Self(bytes)
     }
 
-    /// This many MiB.
-    pub const fn mib(n: u64) -> Self {
-        Self(n << 20)
+    /// This many KB.
+    pub const fn from_kb(kb: u64) -> Self {
+        Self(kb << 10)
     }
 
-    /// This many GiB.
-    pub const fn gib(n: u64) -> Self {
-        Self(n << 30)
+    /// This many MB.
+    pub const fn from_mb(mb: u64) -> Self {
+        Self(mb << 20)
     }
 
-    /// The number of bytes.
+    /// In bytes.
     pub const fn bytes(self) -> u64 {
         self.0
     }
-}
 
-impl fmt::Display for ByteSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = UNITS.iter().find(|(_, shift)| self.0 >= 1 << shift && self.0.trailing_zeros() >= *shift);
-        match exact {
-            Some((unit, shift)) => write!(f, "{}{unit}", self.0 >> shift),
-            None => write!(f, "{}B", self.0),
-        }
+    /// In bytes, for comparing with lengths in memory.
+    pub fn as_usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+
+    /// True when there is no limit.
+    pub const fn is_zero(self) -> bool {
+        self.0 == 0
     }
 }
 
@@ -58,52 +62,84 @@ impl FromStr for ByteSize {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let bad = || UnitError::Size(text.to_owned());
-        let upper = text.trim().to_ascii_uppercase();
-        let digits = upper.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end();
-        let unit = upper[digits.len()..].trim_start().replace("IB", "B");
-        let shift = match unit.as_str() {
-            "" | "B" => 0,
-            "K" | "KB" => 10,
-            "M" | "MB" => 20,
-            "G" | "GB" => 30,
-            "T" | "TB" => 40,
-            "P" | "PB" => 50,
-            _ => return Err(bad()),
+        let wrong = || UnitError::Size(text.to_owned());
+        let trimmed = text.trim();
+        let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+        let (number, unit) = trimmed.split_at(digits);
+        let unit = unit.trim().to_ascii_uppercase().replace("IB", "B");
+        let factor = match unit.as_str() {
+            "" | "B" => 1,
+            unit => {
+                let is_unit = |(name, _): &&(&str, u64)| unit == *name || (unit.len() == 1 && name.starts_with(unit));
+                SIZES.iter().find(is_unit).ok_or_else(wrong)?.1
+            }
         };
-        let number: f64 = digits.parse().map_err(|_| bad())?;
-        let bytes = number * (1u64 << shift) as f64;
-        let fits = bytes >= 0.0 && bytes < u64::MAX as f64;
-        if fits { Ok(Self(bytes as u64)) } else { Err(bad()) }
+        let bytes = if let Ok(whole) = number.parse::<u64>() {
+            whole.checked_mul(factor).ok_or_else(wrong)?
+        } else {
+            let bytes = number.parse::<f64>().map_err(|_| wrong())? * factor as f64;
+            if bytes > 1e18 {
+                return Err(wrong());
+            }
+            bytes.round() as u64
+        };
+        Ok(Self(bytes))
     }
 }
 
-/// A duration in Prometheus' form: `1h30m`, `7d`, `0s`; units `y w d h m s ms`, descending, each once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PromDuration(pub Duration);
+/// The largest unit that says it exactly: `256KB`, `1536KB`, `1000B`.
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let exact = SIZES.iter().find(|(_, size)| self.0 > 0 && self.0.is_multiple_of(*size));
+        match exact {
+            Some((unit, size)) => write!(f, "{}{unit}", self.0 / size),
+            None => write!(f, "{}B", self.0),
+        }
+    }
+}
 
-const DURATION_UNITS: [(&str, u64); 7] = [
-    ("y", 365 * 86_400_000),
-    ("w", 7 * 86_400_000),
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1000),
-    ("ms", 1),
+/// A duration as Prometheus writes it: `7d`, `30d1h`, `1m30s`. Go's forms with fractions (`1.5h`) are read as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PromDuration(Duration);
+
+const SECOND: u64 = 1_000_000_000;
+const HOUR: u64 = 3600 * SECOND;
+/// Units from the largest; the last column says whether a value is only written in it when it is a whole number.
+const UNITS: [(&str, u64, bool); 10] = [
+    ("y", 365 * 24 * HOUR, true),
+    ("w", 7 * 24 * HOUR, true),
+    ("d", 24 * HOUR, true),
+    ("h", HOUR, false),
+    ("m", 60 * SECOND, false),
+    ("s", SECOND, false),
+    ("ms", SECOND / 1000, false),
+    ("us", 1000, false),
+    ("µs", 1000, false),
+    ("ns", 1, false),
 ];
 
 impl PromDuration {
-    /// Zero, which mostly means "no limit".
+    /// No time.
     pub const ZERO: Self = Self(Duration::ZERO);
+
+    /// This long.
+    pub const fn new(duration: Duration) -> Self {
+        Self(duration)
+    }
+
+    /// This many seconds.
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
 
     /// This many milliseconds.
     pub const fn from_millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
     }
 
-    /// This many seconds.
-    pub const fn from_secs(secs: u64) -> Self {
-        Self(Duration::from_secs(secs))
+    /// This many minutes.
+    pub const fn from_mins(minutes: u64) -> Self {
+        Self::from_secs(minutes * 60)
     }
 
     /// This many hours.
@@ -111,32 +147,26 @@ impl PromDuration {
         Self::from_secs(hours * 3600)
     }
 
-    /// The duration itself.
+    /// As the standard library has it.
     pub const fn get(self) -> Duration {
         self.0
     }
 
-    /// True for zero.
-    pub fn is_zero(self) -> bool {
+    /// True when there is no limit.
+    pub const fn is_zero(self) -> bool {
         self.0.is_zero()
     }
 }
 
-impl fmt::Display for PromDuration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut millis = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
-        if millis == 0 {
-            return f.write_str("0s");
-        }
-        // Years and weeks only where they are exact, as Prometheus prints them.
-        for (unit, size) in DURATION_UNITS {
-            let whole = matches!(unit, "y" | "w");
-            if millis >= size && (!whole || millis % size == 0) {
-                write!(f, "{}{unit}", millis / size)?;
-                millis %= size;
-            }
-        }
-        Ok(())
+impl From<PromDuration> for Duration {
+    fn from(duration: PromDuration) -> Self {
+        duration.0
+    }
+}
+
+impl From<Duration> for PromDuration {
+    fn from(duration: Duration) -> Self {
+        Self(duration)
     }
 }
 
@@ -144,117 +174,128 @@ impl FromStr for PromDuration {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let bad = || UnitError::Duration(text.to_owned());
+        let wrong = || UnitError::Duration(text.to_owned());
         let mut rest = text.trim();
         if rest == "0" {
             return Ok(Self::ZERO);
         }
         if rest.is_empty() {
-            return Err(bad());
+            return Err(wrong());
         }
-        let (mut millis, mut next_unit) = (0u64, 0);
+        let mut total = 0u128;
         while !rest.is_empty() {
-            let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-            let number: u64 = rest[..digits].parse().map_err(|_| bad())?;
-            rest = &rest[digits..];
-            let letters = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
-            let at = DURATION_UNITS.iter().position(|(unit, _)| *unit == &rest[..letters]).ok_or_else(bad)?;
-            if at < next_unit {
-                return Err(bad());
+            let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+            let (number, tail) = rest.split_at(digits);
+            let letters = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+            let (unit, tail) = tail.split_at(letters);
+            let (_, nanos, _) = UNITS.iter().find(|(name, ..)| *name == unit).ok_or_else(wrong)?;
+            total += match number.parse::<u32>() {
+                Ok(whole) => u128::from(whole) * u128::from(*nanos),
+                Err(_) => {
+                    let part = number.parse::<f64>().map_err(|_| wrong())? * *nanos as f64;
+                    if part > 1e19 {
+                        return Err(wrong());
+                    }
+                    part.round() as u128
+                }
+            };
+            rest = tail;
+        }
+        // 292 years: what a Go duration can hold.
+        let nanos = u64::try_from(total).ok().filter(|n| *n <= i64::MAX as u64).ok_or_else(wrong)?;
+        Ok(Self(Duration::from_nanos(nanos)))
+    }
+}
+
+impl fmt::Display for PromDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut left = u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX);
+        if left == 0 {
+            return f.write_str("0s");
+        }
+        for (unit, nanos, needs_whole) in UNITS {
+            if left >= nanos && (!needs_whole || left.is_multiple_of(nanos)) {
+                write!(f, "{}{unit}", left / nanos)?;
+                left %= nanos;
             }
-            next_unit = at + 1;
-            rest = &rest[letters..];
-            millis = number.checked_mul(DURATION_UNITS[at].1).and_then(|m| millis.checked_add(m)).ok_or_else(bad)?;
         }
-        // Durations are compared with times in nanoseconds.
-        if i64::try_from(millis).ok().and_then(|m| m.checked_mul(1_000_000)).is_none() {
-            return Err(bad());
-        }
-        Ok(Self::from_millis(millis))
+        Ok(())
     }
 }
 
-/// A number or a text in YAML.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum NumberOrText {
-    Number(u64),
-    Text(String),
-}
+/// A point of time, for example until when ingestion is blocked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Until(TimestampNs);
 
-impl<'de> Deserialize<'de> for ByteSize {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match NumberOrText::deserialize(deserializer).map_err(|_| de::Error::custom("expected a size, such as 256KB"))? {
-            NumberOrText::Number(bytes) => Ok(Self(bytes)),
-            NumberOrText::Text(text) => text.parse().map_err(de::Error::custom),
-        }
+impl Until {
+    /// The point of time.
+    pub const fn time(self) -> TimestampNs {
+        self.0
     }
 }
 
-impl Serialize for ByteSize {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
+impl FromStr for Until {
+    type Err = UnitError;
 
-impl<'de> Deserialize<'de> for PromDuration {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match NumberOrText::deserialize(deserializer).map_err(|_| de::Error::custom("expected a duration, such as 10m"))? {
-            NumberOrText::Number(0) => Ok(Self::ZERO),
-            NumberOrText::Number(n) => Err(de::Error::custom(UnitError::Duration(n.to_string()))),
-            NumberOrText::Text(text) => text.parse().map_err(de::Error::custom),
-        }
-    }
-}
-
-impl Serialize for PromDuration {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes() {
-        let check = |text: &str, expected: Option<u64>| assert_eq!(text.parse::<ByteSize>().ok(), expected.map(ByteSize), "{text}");
-        check("256KB", Some(256 << 10));
-        check("3MB", Some(3 << 20));
-        check("1.5 MiB", Some(3 << 19));
-        check("10gb", Some(10 << 30));
-        check("4096", Some(4096));
-        check("4096B", Some(4096));
-        check("", None);
-        check("-1", None);
-        check("5 apples", None);
-        for size in [0, 1, 1000, 1024, 1536, 1536 << 10, 150 << 30] {
-            assert_eq!(ByteSize(size).to_string().parse(), Ok(ByteSize(size)));
-        }
-        assert_eq!(ByteSize::gib(150).to_string(), "150GB");
-        assert_eq!(ByteSize(1536 << 10).to_string(), "1536KB");
-    }
-
-    #[test]
-    fn durations() {
-        let check = |text: &str, expected: Option<u64>| {
-            assert_eq!(text.parse().ok(), expected.map(PromDuration::from_millis), "{text}");
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let wrong = || UnitError::Time(text.to_owned());
+        let of_day = || {
+            let date: jiff::civil::Date = text.parse().ok()?;
+            Some(date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
         };
-        check("7d", Some(7 * 86_400_000));
-        check("30d1h", Some(721 * 3_600_000));
-        check("1h30m", Some(90 * 60_000));
-        check("250ms", Some(250));
-        check("0", Some(0));
-        check("0s", Some(0));
-        check("", None);
-        check("5", None);
-        check("5minutes", None);
-        check("1m1h", None);
-        check("1m1m", None);
-        check("300y", None);
-        assert_eq!(PromDuration::from_hours(721).to_string(), "30d1h");
-        assert_eq!(PromDuration::from_hours(168).to_string(), "1w");
-        assert_eq!(PromDuration::ZERO.to_string(), "0s");
+        let time = text.parse::<jiff::Timestamp>().ok().or_else(of_day).ok_or_else(wrong)?;
+        let nanos = i64::try_from(time.as_nanosecond()).map_err(|_| wrong())?;
+        Ok(Self(TimestampNs::from_nanos(nanos)))
     }
 }
+
+/// RFC 3339.
+impl fmt::Display for Until {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_nanosecond(i128::from(self.0.nanos())) {
+            Ok(time) => time.fmt(f),
+            Err(_) => self.0.fmt(f),
+        }
+    }
+}
+
+/// Written as text; read from text or a number.
+macro_rules! as_text {
+    ($type:ty, $expecting:literal, $from_number:expr) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+
+                impl Visitor<'_> for Text {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
+                        text.parse().map_err(E::custom)
+                    }
+
+                    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<$type, E> {
+                        let from_number: fn(u64) -> Option<$type> = $from_number;
+                        from_number(number)
+                            .ok_or_else(|| E::invalid_type(serde::de::Unexpected::Unsigned(number), &self))
+                    }
+                }
+
+                deserializer.deserialize_any(Text)
+            }
+        }
+    };
+}
+
+as_text!(ByteSize, "a size such as 256KB, or a number of bytes", |n| Some(ByteSize(n)));
+as_text!(PromDuration, "a duration such as 5m or 7d", |n| (n == 0).then_some(PromDuration::ZERO));
+as_text!(Until, "a time such as 2026-01-02T15:04:05Z", |_| None);

@@ -181,8 +181,8 @@ fn the_last_of_equal_names_counts() {
         let mut builder = RecordBuilder::new(&TenantId::new("t").unwrap(), TimestampNs::from_nanos(1));
         builder.stream(&Labels::empty(), &[("k", "common")]);
         // Enough distinct values in front that the column becomes plain.
-        for i in 0..values.len() {
-            builder.entry(TimestampNs::from_nanos(1), b"", [("k", values[i])].into_iter());
+        for value in values {
+            builder.entry(TimestampNs::from_nanos(1), b"", [("k", *value)].into_iter());
         }
         builder.entry(TimestampNs::from_nanos(1), b"", values.iter().map(|v| ("k", *v)));
         let record = Record::decode(builder.finish(None)).unwrap();

@@ -1,5 +1,7 @@
 //! The contract suite over both logs, with and without holes in the offsets.
 
+#![allow(clippy::unwrap_used, reason = "all of it is a test")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

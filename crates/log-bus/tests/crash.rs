@@ -8,6 +8,8 @@
 //!
 //! `MILLRACE_CRASH_KILLS` and `MILLRACE_CRASH_SEED` choose how often and with which randomness.
 
+#![allow(clippy::unwrap_used, reason = "all of it is a test")]
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::env;
 use std::io::{Read, Write};

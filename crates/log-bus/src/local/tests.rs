@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
+use super::frame::FrameHeader;
 use super::*;
 use crate::LogRecord;
 
@@ -313,7 +314,7 @@ async fn partitions_are_added() {
 /// A log with ten records in each of several full segments and some in the active one.
 async fn several_segments() -> Place {
     let mut place = Place::new();
-    place.config.segment_bytes = 12_000;
+    place.config.segment_bytes = 11_000;
     let log = place.open().unwrap();
     for i in 0..45_u8 {
         place.clock.advance(Duration::from_secs(1));
@@ -425,8 +426,6 @@ async fn a_payload_cannot_pass_for_a_frame() {
     assert_eq!(payloads(&log).await.unwrap(), ["first"]);
     assert_eq!(log.synced().bytes, synced);
 }
-
-use frame::FrameHeader;
 
 #[tokio::test]
 async fn retention_by_age_and_size() {

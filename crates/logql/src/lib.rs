@@ -11,3 +11,22 @@
 #![forbid(unsafe_code)]
 
 pub mod ast;
+mod check;
+mod duration;
+mod error;
+mod fold;
+mod format;
+mod ip;
+mod jsonpath;
+mod lexer;
+mod linepattern;
+mod names;
+mod number;
+mod parse;
+mod print;
+mod size;
+mod template;
+
+pub use error::ParseError;
+pub use format::format_query;
+pub use parse::{parse, parse_log, parse_matchers, reject_empty_compatible};

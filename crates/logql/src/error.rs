@@ -1,0 +1,63 @@
+//! Why a query is refused, in Loki's words.
+
+use std::fmt;
+
+/// A query that cannot be read, or does not pass the static checks. [`fmt::Display`] is the text clients see, such as
+/// `parse error at line 1, col 6: syntax error: unexpected $end, expecting STRING`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseError {
+    message: String,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Line (0 for tokens whose line Loki loses) and column in characters, from 1.
+    At(usize, usize),
+    /// In the finished tree.
+    Tree,
+    /// The text stands alone, without `parse error`.
+    Bare,
+}
+
+impl ParseError {
+    pub(crate) fn at(line: usize, column: usize, message: impl Into<String>) -> Self {
+        let place = if (line, column) == (0, 0) { Place::Tree } else { Place::At(line, column) };
+        Self { message: message.into(), place }
+    }
+
+    /// An error without a position.
+    pub(crate) fn tree(message: impl Into<String>) -> Self {
+        Self { message: message.into(), place: Place::Tree }
+    }
+
+    /// An error whose text stands alone.
+    pub(crate) fn bare(message: impl Into<String>) -> Self {
+        Self { message: message.into(), place: Place::Bare }
+    }
+
+    /// The text without `parse error …:`.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Line and column of the offending token, where known. The line is 0 where Loki's is.
+    pub fn position(&self) -> Option<(usize, usize)> {
+        match self.place {
+            Place::At(line, column) => Some((line, column)),
+            Place::Tree | Place::Bare => None,
+        }
+    }
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            Place::At(line, column) => write!(f, "parse error at line {line}, col {column}: {}", self.message),
+            Place::Tree => write!(f, "parse error : {}", self.message),
+            Place::Bare => f.write_str(&self.message),
+        }
+    }
+}
+
+impl std::error::Error for ParseError {}

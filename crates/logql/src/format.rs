@@ -1,0 +1,154 @@
+//! The pretty printer: what fits on a line stays on it, the rest is cut into lines.
+
+use crate::{
+    ast::{Expr, LogExpr, MetricExpr, RangeAggregation},
+    error::ParseError,
+    parse::parse,
+    print::{Number, Operator, Quoted, Selector, VectorHead, Window, leg_needs_parentheses},
+};
+
+/// How many characters fit on a line.
+const WIDTH: usize = 100;
+const INDENT: &str = "  ";
+
+/// Reads a query and writes it in a form good to read: on one line when that has at most 100 characters, else two
+/// blanks per level and one stage of a pipeline per line. Comments are lost.
+///
+/// # Errors
+/// When the query does not parse.
+pub fn format_query(text: &str) -> Result<String, ParseError> {
+    let mut out = String::new();
+    match parse(text)? {
+        Expr::Log(log) => write_log(&mut out, 0, &log, &[]),
+        Expr::Metric(metric) => write_metric(&mut out, 0, &metric),
+    }
+    Ok(out)
+}
+
+fn indent(out: &mut String, level: usize) {
+    for _ in 0..level {
+        out.push_str(INDENT);
+    }
+}
+
+/// Writes `text` at this level if it fits.
+fn fits(out: &mut String, level: usize, text: &str) -> bool {
+    let fits = text.chars().count() + level * INDENT.len() <= WIDTH;
+    if fits {
+        indent(out, level);
+        out.push_str(text);
+    }
+    fits
+}
+
+/// Writes a selector, its stages and what follows them, a line each.
+fn write_log(out: &mut String, level: usize, log: &LogExpr, further: &[String]) {
+    let mut line = log.to_string();
+    for part in further {
+        line.push(' ');
+        line.push_str(part);
+    }
+    if fits(out, level, &line) {
+        return;
+    }
+    indent(out, level);
+    out.push_str(&Selector(log).to_string());
+    for part in log.stages.iter().map(ToString::to_string).chain(further.iter().cloned()) {
+        out.push('\n');
+        indent(out, level + 1);
+        out.push_str(&part);
+    }
+}
+
+fn write_metric(out: &mut String, level: usize, metric: &MetricExpr) {
+    // A chain of operators prints once for each level: the check against the width keeps that from growing.
+    if fits(out, level, &metric.to_string()) {
+        return;
+    }
+    match metric {
+        MetricExpr::Range(range) => write_range(out, level, range),
+        MetricExpr::Vector(vector) => {
+            indent(out, level);
+            out.push_str(&format!("{}(\n", VectorHead(vector)));
+            if let Some(parameter) = vector.parameter {
+                indent(out, level + 1);
+                out.push_str(&format!("{parameter},\n"));
+            }
+            write_metric(out, level + 1, &vector.inner);
+            close(out, level);
+        }
+        MetricExpr::Binary(binary) => {
+            write_leg(out, level, &binary.left, leg_needs_parentheses(binary.op, &binary.left, true));
+            out.push('\n');
+            indent(out, level);
+            out.push_str(&format!("{}\n", Operator(binary)));
+            write_leg(out, level, &binary.right, leg_needs_parentheses(binary.op, &binary.right, false));
+        }
+        MetricExpr::LabelReplace { inner, target, replacement, source, regex } => {
+            indent(out, level);
+            out.push_str("label_replace(\n");
+            write_metric(out, level + 1, inner);
+            for text in [target, replacement, source, regex] {
+                out.push_str(",\n");
+                indent(out, level + 1);
+                out.push_str(&Quoted(text).to_string());
+            }
+            close(out, level);
+        }
+        MetricExpr::Literal(_) | MetricExpr::VectorFn(_) => {
+            indent(out, level);
+            out.push_str(&metric.to_string());
+        }
+    }
+}
+
+fn close(out: &mut String, level: usize) {
+    out.push('\n');
+    indent(out, level);
+    out.push(')');
+}
+
+fn write_leg(out: &mut String, level: usize, leg: &MetricExpr, parentheses: bool) {
+    if !parentheses {
+        return write_metric(out, level + 1, leg);
+    }
+    if fits(out, level + 1, &format!("({leg})")) {
+        return;
+    }
+    indent(out, level + 1);
+    out.push_str("(\n");
+    write_metric(out, level + 2, leg);
+    close(out, level + 1);
+}
+
+fn write_range(out: &mut String, level: usize, range: &RangeAggregation) {
+    indent(out, level);
+    out.push_str(&format!("{}(\n", range.op.as_str()));
+    if let Some(parameter) = range.parameter {
+        indent(out, level + 1);
+        out.push_str(&format!("{},\n", Number(parameter)));
+    }
+    let mut further = Vec::new();
+    if let Some(unwrap) = &range.unwrap {
+        let label = match unwrap.conversion.function() {
+            Some(function) => format!("{function}({})", unwrap.label),
+            None => unwrap.label.clone(),
+        };
+        further.push(format!("| unwrap {label}"));
+        further.extend(unwrap.filters.iter().map(|f| format!("| {f}")));
+    }
+    // The window belongs to what stands before it.
+    let window = Window(range).to_string();
+    match further.last_mut() {
+        Some(last) => {
+            last.push(' ');
+            last.push_str(&window);
+        }
+        None => further.push(window),
+    }
+    write_log(out, level + 1, &range.log, &further);
+    close(out, level);
+    if let Some(grouping) = &range.grouping {
+        out.push_str(&format!(" {grouping}"));
+    }
+}

@@ -10,7 +10,7 @@
 //! offset order, nothing copied per line. One writer appends; readers look at any moment, hold no lock while they
 //! scan, and take only slices below the offset that their answer is about, so that they see whole records or nothing.
 //!
-//! Invariants: the offsets of a segment's slices strictly rise per stream; all lie in the cut's range; ranges of
+//! Invariants: the offsets of a stream's slices never fall (one record may bring two); all lie in the cut's range; ranges of
 //! successive cuts of one partition touch without gap or overlap.
 
 #![forbid(unsafe_code)]

@@ -10,8 +10,9 @@ use schemas::record::Record;
 
 use crate::stream::{Slice, StreamRows};
 
-/// What one slice costs beside the bytes of its record: its place in the stream's list and what decoding made for it.
-const SLICE_OVERHEAD_BYTES: usize = size_of::<Slice>() + 128;
+/// What one slice costs beside the bytes of its record and its labels: its place in the stream's list and what
+/// decoding made for it.
+const SLICE_OVERHEAD_BYTES: usize = size_of::<Slice>() + 288;
 /// What a stream costs beside its labels: two map entries, the list, the lock.
 const STREAM_OVERHEAD_BYTES: usize = 384;
 /// What one record costs beside its bytes.
@@ -114,25 +115,26 @@ impl SegmentWriter {
         &self.segment
     }
 
-    /// Adds all rows of a record. `payload_bytes` is what the record's bytes keep in memory.
+    /// Adds all rows of a record.
     ///
     /// # Panics
     /// When offsets do not rise.
-    pub fn append(&mut self, offset: Offset, record: &Record, payload_bytes: usize) -> Appended {
+    pub fn append(&mut self, offset: Offset, record: &Record) -> Appended {
         self.advance(offset);
-        let mut appended = Appended { bytes: payload_bytes + RECORD_OVERHEAD_BYTES, streams_new: 0 };
+        let mut appended = Appended { bytes: record.payload_bytes() + RECORD_OVERHEAD_BYTES, streams_new: 0 };
         if record.stream_count() > 0 {
             let tenant = match self.index.get_mut(record.tenant()) {
                 Some(known) => known,
                 None => self.open_tenant(record.tenant()),
             };
             for rows in record.streams().filter(|rows| !rows.is_empty()) {
-                appended.bytes += SLICE_OVERHEAD_BYTES;
+                let label_bytes = label_bytes(rows.labels());
+                appended.bytes += SLICE_OVERHEAD_BYTES + label_bytes;
                 let stream = match tenant.streams.get(rows.labels()) {
                     Some(known) => known,
                     None => {
                         let labels = rows.labels().clone();
-                        appended.bytes += STREAM_OVERHEAD_BYTES + label_bytes(&labels);
+                        appended.bytes += STREAM_OVERHEAD_BYTES;
                         appended.streams_new += 1;
                         let stream = Arc::new(StreamRows::new(labels.clone()));
                         tenant.rows.streams.write().push(stream.clone());
@@ -203,5 +205,6 @@ impl SegmentWriter {
 }
 
 fn label_bytes(labels: &Labels) -> usize {
-    labels.iter().map(|(name, value)| name.len() + value.len() + 2 * size_of::<Box<str>>()).sum()
+    // Each text is an allocation of its own: two words that point at it, and about one that the allocator rounds up.
+    labels.iter().map(|(name, value)| name.len() + value.len() + 6 * size_of::<usize>()).sum()
 }

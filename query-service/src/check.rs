@@ -1,0 +1,225 @@
+//! Limits of queries: what is refused before anything is read (`limits.md`, section 4).
+
+use std::time::Duration;
+
+use limits::{BlockedQuery, Limits};
+use logql::ast::{Expr, LogExpr, MetricExpr, RangeAggregation, Stage};
+use model::{MatchOp, Matcher, RegexMode, TimestampNs, compile_regex};
+
+use crate::{duration, error::Error, params::Bounds};
+
+/// Labels of streams that the system writes about itself.
+const INTERNAL: [&str; 2] = ["__aggregated_metric__", "__pattern__"];
+
+/// What a query is, for policies and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QueryClass {
+    /// Yields numbers.
+    Metric,
+    /// Yields entries, some of which stages reject.
+    Filter,
+    /// Yields entries, and only a limit says how many.
+    Limited,
+}
+
+impl QueryClass {
+    /// As policies and metrics call it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Metric => "metric",
+            Self::Filter => "filter",
+            Self::Limited => "limited",
+        }
+    }
+
+    /// What `expr` is.
+    pub(crate) fn of(expr: &Expr) -> Self {
+        match expr {
+            Expr::Metric(_) => Self::Metric,
+            Expr::Log(log) => {
+                let rejects = |stage: &Stage| matches!(stage, Stage::LineFilter(_) | Stage::LabelFilter(_));
+                if log.stages.iter().any(rejects) { Self::Filter } else { Self::Limited }
+            }
+        }
+    }
+}
+
+/// Refuses tenants that may not query.
+pub(crate) fn check_enabled(limits: &Limits) -> Result<(), Error> {
+    let enabled = limits.max_query_parallelism >= 1 && limits.tsdb_max_query_parallelism >= 1;
+    if enabled { Ok(()) } else { Err(Error::QueryingDisabled) }
+}
+
+/// Refuses a query's text by policy, its selectors by their matchers, its windows by their length.
+pub(crate) fn check_query(text: &str, expr: &Expr, limits: &Limits, is_drilldown: bool) -> Result<(), Error> {
+    check_enabled(limits)?;
+    let mut selectors = Vec::new();
+    let mut ranges = Vec::new();
+    visit(expr, &mut |log, range| {
+        selectors.push(log.matchers.as_slice());
+        ranges.extend(range.map(|r| r.range));
+    });
+    for matchers in selectors {
+        check_matchers(matchers, limits, is_drilldown)?;
+    }
+    let range_max = limits.max_query_range.get();
+    if let Some(range) = ranges.into_iter().find(|r| !range_max.is_zero() && *r > range_max) {
+        let (range, limit) = (duration::format(range), duration::format(range_max));
+        return Err(Error::bad(format!("[interval] value exceeds limit: [{range}] > [{limit}]")));
+    }
+    if is_blocked(text, QueryClass::of(expr), &limits.blocked_queries) {
+        return Err(Error::bad(BLOCKED));
+    }
+    Ok(())
+}
+
+/// The text of a query refused by policy.
+pub(crate) const BLOCKED: &str = "query blocked by policy";
+
+/// Refuses a selector.
+pub(crate) fn check_matchers(matchers: &[Matcher], limits: &Limits, is_drilldown: bool) -> Result<(), Error> {
+    let matchers_max = count(limits.max_streams_matchers_per_query);
+    if matchers_max > 0 && matchers.len() > matchers_max {
+        let count = matchers.len();
+        return Err(Error::bad(format!(
+            "max streams matchers per query exceeded, matchers-count > limit ({count} > {matchers_max})"
+        )));
+    }
+    let names: Vec<&str> = matchers.iter().map(Matcher::name).collect();
+    let missing: Vec<&str> = limits.required_labels.iter().map(String::as_str).filter(|n| !names.contains(n)).collect();
+    if !missing.is_empty() {
+        return Err(Error::bad(format!(
+            "stream selector is missing required matchers [{}], labels present in the query were [{}]",
+            missing.join(", "),
+            names.join(", ")
+        )));
+    }
+    let required = count(limits.minimum_labels_number);
+    if names.len() < required {
+        return Err(Error::bad(format!(
+            "stream selector has less label matchers than required: (present: [{}], number_present: {}, \
+             required_number_label_matchers: {required})",
+            names.join(", "),
+            names.len()
+        )));
+    }
+    let selects_internal = |m: &&Matcher| INTERNAL.contains(&m.name()) && !m.matches_empty();
+    if !is_drilldown && matchers.iter().any(|m| selects_internal(&m)) {
+        return Err(Error::bad("internal streams can only be queried from Logs Drilldown"));
+    }
+    Ok(())
+}
+
+/// Refuses more entries than one answer may have.
+pub(crate) fn check_entries(limit: u32, limits: &Limits) -> Result<(), Error> {
+    let entries_max = count(limits.max_entries_limit_per_query);
+    if entries_max > 0 && limit as usize > entries_max {
+        return Err(Error::bad(format!(
+            "max entries limit per query exceeded, limit > max_entries_limit_per_query ({limit} > {entries_max})"
+        )));
+    }
+    Ok(())
+}
+
+/// What remains of the time asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// This much of it may be looked at.
+    Within(Bounds),
+    /// All of it lies before what may be looked at.
+    TooOld,
+}
+
+/// Refuses too long a range of time, and cuts off what lies too far back.
+pub(crate) fn check_bounds(bounds: Bounds, now: TimestampNs, limits: &Limits) -> Result<Reach, Error> {
+    let reach = within_lookback(bounds, now, limits);
+    let length_max = limits.max_query_length.get();
+    if let Reach::Within(bounds) = reach {
+        let length = bounds.end.since(bounds.start);
+        if !length_max.is_zero() && length > length_max {
+            let (length, limit) = (duration::format(length), duration::format(length_max));
+            return Err(Error::bad(format!(
+                "the query time range exceeds the limit (query length: {length}, limit: {limit})"
+            )));
+        }
+    }
+    Ok(reach)
+}
+
+/// Cuts off what lies too far back, as [`check_bounds`] does, for requests about labels: all of it is refused.
+pub(crate) fn check_bounds_of_labels(bounds: Bounds, now: TimestampNs, limits: &Limits) -> Result<Bounds, Error> {
+    match check_bounds(bounds, now, limits)? {
+        Reach::Within(bounds) => Ok(bounds),
+        Reach::TooOld => Err(Error::lookback(limits.max_query_lookback.get())),
+    }
+}
+
+fn within_lookback(bounds: Bounds, now: TimestampNs, limits: &Limits) -> Reach {
+    let lookback = limits.max_query_lookback.get();
+    if lookback == Duration::ZERO {
+        return Reach::Within(bounds);
+    }
+    let oldest = now.minus(lookback);
+    if bounds.end < oldest {
+        return Reach::TooOld;
+    }
+    Reach::Within(Bounds { start: bounds.start.max(oldest), end: bounds.end })
+}
+
+/// Calls `found` for every selector of a query, with its window where it has one.
+pub(crate) fn visit<'a>(expr: &'a Expr, found: &mut impl FnMut(&'a LogExpr, Option<&'a RangeAggregation>)) {
+    match expr {
+        Expr::Log(log) => found(log, None),
+        Expr::Metric(metric) => visit_metric(metric, found),
+    }
+}
+
+fn visit_metric<'a>(expr: &'a MetricExpr, found: &mut impl FnMut(&'a LogExpr, Option<&'a RangeAggregation>)) {
+    match expr {
+        MetricExpr::Range(range) => found(&range.log, Some(range)),
+        MetricExpr::Vector(vector) => visit_metric(&vector.inner, found),
+        MetricExpr::LabelReplace { inner, .. } => visit_metric(inner, found),
+        MetricExpr::Binary(binary) => {
+            visit_metric(&binary.left, found);
+            visit_metric(&binary.right, found);
+        }
+        MetricExpr::Literal(_) | MetricExpr::VectorFn(_) => {}
+    }
+}
+
+fn is_blocked(text: &str, class: QueryClass, policies: &[BlockedQuery]) -> bool {
+    let text = text.trim();
+    policies.iter().any(|policy| {
+        let of_type = policy.types.is_empty() || policy.types.iter().any(|t| t == class.as_str());
+        let of_text = if policy.hash != 0 {
+            fnv1a(text) == policy.hash
+        } else if policy.pattern.is_empty() {
+            // A policy without a pattern is about types alone.
+            true
+        } else if policy.regex {
+            // A pattern that is none blocks nothing, rather than everything.
+            compile_regex(&policy.pattern, RegexMode::Search).is_ok_and(|r| r.is_match(text))
+        } else {
+            policy.pattern.trim() == text
+        };
+        // Tags of the request are not looked at yet: a policy that asks for some applies to none.
+        of_type && of_text && policy.query_tags.is_empty()
+    })
+}
+
+fn fnv1a(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// A limit that counts things in memory.
+pub(crate) fn count(limit: u32) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// `name=~".+"`
+pub(crate) fn present(name: &str) -> Result<Matcher, Error> {
+    Matcher::new(name, MatchOp::Regex, ".+").map_err(|e| Error::Internal(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! Labels, their values, and series.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use axum::{
+    extract::{Path, State},
+    response::Response,
+};
+use model::{Labels, Matcher, TimeRange};
+use serde_json::{Value, json};
+
+use crate::{check, encode, error::Error, request::Request, respond, service::QueryService};
+
+/// Labels that stay in the list of detected labels whatever their values look like.
+const ALWAYS_DETECTED: [&str; 4] = ["cluster", "namespace", "instance", "pod"];
+
+/// `/loki/api/v1/labels`
+pub(crate) async fn names(State(service): State<Arc<QueryService>>, request: Request) -> Result<Response, Error> {
+    let found = streams(&service, &request, &optional_selector(&request)?, "labels").await?;
+    let names: BTreeSet<&str> = found.iter().flat_map(|labels| labels.iter().map(|(name, _)| name)).collect();
+    Ok(respond::json(encode::text_list(&names.into_iter().collect::<Vec<_>>())))
+}
+
+/// `/loki/api/v1/label/{name}/values`
+pub(crate) async fn values(
+    State(service): State<Arc<QueryService>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Error> {
+    let mut matchers = optional_selector(&request)?;
+    matchers.push(check::present(&name)?);
+    let found = streams(&service, &request, &matchers, "labels").await?;
+    let values: BTreeSet<&str> = found.iter().filter_map(|labels| labels.get(&name)).collect();
+    Ok(respond::json(encode::text_list(&values.into_iter().collect::<Vec<_>>())))
+}
+
+/// `/loki/api/v1/series`
+pub(crate) async fn series(State(service): State<Arc<QueryService>>, request: Request) -> Result<Response, Error> {
+    let mut found = BTreeSet::new();
+    for matchers in selectors(&request)? {
+        found.extend(streams(&service, &request, &matchers, "series").await?);
+    }
+    Ok(respond::json(encode::labels_list(&found.into_iter().collect::<Vec<_>>())))
+}
+
+/// `/loki/api/v1/detected_labels`
+pub(crate) async fn detected(State(service): State<Arc<QueryService>>, request: Request) -> Result<Response, Error> {
+    let found = streams(&service, &request, &optional_selector(&request)?, "labels").await?;
+    let mut values: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (name, value) in found.iter().flat_map(Labels::iter) {
+        values.entry(name).or_default().insert(value);
+    }
+    let detected: Vec<Value> = values
+        .iter()
+        .filter(|(name, values)| ALWAYS_DETECTED.contains(name) || is_telling(values))
+        .map(|(name, values)| json!({"label": name, "cardinality": values.len()}))
+        .collect();
+    if detected.is_empty() {
+        return respond::json_value(&json!({}));
+    }
+    respond::json_value(&json!({ "detectedLabels": detected }))
+}
+
+/// Whether a person can tell something by these values: not when all of them are ids or numbers, but for a switch.
+fn is_telling(values: &BTreeSet<&str>) -> bool {
+    let is_switch = values.len() <= 2 && values.iter().all(|v| matches!(*v, "0" | "1"));
+    is_switch || !values.iter().all(|v| is_uuid(v) || v.parse::<f64>().is_ok())
+}
+
+fn is_uuid(text: &str) -> bool {
+    let groups: Vec<&str> = text.split('-').collect();
+    let lengths: Vec<usize> = groups.iter().map(|g| g.len()).collect();
+    lengths == [8, 4, 4, 4, 12] && groups.iter().all(|g| g.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// The distinct label sets of streams with rows in the time asked for.
+async fn streams(
+    service: &QueryService,
+    request: &Request,
+    matchers: &[Matcher],
+    kind: &'static str,
+) -> Result<BTreeSet<Labels>, Error> {
+    let tenant = request.tenant()?;
+    let now = service.clock.now();
+    let bounds = request.params.bounds(now)?.check_order_of_labels()?;
+    let bounds = check::check_bounds_of_labels(bounds, now, &service.limits(tenant))?;
+    let time = TimeRange::closed(bounds.start, bounds.end);
+    let found = service.streams(tenant, matchers, time, kind).await?;
+    Ok(found.parts.into_iter().map(|part| part.labels).collect())
+}
+
+/// The selector in `query`; none at all when it is absent, and then every stream matches.
+fn optional_selector(request: &Request) -> Result<Vec<Matcher>, Error> {
+    let text = request.params.get("query").trim();
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let matchers = logql::parse_matchers(text)?;
+    logql::reject_empty_compatible(&matchers)?;
+    Ok(matchers)
+}
+
+/// The selectors in `match[]` and `match`, at least one; the only one may be empty.
+fn selectors(request: &Request) -> Result<Vec<Vec<Matcher>>, Error> {
+    let params = &request.params;
+    let texts: Vec<&str> = params.all("match[]").chain(params.all("match")).map(str::trim).collect();
+    if texts.is_empty() {
+        return Ok(vec![Vec::new()]);
+    }
+    let mut selectors = Vec::new();
+    for text in &texts {
+        let matchers = logql::parse_matchers(text)?;
+        if matchers.is_empty() && texts.len() > 1 {
+            return Err(Error::bad(format!("0 matchers in group: {text}")));
+        }
+        if !matchers.is_empty() {
+            logql::reject_empty_compatible(&matchers)?;
+        }
+        selectors.push(matchers);
+    }
+    Ok(selectors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn telling_values() {
+        let check = |values: &[&str], expected: bool| {
+            assert_eq!(is_telling(&values.iter().copied().collect()), expected, "{values:?}");
+        };
+        check(&["web", "1"], true);
+        check(&["1", "22.5"], false);
+        check(&["0", "1"], true);
+        check(&["b40ee7e4-6ad2-4bd5-a9b7-1e0b9d2f3c4d"], false);
+        check(&["b40ee7e4-6ad2-4bd5-a9b7-1e0b9d2f3c4"], true);
+    }
+}

@@ -1,0 +1,53 @@
+//! `query` and `query_range`.
+
+use std::sync::Arc;
+
+use axum::{extract::State, response::Response};
+use logql::ast::Expr;
+
+use crate::{
+    encode::QueryAnswer,
+    error::Error,
+    request::Request,
+    respond,
+    service::{Outcome, QueryRequest, QuerySpan, QueryService},
+};
+
+/// `/loki/api/v1/query_range`
+pub(crate) async fn range(State(service): State<Arc<QueryService>>, request: Request) -> Result<Response, Error> {
+    let params = &request.params;
+    let text = params.get("query").to_owned();
+    // An empty query is refused before anything else is looked at.
+    logql::parse(&text)?;
+    let bounds = params.bounds(service.clock.now())?;
+    let limit = params.limit()?;
+    let direction = params.direction()?;
+    bounds.check_order()?;
+    let step = params.step(bounds)?;
+    bounds.check_points(step)?;
+    let interval = params.interval()?;
+    let span = QuerySpan::Range { bounds, step, interval };
+    answer(&service, &request, QueryRequest { text, span, limit, direction, is_drilldown: request.is_drilldown() }).await
+}
+
+/// `/loki/api/v1/query`
+pub(crate) async fn instant(State(service): State<Arc<QueryService>>, request: Request) -> Result<Response, Error> {
+    let params = &request.params;
+    let text = params.get("query").to_owned();
+    if let Expr::Log(_) = logql::parse(&text)? {
+        return Err(Error::bad(
+            "log queries are not supported as an instant query type, please change your query to a range query type",
+        ));
+    }
+    let time = params.time("time", service.clock.now())?;
+    let limit = params.limit()?;
+    let direction = params.direction()?;
+    let span = QuerySpan::Instant(time);
+    answer(&service, &request, QueryRequest { text, span, limit, direction, is_drilldown: request.is_drilldown() }).await
+}
+
+async fn answer(service: &QueryService, request: &Request, query: QueryRequest) -> Result<Response, Error> {
+    let Outcome { answer, stats, warnings } = service.query(request.tenant()?, &query).await?;
+    let (direction, flags) = (query.direction, &request.flags);
+    Ok(respond::json(QueryAnswer { answer: &answer, direction, flags, warnings: &warnings, stats }.to_bytes()))
+}

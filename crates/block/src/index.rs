@@ -171,7 +171,7 @@ impl BlockIndex {
         tenants.binary_search_by(|t| t.tenant.cmp(tenant)).ok().map(|i| &tenants[i])
     }
 
-    /// The tenant's streams that pass all matchers and may have rows in `time`, in ascending order of labels.
+    /// The tenant's streams that pass all matchers and may have rows in `time`, in order of their rows.
     pub fn streams(&self, tenant: &TenantId, matchers: &[Matcher], time: TimeRange) -> Vec<StreamRef<'_>> {
         let Some(tenant) = self.find(tenant) else {
             return Vec::new();

@@ -39,6 +39,15 @@ pub struct Inspection {
     pub index_memory_bytes: usize,
 }
 
+impl Inspection {
+    /// Stored bytes by part of the file, by name: columns, sections, and the rest. They add up to the whole file.
+    pub fn parts(&self) -> Vec<(String, u64)> {
+        let columns = self.columns.iter().map(|c| (format!("column {}", c.name), c.bytes));
+        let sections = self.sections.iter().map(|s| (format!("section {}", s.name), s.bytes));
+        columns.chain(sections).chain([("footer".to_owned(), self.footer_bytes)]).collect()
+    }
+}
+
 /// Stored bytes of one column, all row groups together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ColumnBytes {

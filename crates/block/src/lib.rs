@@ -1,6 +1,6 @@
 //! The block file format: one Parquet file that any Parquet reader opens, with our own sections near its end.
 //!
-//! In go rows sorted by (tenant, stream, timestamp, offset); out comes a file as bytes ([`BlockWriter`]). A reader
+//! In go rows by tenant, stream, timestamp and offset; out comes a file as bytes ([`BlockWriter`]). A reader
 //! fetches the last bytes of the file once ([`BlockIndex::open`]), asks which streams match ([`BlockIndex::streams`]),
 //! and scans them ([`BlockScan`]) without doing I/O itself: the scan says which byte ranges it needs, and the caller
 //! supplies them from a file, an object store or a cache.
@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Invariants, asserted by the writer and checked by [`verify`]:
-//! - a row group holds rows of one tenant; tenants, streams, and rows within a stream ascend;
+//! - a row group holds rows of one tenant; tenants ascend, a stream's rows follow one another and ascend;
 //! - every byte of the file is covered by a checksum (pages one by one, sections, and the tail as a whole), and no
 //!   byte is used before its checksum was checked;
 //! - every row's offset lies in the range of the file's [`Provenance`].
@@ -29,6 +29,7 @@ mod error;
 mod index;
 mod inspect;
 mod options;
+mod order;
 mod page;
 mod rle;
 mod scan;
@@ -45,6 +46,7 @@ pub use error::BlockError;
 pub use index::{BlockIndex, StreamRef, TenantRef};
 pub use inspect::{ColumnBytes, Inspection, QuarantinedRecord, SectionBytes, inspect, quarantined};
 pub use options::{BlockOptions, METADATA_KEYS_MAX};
+pub use order::{StreamSketch, packing_order};
 pub use scan::{BlockScan, Columns, LineColumn, MetadataColumns, ScanStats, Step};
 pub use summary::{BlockSummary, EncodedBlock, Provenance, TenantSummary};
 pub use verify::{VerifyReport, verify};

@@ -6,7 +6,7 @@
 //! megabytes; every page is fetched and decompressed once. Columns that were not asked for are not touched.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     ops::Range,
     sync::Arc,
 };
@@ -104,6 +104,7 @@ pub struct BlockScan {
     stats: ScanStats,
     /// Zeros for lines of which only the lengths are known.
     zeros: Bytes,
+    stream: Option<u32>,
 }
 
 /// Columns resolved to their places.
@@ -179,6 +180,7 @@ impl BlockScan {
             pages: PageReader::new(),
             stats: ScanStats::default(),
             zeros: Bytes::new(),
+            stream: None,
         }
     }
 
@@ -194,6 +196,7 @@ impl BlockScan {
     ///
     /// # Errors
     /// When a page is damaged.
+    #[expect(clippy::should_implement_trait, reason = "a step may ask for data, which no iterator can")]
     pub fn next(&mut self) -> Result<Step, BlockError> {
         loop {
             let Some(mut group) = self.current.take() else {
@@ -240,6 +243,11 @@ impl BlockScan {
         self.time.start = self.time.start.max(time.start);
         self.time.end = self.time.end.min(time.end);
         self.whole = false;
+    }
+
+    /// The ordinal of the stream that the latest batch is of.
+    pub fn stream(&self) -> Option<u32> {
+        self.stream
     }
 
     /// What was done so far.
@@ -404,11 +412,14 @@ impl BlockScan {
 
         let (page, reference, rows) = place(TS)?;
         group.times.retain(|held, _| *held >= page);
-        if !group.times.contains_key(&page) {
-            let bytes = find(&self.supplied, reference)?;
-            group.times.insert(page, self.pages.integers(reference, &bytes, None)?);
-        }
-        let timestamps = group.times[&page][rows].to_vec();
+        let times = match group.times.entry(page) {
+            Entry::Occupied(held) => held.into_mut(),
+            Entry::Vacant(place) => {
+                let bytes = find(&self.supplied, reference)?;
+                place.insert(self.pages.integers(reference, &bytes, None)?)
+            }
+        };
+        let timestamps = times[rows].to_vec();
 
         let lines = match self.wanted.lines {
             LineColumn::None => ByteColumn::default(),
@@ -493,6 +504,7 @@ impl BlockScan {
             unpack_pairs(keys, values, names, &mut metadata)?;
         }
 
+        self.stream = Some(piece.stream);
         self.stats.rows += timestamps.len() as u64;
         self.stats.line_bytes += lines.data().len() as u64;
         let labels = index.table().labels(&index.table().streams[piece.stream as usize]);

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use parquet::{
     arrow::ArrowSchemaConverter,
     basic::{Compression, Encoding, ZstdLevel},
-    file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder},
+    file::properties::{DeltaBinaryPackedEncoderOptions, EnabledStatistics, WriterProperties, WriterPropertiesBuilder},
     schema::types::{ColumnPath, SchemaDescriptor},
 };
 
@@ -48,11 +48,6 @@ impl Layout {
 
     pub(crate) fn offset(self) -> usize {
         self.packed_keys() + 2
-    }
-
-    /// How many leaf columns there are.
-    pub(crate) fn columns(self) -> usize {
-        self.offset() + 1
     }
 }
 
@@ -103,6 +98,11 @@ pub(crate) fn writer_properties(options: &BlockOptions, keys: &[Arc<str>]) -> Re
         .set_data_page_row_count_limit(options.page_rows_max)
         .set_column_encoding(path(&["ts"]), Encoding::DELTA_BINARY_PACKED)
         .set_column_dictionary_enabled(path(&["ts"]), false)
+        // The step back in time from one stream to the next widens a whole block, so blocks are as small as may be.
+        .set_column_delta_binary_packed_encoder_options(
+            path(&["ts"]),
+            DeltaBinaryPackedEncoderOptions::try_new(128, 4)?,
+        )
         .set_column_statistics_enabled(path(&["ts"]), EnabledStatistics::Page)
         .set_column_dictionary_enabled(path(&["stream"]), true)
         .set_column_encoding(path(&["stream"]), Encoding::DELTA_BINARY_PACKED)

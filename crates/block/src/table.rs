@@ -121,6 +121,9 @@ pub(crate) struct StreamTable {
     pairs: Vec<(u32, u32)>,
 }
 
+/// Symbol of a name, symbol of a value, ordinal of a stream that has this label.
+type Posting = (u32, u32, u32);
+
 /// One tenant of an opened table.
 #[derive(Debug)]
 pub(crate) struct Tenant {
@@ -131,8 +134,8 @@ pub(crate) struct Tenant {
     pub(crate) rows: u64,
     pub(crate) line_bytes: u64,
     pub(crate) time: TimeRange,
-    /// (name, value, ordinal), ascending.
-    postings: Vec<(u32, u32, u32)>,
+    /// Ascending.
+    postings: Vec<Posting>,
 }
 
 /// One row group of an opened table.
@@ -294,7 +297,7 @@ impl StreamTable {
         for matcher in matchers {
             hit.clear();
             hit.resize(keep.len(), matcher.matches_empty());
-            for (_, value, ordinals) in self.values(tenant, matcher) {
+            for (value, ordinals) in self.values(tenant, matcher) {
                 let matches = matcher.matches_value(value);
                 ordinals.iter().for_each(|(_, _, ordinal)| hit[(*ordinal - first) as usize] = matches);
             }
@@ -304,7 +307,7 @@ impl StreamTable {
     }
 
     /// The values a matcher must look at, each with its postings. Of an equality with a text, that is one value.
-    fn values<'a>(&'a self, tenant: &'a Tenant, matcher: &Matcher) -> Vec<(u32, &'a str, &'a [(u32, u32, u32)])> {
+    fn values<'a>(&'a self, tenant: &'a Tenant, matcher: &Matcher) -> Vec<(&'a str, &'a [Posting])> {
         let symbol = |text: &str| self.symbols.binary_search_by(|s| (**s).cmp(text)).ok().map(|i| i as u32);
         let Some(name) = symbol(matcher.name()) else {
             return Vec::new();
@@ -325,7 +328,7 @@ impl StreamTable {
             None => of_name,
         };
         let by_value = of_name.chunk_by(|a, b| a.1 == b.1);
-        by_value.map(|run| (run[0].1, &*self.symbols[run[0].1 as usize], run)).collect()
+        by_value.map(|run| (&*self.symbols[run[0].1 as usize], run)).collect()
     }
 
     /// What the table keeps in memory, once all labels were asked for.

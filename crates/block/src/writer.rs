@@ -4,7 +4,7 @@
 //! through Parquet's column writers, which pack and compress them; so what is held in memory is the packed file so far plus
 //! a few megabytes of rows. [`BlockWriter::finish`] adds our sections, the footer and the seal.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
@@ -65,6 +65,8 @@ pub struct BlockWriter {
     tenants: Vec<TenantRows>,
     /// The stream that rows go to.
     stream: Option<OpenStream>,
+    /// Streams of the tenant that were begun.
+    seen: HashSet<Labels>,
     /// Streams with rows so far, of all tenants.
     streams: u32,
     checksums: Vec<u8>,
@@ -113,6 +115,7 @@ impl BlockWriter {
             group: None,
             tenants: Vec::new(),
             stream: None,
+            seen: HashSet::new(),
             streams: 0,
             checksums: Vec::new(),
             quarantine: Vec::new(),
@@ -131,22 +134,24 @@ impl BlockWriter {
         self.end_tenant()?;
         let ascends = self.tenants.last().is_none_or(|last| last.tenant < *tenant);
         assert!(ascends, "tenants of a block must ascend");
+        self.seen.clear();
         self.tenants.push(TenantRows { tenant: tenant.clone(), groups: Vec::new(), streams: Vec::new() });
         Ok(())
     }
 
-    /// Begins the rows of a stream of the tenant.
+    /// Begins the rows of a stream of the tenant. Streams may come in any order; lines pack better when streams with similar
+    /// lines follow one another ([`crate::packing_order`]).
     ///
     /// # Panics
-    /// When there is no tenant yet, or the stream does not come after the one before it.
+    /// When there is no tenant yet, or the stream was there before.
     ///
     /// # Errors
     /// Never today; kept so that an encoder may be added.
     pub fn begin_stream(&mut self, labels: &Labels) -> Result<(), BlockError> {
         self.end_stream();
-        let tenant = self.tenants.last().expect("a stream of a block needs a tenant");
-        let ascends = tenant.streams.last().is_none_or(|last| last.labels < *labels);
-        assert!(ascends, "streams of a tenant must ascend");
+        assert!(!self.tenants.is_empty(), "a stream of a block needs a tenant");
+        let is_new = self.seen.insert(labels.clone());
+        assert!(is_new, "a stream of a tenant must come only once");
         let rows = StreamRows { labels: labels.clone(), rows: 0, line_bytes: 0, min: i64::MAX, max: i64::MIN };
         self.stream = Some(OpenStream { rows, last_offset: Offset::new(i64::MIN) });
         Ok(())

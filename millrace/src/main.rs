@@ -1,3 +1,70 @@
 //! The `millrace` binary: every role, all-in-one, and the command-line tool.
 
-fn main() {}
+mod blocks;
+mod cli;
+mod client;
+mod doctor;
+mod server;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::{
+    cli::{Cli, Command, ConfigCommand},
+    server::Role,
+    settings::Settings,
+};
+
+/// Pushes allocate and free megabytes on many threads; the system's allocator keeps too much of it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let settings = || Settings::load(&cli.server);
+    if cli.server.print_config {
+        print!("{}", settings()?.to_yaml()?);
+        return Ok(());
+    }
+    let role = match &cli.command {
+        None | Some(Command::All) => Role::All,
+        Some(Command::Gateway) => Role::Gateway,
+        Some(Command::Consumer) => Role::Consumer,
+        Some(Command::Builder) => Role::Builder,
+        Some(Command::QueryService) => Role::QueryService,
+        Some(Command::Push(args)) => return client::push::run(args),
+        Some(Command::Query(args)) => return client::query::run(args),
+        Some(Command::Tail(args)) => return runtime()?.block_on(client::tail::run(args)),
+        Some(Command::Labels(args)) => return client::labels(args),
+        Some(Command::Series(args)) => return client::series(args),
+        Some(Command::Blocks(args)) => return runtime()?.block_on(blocks::run(&args.command, &settings()?)),
+        Some(Command::Config(args)) => return check_config(&cli, &args.command),
+        Some(Command::Doctor) => return runtime()?.block_on(doctor::run(&settings()?)),
+    };
+    runtime()?.block_on(server::run(role, settings()?))
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+fn check_config(cli: &Cli, command: &ConfigCommand) -> anyhow::Result<()> {
+    let ConfigCommand::Check { file } = command;
+    let mut args = cli.server.clone();
+    args.config = file.clone().or(args.config);
+    let settings = Settings::load(&args)?;
+    let overrides = limits::Overrides::load(settings.limits_config.clone(), settings.runtime_config.files())?;
+    println!("the settings are good; {} tenants have limits of their own", overrides.tenants().len());
+    Ok(())
+}

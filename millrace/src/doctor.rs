@@ -1,0 +1,145 @@
+//! `doctor`: looks at what a server needs, and says what to do about what is wrong.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use log_bus::{FetchLimits, LocalLog, LogBus as _, LogError};
+use model::{Clock as _, Offset, SystemClock, TimestampNs};
+use object_store::FolderStore;
+
+use crate::settings::Settings;
+
+/// Less free disk than this is a warning.
+const DISK_FREE_MIN: u64 = 2 << 30;
+/// The newest time that this release can have been built at is after this (2025-01-01).
+const CLOCK_MIN: TimestampNs = TimestampNs::from_secs(1_735_689_600);
+
+/// What one check found.
+enum Finding {
+    Good(String),
+    Warning(String),
+    Bad(String),
+}
+
+/// Prints a line for each check; an error when something must be mended first.
+pub(crate) async fn run(settings: &Settings) -> anyhow::Result<()> {
+    let findings = [
+        ("clock", check_clock()),
+        ("disk", check_disk(&settings.common.path_prefix)),
+        ("log", check_log(settings).await),
+        ("store", check_store(&settings.store_folder()).await),
+        ("port", check_port(settings.http())),
+    ];
+    let mut bad = 0;
+    for (name, finding) in findings {
+        let (mark, text) = match finding {
+            Finding::Good(text) => ("ok     ", text),
+            Finding::Warning(text) => ("warning", text),
+            Finding::Bad(text) => {
+                bad += 1;
+                ("BAD    ", text)
+            }
+        };
+        println!("{mark}  {name:<6} {text}");
+    }
+    anyhow::ensure!(bad == 0, "{bad} of the checks failed; what to do is said beside them");
+    Ok(())
+}
+
+fn check_clock() -> Finding {
+    let now = SystemClock.now();
+    let shown = jiff::Timestamp::from_nanosecond(i128::from(now.nanos())).map_or_else(|_| now.to_string(), |t| t.to_string());
+    if now < CLOCK_MIN {
+        return Finding::Bad(format!("the clock says {shown}: set it (for example with chrony), or entries get wrong limits of age"));
+    }
+    Finding::Good(format!("says {shown}"))
+}
+
+/// The folder itself, or the nearest one above it that exists.
+fn existing(folder: &Path) -> PathBuf {
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    absolute.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/")).to_owned()
+}
+
+fn check_disk(folder: &Path) -> Finding {
+    let at = existing(folder);
+    let free = match rustix::fs::statvfs(&at) {
+        Ok(found) => found.f_bavail * found.f_frsize,
+        Err(error) => return Finding::Bad(format!("{} cannot be looked at: {error}", at.display())),
+    };
+    if let Err(error) = tempfile_in(&at) {
+        return Finding::Bad(format!("{} cannot be written to: {error}; choose another --data-dir, or give this user the right", at.display()));
+    }
+    let text = format!("{} MB free at {}", free >> 20, at.display());
+    if free < DISK_FREE_MIN {
+        return Finding::Warning(format!("{text}: less than 2 GB; pushes are refused when it is full. Make room, or lower log.retention_size"));
+    }
+    Finding::Good(text)
+}
+
+fn tempfile_in(folder: &Path) -> std::io::Result<()> {
+    let file = folder.join(format!(".millrace-doctor-{}", std::process::id()));
+    std::fs::write(&file, b"test")?;
+    std::fs::remove_file(&file)
+}
+
+async fn check_log(settings: &Settings) -> Finding {
+    let folder = settings.log_folder();
+    if !folder.exists() {
+        return Finding::Good(format!("none yet; it will be made in {}", folder.display()));
+    }
+    let log = match LocalLog::open(settings.local_log()) {
+        Ok(log) => log,
+        Err(LogError::Open { reason, .. }) if reason.contains("another process") => {
+            return Finding::Good(format!("{} is in use by a running server", folder.display()));
+        }
+        Err(error) => return Finding::Bad(error.to_string()),
+    };
+    let mut records = 0;
+    for partition in (0..log.partition_count()).map(model::PartitionId::new) {
+        let mut at = match log.watermarks(partition).await {
+            Ok(marks) => marks.first,
+            Err(error) => return Finding::Bad(error.to_string()),
+        };
+        // Reading everything checks every record's checksum.
+        loop {
+            let limits = FetchLimits { bytes_max: 8 << 20, wait_max: Duration::ZERO };
+            match log.fetch(partition, at, limits).await {
+                Ok(found) if found.records.is_empty() => break,
+                Ok(found) => {
+                    records += found.records.len();
+                    at = found.next.max(at.max(Offset::ZERO));
+                }
+                Err(error) => return Finding::Bad(format!("partition {partition} cannot be read at {at}: {error}")),
+            }
+        }
+    }
+    Finding::Good(format!("{records} records in {}, all readable", folder.display()))
+}
+
+async fn check_store(folder: &Path) -> Finding {
+    if !folder.exists() {
+        return Finding::Good(format!("none yet; it will be made in {}", folder.display()));
+    }
+    let store = match FolderStore::open(folder) {
+        Ok(store) => store,
+        Err(error) => return Finding::Bad(error.to_string()),
+    };
+    match object_store::self_test(&store).await {
+        Ok(()) => Finding::Good(format!("{} takes conditional puts", folder.display())),
+        Err(error) => Finding::Bad(format!("{}: {error}; use a local file system", folder.display())),
+    }
+}
+
+fn check_port(address: SocketAddr) -> Finding {
+    match TcpListener::bind(address) {
+        Ok(_) => Finding::Good(format!("{address} is free")),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            Finding::Warning(format!("{address} is taken: by a running server, or choose another with --http HOST:PORT"))
+        }
+        Err(error) => Finding::Bad(format!("{address}: {error}; choose an address of this machine with --http HOST:PORT")),
+    }
+}

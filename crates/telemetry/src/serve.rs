@@ -11,7 +11,7 @@ use hyper_util::{
 use prometheus::{IntGauge, Opts, Registry};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 /// Bounds of serving.
@@ -55,6 +55,7 @@ pub async fn serve(
     builder.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
     builder.http2().timer(TokioTimer::new()).adaptive_window(true);
     let graceful = GracefulShutdown::new();
+    let (tasks, cut_off) = (TaskTracker::new(), CancellationToken::new());
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -69,21 +70,39 @@ pub async fn serve(
         let service = hyper::service::service_fn(move |request: Request<Incoming>| router.clone().oneshot(request));
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
-        let connections = connections.clone();
-        connections.inc();
-        tokio::spawn(async move {
+        let (open, cut_off) = (Open::enter(&connections), cut_off.clone());
+        tasks.spawn(async move {
+            let _open = open;
             // A client that breaks off is not our failure.
-            if let Err(error) = connection.await {
+            if let Some(Err(error)) = cut_off.run_until_cancelled(connection).await {
                 tracing::debug!(%error, "a connection broke");
             }
-            connections.dec();
         });
     }
     drop(listener);
     if tokio::time::timeout(config.grace, graceful.shutdown()).await.is_err() {
-        tracing::warn!(left = connections.get(), "requests did not finish within the grace period and were cut off");
+        tracing::warn!(left = connections.get(), "requests did not finish within the grace period and are cut off");
+        cut_off.cancel();
     }
+    tasks.close();
+    tasks.wait().await;
     Ok(())
+}
+
+/// Counts a connection for as long as it lives, also when its task panics.
+struct Open(IntGauge);
+
+impl Open {
+    fn enter(connections: &IntGauge) -> Self {
+        connections.inc();
+        Self(connections.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Running out of file descriptors must not become a busy loop.
@@ -120,5 +139,29 @@ mod tests {
         shutdown.cancel();
         assert_eq!(client.await.expect("joined").expect("answered"), "done");
         server.await.expect("joined").expect("served");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_outlives_the_grace_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/never", listener.local_addr().expect("bound"));
+        let started = std::sync::Arc::new(tokio::sync::Notify::new());
+        let (told, registry, shutdown) = (started.clone(), Registry::new(), CancellationToken::new());
+        let never = async move || {
+            told.notify_one();
+            std::future::pending::<()>().await;
+        };
+        let router = Router::new().route("/never", get(never));
+        let (token, gauges) = (shutdown.clone(), registry.clone());
+        let config = ServeConfig { grace: Duration::from_millis(50), ..ServeConfig::default() };
+        let server = tokio::spawn(async move { serve(listener, router, &registry, config, token).await });
+        let client = tokio::task::spawn_blocking(move || ureq::get(&url).call().map(|_| ()));
+        started.notified().await;
+        let open = || gauges.gather()[0].get_metric()[0].get_gauge().get_value();
+        assert_eq!(open(), 1.0);
+        shutdown.cancel();
+        server.await.expect("joined").expect("served");
+        assert!(client.await.expect("joined").is_err());
+        assert_eq!(open(), 0.0);
     }
 }

@@ -1,6 +1,6 @@
 //! Logs and spans: where they go, and how much of them.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{backtrace::BacktraceStatus, io::IsTerminal as _, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,7 +11,11 @@ use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing_subscriber::{
-    EnvFilter, Layer as _, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+    EnvFilter, Layer as _, Registry,
+    filter::{FilterFn, LevelFilter},
+    layer::SubscriberExt as _,
+    reload,
+    util::SubscriberInitExt as _,
 };
 
 /// How log lines look.
@@ -115,6 +119,19 @@ fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
 /// # Errors
 /// When the level is none, the exporter cannot be made, or tracing is set up already.
 pub fn init_tracing(config: &TracingConfig) -> Result<TracingGuard, TelemetryError> {
+    let provider = config.otlp_endpoint.as_deref().map(span_exporter).transpose()?;
+    let (subscriber, level) = subscriber(config, provider.as_ref())?;
+    subscriber.try_init().map_err(|_| TelemetryError::Twice)?;
+    log_panics();
+    Ok(TracingGuard { level, provider })
+}
+
+/// What takes logs and spans, and the handle on the logs' level. The level says what is logged, not which spans are
+/// exported: traces of a process that logs at `info` are whole.
+fn subscriber(
+    config: &TracingConfig,
+    provider: Option<&SdkTracerProvider>,
+) -> Result<(impl tracing::Subscriber + Send + Sync + 'static, LogLevel), TelemetryError> {
     let (filter, handle) = reload::Layer::new(filter(&config.level)?);
     let ansi = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
@@ -122,15 +139,28 @@ pub fn init_tracing(config: &TracingConfig) -> Result<TracingGuard, TelemetryErr
         LogFormat::Logfmt => lines.boxed(),
         LogFormat::Json => tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr).boxed(),
     };
-    let provider = config.otlp_endpoint.as_deref().map(span_exporter).transpose()?;
-    let spans = provider.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer("millrace")));
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(lines)
-        .with(spans)
-        .try_init()
-        .map_err(|_| TelemetryError::Twice)?;
-    Ok(TracingGuard { level: LogLevel(handle), provider })
+    let spans = provider.map(|provider| {
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("millrace"));
+        layer.with_filter(FilterFn::new(is_exported).with_max_level_hint(LevelFilter::DEBUG))
+    });
+    Ok((tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans), LogLevel(handle)))
+}
+
+/// Spans and their events from `info` up; our own crates' spans from `debug` up.
+fn is_exported(metadata: &tracing::Metadata<'_>) -> bool {
+    let is_ours = metadata.is_span() && metadata.target().starts_with("millrace");
+    *metadata.level() <= if is_ours { tracing::Level::DEBUG } else { tracing::Level::INFO }
+}
+
+/// Logs panics like any other error, with their place, so that no line on standard error is out of format.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("no text");
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        tracing::error!(message, place, backtrace, thread = std::thread::current().name(), "a thread panicked");
+    }));
 }
 
 /// Sends spans in batches, from a thread of its own.
@@ -182,6 +212,38 @@ mod tests {
         assert!(filter("loud").is_err() && filter("").is_err());
     }
 
+    /// A caller's trace goes on in what a handler calls, whatever level is logged.
+    #[tokio::test]
+    async fn a_trace_passes_through() {
+        use axum::{Router, body::Body, routing::get};
+        use http::{HeaderMap, Request};
+        use http_body_util::BodyExt as _;
+        use tower::ServiceExt as _;
+
+        let provider = SdkTracerProvider::builder().build();
+        let config = TracingConfig { level: "warn".into(), ..TracingConfig::default() };
+        let (subscriber, level) = subscriber(&config, Some(&provider)).expect("a level");
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let handler = async || {
+            let mut outgoing = HeaderMap::new();
+            crate::inject_context(&mut outgoing);
+            outgoing.get("traceparent").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+        };
+        let metrics = crate::RequestMetrics::register(&prometheus::Registry::new()).expect("new");
+        let router = crate::observe_requests(Router::new().route("/", get(handler)), metrics);
+        let incoming = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let request = Request::builder().uri("/").header("traceparent", incoming).body(Body::empty()).expect("valid");
+        let answer = router.oneshot(request).await.expect("infallible");
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        let outgoing = String::from_utf8_lossy(&body);
+        let parts: Vec<&str> = outgoing.split('-').collect();
+        assert_eq!((parts.len(), parts[1], parts[3]), (4, "4bf92f3577b34da6a3ce929d0e0e4736", "01"), "{outgoing}");
+        assert_ne!(parts[2], "00f067aa0ba902b7", "our span is the parent of what we call");
+        level.set("info,hyper=warn").expect("directives");
+        assert!(level.get().contains("hyper=warn"), "{}", level.get());
+        assert!(level.set("loud").is_err());
+    }
+
     /// Reads one HTTP request and answers 200; its path and body.
     fn receive(listener: &TcpListener) -> (String, Vec<u8>) {
         let (mut stream, _) = listener.accept().expect("a request");
@@ -206,14 +268,18 @@ mod tests {
         let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
         let receiver = std::thread::spawn(move || receive(&listener));
         let provider = span_exporter(&endpoint).expect("an exporter");
-        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            tracing::info_span!("a push", tenant = "t").in_scope(|| {});
+        // Logs at `error` only: that must not take spans away.
+        let config = TracingConfig { level: "error".into(), ..TracingConfig::default() };
+        let (subscriber, _) = subscriber(&config, Some(&provider)).expect("a level");
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug_span!("a push", tenant = "t").in_scope(|| {});
+            tracing::debug_span!(target: "hyper", "another's detail").in_scope(|| {});
         });
         provider.shutdown().expect("sent");
         let (request, body) = receiver.join().expect("received");
         assert_eq!(request, "post /v1/traces http/1.1");
         let decoded = ExportTraceServiceRequest::decode(body.as_slice()).expect("OTLP");
-        assert_eq!(decoded.resource_spans[0].scope_spans[0].spans[0].name, "a push");
+        let spans = &decoded.resource_spans[0].scope_spans[0].spans;
+        assert_eq!(spans.iter().map(|span| span.name.as_str()).collect::<Vec<_>>(), ["a push"]);
     }
 }

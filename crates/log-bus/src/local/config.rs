@@ -14,7 +14,8 @@ pub struct LocalLogConfig {
     /// A segment file is closed when it would grow above this. Retention removes whole segments, so larger ones are
     /// removed later; smaller ones cost more files and syncs.
     pub segment_bytes: u64,
-    /// Segments whose newest record is older than this may be removed.
+    /// Segments whose newest record is older than this may be removed. The segment that is being written never is, so
+    /// up to [`LocalLogConfig::segment_bytes`] stay for longer.
     pub retention_age: Duration,
     /// When the journal is larger than this, its oldest segments may be removed.
     pub retention_bytes: u64,

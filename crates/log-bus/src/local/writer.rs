@@ -240,7 +240,9 @@ impl Writer {
         for (arrival, _) in self.shared.arrivals.iter().zip(touched).filter(|(_, touched)| *touched) {
             arrival.notify_waiters();
         }
-        for (reply, offset, _permit) in replies {
+        for (reply, offset, permit) in replies {
+            // Before the answer: who was answered no longer counts.
+            drop(permit);
             // Who no longer waits does not need to know.
             let _ = reply.send(Ok(offset));
         }

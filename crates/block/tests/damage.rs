@@ -1,5 +1,7 @@
 //! A changed or cut file is an error in words, never a panic, and never other rows.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod support;
 
 use block::{BlockError, BlockIndex, BlockScan, Columns, LineColumn, MetadataColumns, Step, inspect, verify};

@@ -2,6 +2,8 @@
 //!
 //! `MILLRACE_WRITE_GOLDEN=1 cargo test -p millrace-block --test golden` writes the file of the current version, once.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod support;
 
 use std::path::PathBuf;

@@ -1,6 +1,8 @@
 //! Another Parquet reader sees the same rows. `MILLRACE_TEST_PYTHON` names a Python with pyarrow; without it the test is skipped
 //! with a notice, except in CI, where it must be set.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod support;
 
 use std::{collections::BTreeMap, process::Command};

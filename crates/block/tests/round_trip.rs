@@ -1,5 +1,7 @@
 //! What goes into a block comes out again, for any rows, columns, times and matchers.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod support;
 
 use block::{BlockScan, Columns, LineColumn, MetadataColumns, inspect, quarantined, verify};

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use limits::PromDuration;
-
 /// Units from large to small, in milliseconds.
 const UNITS: [(&str, u64); 7] =
     [("y", 31_536_000_000), ("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
@@ -46,7 +44,20 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
 
 /// Writes a duration as Prometheus does; what is below a millisecond is cut off.
 pub(crate) fn format(duration: Duration) -> String {
-    PromDuration::new(duration).to_string()
+    let mut left = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if left == 0 {
+        return "0s".to_owned();
+    }
+    let mut text = String::new();
+    for (unit, millis) in UNITS {
+        // Years and weeks are written only where they divide the whole.
+        let fits = !matches!(unit, "y" | "w") || left.is_multiple_of(millis);
+        if fits && left >= millis {
+            text.push_str(&format!("{}{unit}", left / millis));
+            left %= millis;
+        }
+    }
+    text
 }
 
 #[cfg(test)]

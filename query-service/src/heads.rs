@@ -15,9 +15,6 @@ use tokio::sync::Mutex;
 
 use crate::error::Error;
 
-/// A head as it was at some moment; none when nobody has led the partition yet.
-pub(crate) type SharedHead = Option<Arc<Head>>;
-
 /// How young the heads of a plan must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Freshness {
@@ -32,7 +29,13 @@ pub(crate) struct HeadCache {
     heads: Arc<Heads>,
     age_max: Duration,
     /// One for each partition. The lock is held while reading, so that requests that come meanwhile share the read.
-    slots: Vec<Mutex<Option<(Instant, SharedHead)>>>,
+    slots: Vec<Mutex<Option<Seen>>>,
+}
+
+/// A head, and a moment before which it was not read.
+struct Seen {
+    read_at: Instant,
+    head: Arc<Head>,
 }
 
 impl HeadCache {
@@ -40,27 +43,28 @@ impl HeadCache {
         Self { heads, age_max, slots: (0..partitions).map(|_| Mutex::default()).collect() }
     }
 
-    /// The heads of all partitions, in order.
-    pub(crate) async fn all(&self, freshness: Freshness) -> Result<Vec<(PartitionId, SharedHead)>, Error> {
+    /// The heads of all partitions, in order. A partition that nobody has led yet has an empty one.
+    pub(crate) async fn all(&self, freshness: Freshness) -> Result<Vec<Arc<Head>>, Error> {
         let partitions = (0..self.slots.len()).map(|i| PartitionId::new(u32::try_from(i).unwrap_or(u32::MAX)));
         try_join_all(partitions.map(|p| self.one(p, freshness))).await
     }
 
-    async fn one(&self, partition: PartitionId, freshness: Freshness) -> Result<(PartitionId, SharedHead), Error> {
+    async fn one(&self, partition: PartitionId, freshness: Freshness) -> Result<Arc<Head>, Error> {
         let mut slot = self.slots[partition.index() as usize].lock().await;
-        if let Some((read_at, head)) = &*slot {
+        if let Some(Seen { read_at, head }) = &*slot {
             let young = match freshness {
                 Freshness::Recent => read_at.elapsed() < self.age_max,
                 Freshness::Since(moment) => *read_at >= moment,
             };
             if young {
-                return Ok((partition, head.clone()));
+                return Ok(head.clone());
             }
         }
         // Taken before the read: what happens meanwhile may or may not be in it.
         let read_at = Instant::now();
-        let head = self.heads.read(partition).await?.map(|(head, _)| Arc::new(head));
-        *slot = Some((read_at, head.clone()));
-        Ok((partition, head))
+        let found = self.heads.read_shared(partition).await?;
+        let head = found.map_or_else(|| Arc::new(Head::unled(self.heads.log_id(), partition)), |(head, _)| head);
+        *slot = Some(Seen { read_at, head: head.clone() });
+        Ok(head)
     }
 }

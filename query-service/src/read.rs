@@ -10,10 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catalogue::{Head, Heads};
+use block::BlockIndex;
+use catalogue::{
+    BlockEntry, Head, Heads,
+    read::{self, MemoryView, PartitionView},
+};
 use futures_util::future::try_join_all;
 use logql::{Partial, Query, QueryKind};
-use model::{Matcher, Offset, PartitionId, TenantId, TimeRange, TimestampNs};
+use model::{Matcher, Offset, OffsetRange, PartitionId, TenantId, TimeRange, TimestampNs};
 use object_store::StoreError;
 use owner::{Owner, OwnerError, ScanRequest, StreamStat, StreamsRequest};
 
@@ -25,6 +29,12 @@ use crate::{
     index_cache::BlockAddress,
     stats::ReadStats,
 };
+
+/// There is no catalogue of compacted blocks yet, so nothing is compacted.
+const COMPACTED_TO: Offset = Offset::ZERO;
+
+/// How many indexes of blocks are opened at one time by a request about streams.
+const INDEXES_PARALLEL: usize = 32;
 
 /// How often a plan is made before a read is given up.
 const PLANS_MAX: u32 = 6;
@@ -56,7 +66,7 @@ pub(crate) struct FoundStreams {
 
 /// Where the rows of one partition are.
 struct PartitionPlan {
-    partition: PartitionId,
+    head: Arc<Head>,
     /// Memory serves from here on; blocks serve all below.
     memory_from: Offset,
 }
@@ -197,59 +207,64 @@ impl Reader {
         let plan = self.plan(tenant, time, freshness).await?;
         let mut stats = ReadStats { blocks_listed: plan.jobs.len() as u64, ..ReadStats::default() };
         let in_memory = plan.partitions.iter().map(|p| {
-            let partition = p.partition;
+            let partition = p.head.partition;
             let (tenant, from, matchers) = (tenant.clone(), p.memory_from, matchers.clone());
             let request = StreamsRequest { partition, tenant, from, matchers, time };
-            async move { self.owner.streams(request).await.map_err(|e| Stop::of_owner(partition, e)) }
+            async move {
+                let reply = self.owner.streams(request).await.map_err(|e| Stop::of_owner(partition, e))?;
+                blocks(&p.head, reply.held)?;
+                Ok::<_, Stop>(reply)
+            }
         });
         let replies = try_join_all(in_memory).await?;
         let mut parts: Vec<StreamStat> = replies.into_iter().flat_map(|reply| reply.streams).collect();
         stats.partitions = plan.partitions.len() as u64;
-        for job in &plan.jobs {
-            parts.extend(self.block_streams(job, tenant, matchers, time, &mut stats).await?);
-        }
+        parts.extend(self.block_streams(&plan.jobs, tenant, matchers, time, &mut stats).await?);
         Ok(FoundStreams { parts, stats })
     }
 
+    /// The streams of blocks, by their indexes alone.
     async fn block_streams(
         &self,
-        job: &BlockJob,
+        jobs: &[BlockJob],
         tenant: &TenantId,
         matchers: &Arc<[Matcher]>,
         time: TimeRange,
         stats: &mut ReadStats,
     ) -> Result<Vec<StreamStat>, Error> {
-        let index = self.blocks.indexes.open(&job.address, stats).await?;
-        let (tenant, matchers) = (tenant.clone(), matchers.clone());
-        let found: Vec<StreamStat> = self
-            .blocks
-            .processors
-            .run(move || {
-                let found = index.streams(&tenant, &matchers, time);
-                let stat = |s: &block::StreamRef<'_>| StreamStat {
-                    labels: s.labels.clone(),
-                    rows: s.rows,
-                    line_bytes: s.line_bytes,
-                    time: s.time,
-                };
-                found.iter().map(stat).collect()
-            })
+        let mut found = Vec::new();
+        for jobs in jobs.chunks(INDEXES_PARALLEL) {
+            let opened = try_join_all(jobs.iter().map(|job| async move {
+                let mut cost = ReadStats::default();
+                let index = self.blocks.indexes.open(&job.address, &mut cost).await?;
+                Ok::<_, Error>((index, cost))
+            }))
             .await?;
-        stats.blocks_read += u64::from(!found.is_empty());
-        stats.block_streams += found.len() as u64;
+            let (indexes, costs): (Vec<BlockIndex>, Vec<ReadStats>) = opened.into_iter().unzip();
+            costs.iter().for_each(|cost| stats.add(cost));
+            let (tenant, matchers) = (tenant.clone(), matchers.clone());
+            let select = move || {
+                let of_blocks = indexes.iter().map(|index| streams_of(index, &tenant, &matchers, time));
+                of_blocks.collect::<Vec<_>>()
+            };
+            for of_block in self.blocks.processors.run(select).await? {
+                stats.blocks_read += u64::from(!of_block.is_empty());
+                stats.block_streams += of_block.len() as u64;
+                found.extend(of_block);
+            }
+        }
         Ok(found)
     }
 
     async fn plan(&self, tenant: &TenantId, time: TimeRange, freshness: Freshness) -> Result<Plan, Stop> {
-        let heads = self.heads.all(freshness).await?;
         let mut plan = Plan { partitions: Vec::new(), jobs: Vec::new(), warnings: BTreeSet::new() };
-        for (partition, head) in heads {
-            let memory_from = head.as_ref().map_or(Offset::ZERO, |head| head.flushed_to);
-            if let Some(head) = &head {
-                plan.jobs.extend(jobs(head, tenant, time));
-                plan.warnings.extend(lost(partition, head, time));
-            }
-            plan.partitions.push(PartitionPlan { partition, memory_from });
+        for head in self.heads.all(freshness).await? {
+            let memory_from = read::memory_from(&head, COMPACTED_TO);
+            // Memory has not been asked yet: for its place stands what it must at least answer with.
+            let least = OffsetRange::new(memory_from, memory_from);
+            plan.jobs.extend(jobs(blocks(&head, least)?, tenant, time));
+            plan.warnings.extend(lost(&head, time));
+            plan.partitions.push(PartitionPlan { head, memory_from });
         }
         Ok(plan)
     }
@@ -262,10 +277,14 @@ impl Reader {
         scan: usize,
     ) -> Result<(Partial, ReadStats), Stop> {
         let asked = partitions.iter().map(|p| {
-            let partition = p.partition;
+            let partition = p.head.partition;
             let (tenant, from, query) = (task.tenant.clone(), p.memory_from, query.clone());
             let request = ScanRequest { partition, tenant, from, query, scan };
-            async move { self.owner.scan(request).await.map_err(|e| Stop::of_owner(partition, e)) }
+            async move {
+                let reply = self.owner.scan(request).await.map_err(|e| Stop::of_owner(partition, e))?;
+                blocks(&p.head, reply.held)?;
+                Ok::<_, Stop>(reply)
+            }
         });
         let mut merged = task.scan.partial();
         for reply in try_join_all(asked).await? {
@@ -289,15 +308,22 @@ impl Reader {
             return Ok(());
         }
         let matchers: Arc<[Matcher]> = task.scan.matchers().into();
-        let mut bytes = 0;
         let mut ignored = ReadStats::default();
-        for job in jobs {
-            let found = self.block_streams(job, &task.tenant, &matchers, task.scan.time(), &mut ignored).await?;
-            bytes += found.iter().map(|s| s.line_bytes).sum::<u64>();
-            limit.check(bytes)?;
-        }
+        let found = self.block_streams(jobs, &task.tenant, &matchers, task.scan.time(), &mut ignored).await?;
+        limit.check(found.iter().map(|s| s.line_bytes).sum())?;
         Ok(())
     }
+}
+
+/// What a block holds of the streams that match.
+fn streams_of(index: &BlockIndex, tenant: &TenantId, matchers: &[Matcher], time: TimeRange) -> Vec<StreamStat> {
+    let stat = |s: block::StreamRef<'_>| StreamStat {
+        labels: s.labels.clone(),
+        rows: s.rows,
+        line_bytes: s.line_bytes,
+        time: s.time,
+    };
+    index.streams(tenant, matchers, time).into_iter().map(stat).collect()
 }
 
 /// How often a plan was made, and how young the heads of the next one must be.
@@ -372,23 +398,41 @@ fn human_bytes(bytes: u64) -> String {
     format!("{}{}", text.strip_suffix(".0").unwrap_or(&text), units[power])
 }
 
-/// The blocks of a head that have rows of the tenant in `time`.
-fn jobs(head: &Head, tenant: &TenantId, time: TimeRange) -> Vec<BlockJob> {
-    let job = |entry: &catalogue::BlockEntry| {
-        let of_tenant = entry.tenants.iter().find(|t| t.tenant == *tenant)?;
+/// The blocks that a head and what memory holds make whole; or why they do not.
+fn blocks(head: &Head, held: OffsetRange) -> Result<&[BlockEntry], Stop> {
+    let view = PartitionView { head, compacted_to: COMPACTED_TO, memory: Some(MemoryView { held }) };
+    match read::plan(&view) {
+        read::Plan::Read { blocks, .. } => Ok(blocks),
+        read::Plan::Replan(why) => Err(Stop::PlanAgain { reason: format!("partition {}: {why}", head.partition) }),
+        read::Plan::MissingTail { from, .. } => {
+            Err(Stop::Fail(Error::Internal(format!("partition {} lacks memory from {from} on", head.partition))))
+        }
+        read::Plan::Broken(what) => {
+            tracing::error!(partition = %head.partition, what, "a head cannot be right");
+            Err(Stop::Fail(Error::Internal(format!("partition {}: {what}", head.partition))))
+        }
+    }
+}
+
+/// Those of the blocks that have rows of the tenant in `time`.
+fn jobs(blocks: &[BlockEntry], tenant: &TenantId, time: TimeRange) -> Vec<BlockJob> {
+    let job = |entry: &BlockEntry| {
+        let at = entry.tenants.binary_search_by(|t| t.tenant.cmp(tenant)).ok()?;
+        let of_tenant = &entry.tenants[at];
         of_tenant.time.overlaps(&time).then(|| BlockJob {
             address: BlockAddress { key: entry.key.clone(), bytes: entry.bytes, tail_bytes: entry.tail_bytes },
             time: of_tenant.time,
             line_bytes: of_tenant.line_bytes,
         })
     };
-    head.blocks.iter().filter_map(job).collect()
+    blocks.iter().filter_map(job).collect()
 }
 
 /// What to say about offsets that were lost. Nothing is known of their entries but that they had been pushed when the
 /// loss was noted, so a query that begins later cannot miss them.
-fn lost(partition: PartitionId, head: &Head, time: TimeRange) -> Vec<String> {
-    let text = |range: &model::OffsetRange, noted: TimestampNs| {
+fn lost(head: &Head, time: TimeRange) -> Vec<String> {
+    let partition = head.partition;
+    let text = |range: &OffsetRange, noted: TimestampNs| {
         format!(
             "offsets {range} of partition {partition} were lost before they were stored (noted at {}); entries pushed \
              before then may be missing",

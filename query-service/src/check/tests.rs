@@ -10,7 +10,7 @@ fn query(text: &str, limits: &Limits, is_drilldown: bool) -> Option<String> {
 #[test]
 fn queries() {
     let limits = |change: fn(&mut Limits)| {
-        let mut limits = Limits { max_query_bytes_read: ByteSize(0), ..Limits::default() };
+        let mut limits = Limits { max_query_bytes_read: ByteSize::from_bytes(0), ..Limits::default() };
         change(&mut limits);
         limits
     };
@@ -75,7 +75,8 @@ fn blocked() {
     check(r#"{a="b"} |= "x""#, policy(".*", true, &["filter"]), true);
     check(r#"{a="b"} | json"#, policy(".*", true, &["filter"]), false);
     check(r#"{a="b"} | json"#, policy(".*", true, &["limited"]), true);
-    check("a", BlockedQuery { hash: fnv1a("b"), ..BlockedQuery::default() }, false);
+    check(r#"{a="b"}"#, BlockedQuery { hash: fnv1a(r#"{a="b"}"#), ..BlockedQuery::default() }, true);
+    check(r#"{a="b"}"#, BlockedQuery { hash: fnv1a(r#"{a="c"}"#), ..BlockedQuery::default() }, false);
     assert_eq!(fnv1a("a"), 0xe40c_292c);
 }
 

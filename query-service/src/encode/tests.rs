@@ -119,6 +119,6 @@ fn warnings_and_lists() {
     assert_eq!(json["warnings"], json!(["careful"]));
 
     assert_eq!(text_list(&["a", "b"]), b"{\"status\":\"success\",\"data\":[\"a\",\"b\"]}\n");
-    assert_eq!(text_list::<&str>(&[]), b"{\"status\":\"success\",\"data\":[]}\n");
+    assert_eq!(text_list(&[""; 0]), b"{\"status\":\"success\",\"data\":[]}\n");
     assert_eq!(labels_list(&[set(&[("a", "b")])]), b"{\"status\":\"success\",\"data\":[{\"a\":\"b\"}]}\n");
 }

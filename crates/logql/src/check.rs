@@ -4,8 +4,8 @@ use model::{RegexMode, compile_regex};
 
 use crate::{
     ast::{
-        BinaryExpr, Expr, Extraction, Grouping, LabelFormat, LabelFormatSource, LineOp, LineOperand, MetricExpr, RangeOp,
-        Stage, VectorOp,
+        BinaryExpr, Expr, Extraction, Grouping, LabelFormat, LabelFormatSource, LineOp, LineOperand, MetricExpr,
+        RangeOp, Stage, VectorOp,
     },
     error::ParseError,
     ip::IpPattern,
@@ -80,9 +80,7 @@ pub(crate) fn regexp(regex: &str) -> Result<()> {
     let names = group_names(regex);
     // Names are checked before the regex is compiled, since a compiler refuses some of them in words of its own.
     for (i, name) in names.iter().enumerate() {
-        let mut bytes = name.bytes();
-        let begins = bytes.next().is_some_and(|b| b == b'_' || b.is_ascii_alphabetic());
-        if !name.is_empty() && !(begins && bytes.all(|b| b == b'_' || b.is_ascii_alphanumeric())) {
+        if !is_label_name(name) {
             return fail(format!("invalid regexp parser: invalid extracted label name '{name}'"));
         }
         if names[..i].contains(name) {
@@ -94,6 +92,11 @@ pub(crate) fn regexp(regex: &str) -> Result<()> {
         return fail("invalid regexp parser: at least one named capture must be supplied");
     }
     Ok(())
+}
+
+fn is_label_name(name: &str) -> bool {
+    let begins = |b: u8| b == b'_' || b.is_ascii_alphabetic();
+    name.bytes().next().is_some_and(begins) && name.bytes().all(|b| begins(b) || b.is_ascii_digit())
 }
 
 /// The names of `(?P<name>…)` and `(?<name>…)` in a regex, in order.
@@ -159,7 +162,11 @@ pub(crate) fn label_replace(regex: &str) -> Result<()> {
 }
 
 /// Checks a vector aggregation and reads its parameter.
-pub(crate) fn vector_aggregation(op: VectorOp, parameter: Option<&str>, grouping: Option<&Grouping>) -> Result<Option<u64>> {
+pub(crate) fn vector_aggregation(
+    op: VectorOp,
+    parameter: Option<&str>,
+    grouping: Option<&Grouping>,
+) -> Result<Option<u64>> {
     let name = op.as_str();
     match op {
         VectorOp::Topk | VectorOp::Bottomk | VectorOp::ApproxTopk => {
@@ -174,8 +181,12 @@ pub(crate) fn vector_aggregation(op: VectorOp, parameter: Option<&str>, grouping
                 Some(_) => Ok(count),
             }
         }
-        _ if parameter.is_some() => fail(format!("unsupported parameter for operation {name}({},", parameter.unwrap_or(""))),
-        VectorOp::Sort | VectorOp::SortDesc if grouping.is_some() => fail("sort and sort_desc doesn't allow grouping by "),
+        _ if parameter.is_some() => {
+            fail(format!("unsupported parameter for operation {name}({},", parameter.unwrap_or("")))
+        }
+        VectorOp::Sort | VectorOp::SortDesc if grouping.is_some() => {
+            fail("sort and sort_desc doesn't allow grouping by ")
+        }
         _ => Ok(None),
     }
 }
@@ -205,7 +216,11 @@ pub(crate) fn range_aggregation(op: RangeOp, parameter: Option<&str>, unwraps: b
         RangeOp::CountOverTime | RangeOp::BytesOverTime | RangeOp::BytesRate if unwraps => {
             fail(format!("invalid aggregation {name} with unwrap"))
         }
-        RangeOp::CountOverTime | RangeOp::BytesOverTime | RangeOp::BytesRate | RangeOp::Rate | RangeOp::AbsentOverTime => Ok(()),
+        RangeOp::CountOverTime
+        | RangeOp::BytesOverTime
+        | RangeOp::BytesRate
+        | RangeOp::Rate
+        | RangeOp::AbsentOverTime => Ok(()),
         _ if !unwraps => fail(format!("invalid aggregation {name} without unwrap")),
         _ => Ok(()),
     }

@@ -151,7 +151,7 @@ mod tests {
         check("30m1h", Err(r#"not a valid duration string: "30m1h""#));
         check("1m1m", Err(r#"not a valid duration string: "1m1m""#));
         check("300y", Err("duration out of range"));
-        check("290y200w200w", Err(r#"not a valid duration string: "290y200w200w""#));
+        check("1y1w1w", Err(r#"not a valid duration string: "1y1w1w""#));
         check("290y1000w", Err("duration out of range"));
     }
 

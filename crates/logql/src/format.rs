@@ -1,7 +1,7 @@
 //! The pretty printer: what fits on a line stays on it, the rest is cut into lines.
 
 use crate::{
-    ast::{Expr, LogExpr, MetricExpr, RangeAggregation},
+    ast::{BinaryExpr, Expr, LogExpr, MetricExpr, RangeAggregation},
     error::ParseError,
     parse::parse,
     print::{Number, Operator, Quoted, Selector, VectorHead, Window, leg_needs_parentheses},
@@ -61,7 +61,6 @@ fn write_log(out: &mut String, level: usize, log: &LogExpr, further: &[String]) 
 }
 
 fn write_metric(out: &mut String, level: usize, metric: &MetricExpr) {
-    // A chain of operators prints once for each level: the check against the width keeps that from growing.
     if fits(out, level, &metric.to_string()) {
         return;
     }
@@ -77,13 +76,7 @@ fn write_metric(out: &mut String, level: usize, metric: &MetricExpr) {
             write_metric(out, level + 1, &vector.inner);
             close(out, level);
         }
-        MetricExpr::Binary(binary) => {
-            write_leg(out, level, &binary.left, leg_needs_parentheses(binary.op, &binary.left, true));
-            out.push('\n');
-            indent(out, level);
-            out.push_str(&format!("{}\n", Operator(binary)));
-            write_leg(out, level, &binary.right, leg_needs_parentheses(binary.op, &binary.right, false));
-        }
+        MetricExpr::Binary(binary) => write_operation(out, level, binary),
         MetricExpr::LabelReplace { inner, target, replacement, source, regex } => {
             indent(out, level);
             out.push_str("label_replace(\n");
@@ -106,6 +99,26 @@ fn close(out: &mut String, level: usize) {
     out.push('\n');
     indent(out, level);
     out.push(')');
+}
+
+/// Writes an operator on a line between its legs. The operators of a chain stand below one another.
+fn write_operation(out: &mut String, level: usize, binary: &BinaryExpr) {
+    let mut leg = |leg: &MetricExpr, is_left: bool| {
+        let parentheses = leg_needs_parentheses(binary.op, leg, is_left);
+        match leg {
+            MetricExpr::Binary(inner) if !parentheses && inner.op.binds() == binary.op.binds() => {
+                write_operation(out, level, inner);
+            }
+            leg => write_leg(out, level, leg, parentheses),
+        }
+        if is_left {
+            out.push('\n');
+            indent(out, level);
+            out.push_str(&format!("{}\n", Operator(binary)));
+        }
+    };
+    leg(&binary.left, true);
+    leg(&binary.right, false);
 }
 
 fn write_leg(out: &mut String, level: usize, leg: &MetricExpr, parentheses: bool) {
@@ -150,5 +163,74 @@ fn write_range(out: &mut String, level: usize, range: &RangeAggregation) {
     close(out, level);
     if let Some(grouping) = &range.grouping {
         out.push_str(&format!(" {grouping}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats() {
+        let check = |text: &str, expected: &str| {
+            let found = format_query(text).expect(text);
+            assert_eq!(found, expected, "{text}");
+            assert_eq!(format_query(&found).as_deref(), Ok(expected), "formatting again: {text}");
+            assert_eq!(parse(&found), parse(text), "{text}");
+        };
+        check("{ a = `b` }|=\"x\"|json # note", "{a=\"b\"} |= \"x\" | json");
+        check("sum(rate({a=\"b\"}[5m]))by(c)", "sum by (c) (rate({a=\"b\"}[5m]))");
+        check(
+            "{namespace=\"production\", app=\"checkout\"} |= \"error\" or \"fatal\" != \"timeout\" | json | status >= 500 and method = \"GET\"",
+            "\
+{namespace=\"production\", app=\"checkout\"}
+  |= \"error\" or \"fatal\"
+  != \"timeout\"
+  | json
+  | status>=500 and method=\"GET\"",
+        );
+        check(
+            "topk(5, sum by (path) (rate({namespace=\"production\", app=\"checkout\"} |= \"error\" | json | status >= 500 [5m] offset 1h)))",
+            "\
+topk(
+  5,
+  sum by (path) (
+    rate({namespace=\"production\", app=\"checkout\"} |= \"error\" | json | status>=500 [5m] offset 1h)
+  )
+)",
+        );
+        check(
+            "quantile_over_time(0.99, {namespace=\"production\", app=\"checkout\"} | json | __error__=\"\" | unwrap duration(took) | __error__=\"\" | took > 1s [10m]) by (path, method)",
+            "\
+quantile_over_time(
+  0.99,
+  {namespace=\"production\", app=\"checkout\"}
+    | json
+    | __error__=\"\"
+    | unwrap duration(took)
+    | __error__=\"\"
+    | took>1s [10m]
+) by (path, method)",
+        );
+        check(
+            "sum(rate({namespace=\"production\", app=\"checkout\"} |= \"error\" [5m])) / on (a) group_left (b) sum(rate({namespace=\"production\"}[5m])) * (100 + sum(rate({namespace=\"production\"}[5m])))",
+            "\x20 sum(rate({namespace=\"production\", app=\"checkout\"} |= \"error\" [5m]))
+/ on (a) group_left (b)
+  sum(rate({namespace=\"production\"}[5m]))
+*
+  (100 + sum(rate({namespace=\"production\"}[5m])))",
+        );
+        check(
+            "label_replace(sum by (namespace, application, path) (rate({namespace=\"production\"}[5m])), \"target\", \"$1\", \"source\", \"(.*)\")",
+            "\
+label_replace(
+  sum by (namespace, application, path) (rate({namespace=\"production\"}[5m])),
+  \"target\",
+  \"$1\",
+  \"source\",
+  \"(.*)\"
+)",
+        );
+        assert!(format_query("{").is_err());
     }
 }

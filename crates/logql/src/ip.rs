@@ -39,7 +39,8 @@ impl IpPattern {
         }
         if let Some((address, bits)) = text.split_once('/') {
             let plain = !bits.is_empty() && bits.len() <= 3 && bits.bytes().all(|b| b.is_ascii_digit());
-            let bits: u32 = if plain && (bits.len() == 1 || !bits.starts_with('0')) { bits.parse().ok()? } else { return None };
+            let bits: u32 =
+                if plain && (bits.len() == 1 || !bits.starts_with('0')) { bits.parse().ok()? } else { return None };
             return match address.parse().ok()? {
                 IpAddr::V4(a) if bits <= 32 => {
                     let host = u32::MAX.checked_shr(bits).unwrap_or(0);
@@ -187,7 +188,20 @@ mod tests {
 
     #[test]
     fn refuses() {
-        for pattern in ["", "x", "10.0.0", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/08", "10.0.0.9-10.0.0.1", "10.0.0.1-::1", "::/129", "%eth0", "1.2.3.4-", "10.0.0.1 "] {
+        for pattern in [
+            "",
+            "x",
+            "10.0.0",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "10.0.0.0/08",
+            "10.0.0.9-10.0.0.1",
+            "10.0.0.1-::1",
+            "::/129",
+            "%eth0",
+            "1.2.3.4-",
+            "10.0.0.1 ",
+        ] {
             let found = IpPattern::parse(pattern).map_err(|e| e.to_string());
             assert_eq!(found, Err(format!("ip: invalid pattern: \"{pattern}\"")));
         }

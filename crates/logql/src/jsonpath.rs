@@ -171,7 +171,24 @@ mod tests {
             let prefix = format!("cannot parse expression [{text}]: ");
             assert!(found.as_ref().is_some_and(|e| e.starts_with(&prefix)), "{text}: {found:?}");
         };
-        for text in ["", ".", "a.", ".a", "a..b", "a[", "a[]", "a[*]", "a[1:2]", "a[-1]", "a[\"x]", "1a", "été", "a b", "a]", "[99999999999999999999]"] {
+        for text in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "a[",
+            "a[]",
+            "a[*]",
+            "a[1:2]",
+            "a[-1]",
+            "a[\"x]",
+            "1a",
+            "été",
+            "a b",
+            "a]",
+            "[99999999999999999999]",
+        ] {
             failed(text);
         }
     }

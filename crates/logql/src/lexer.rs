@@ -47,15 +47,64 @@ pub(crate) struct Token {
 }
 
 const KEYWORDS: [&str; 22] = [
-    "by", "without", "bool", "on", "ignoring", "group_left", "group_right", "offset", "or", "and", "unless", "unwrap",
-    "json", "regexp", "logfmt", "unpack", "pattern", "label_format", "line_format", "decolorize", "drop", "keep",
+    "by",
+    "without",
+    "bool",
+    "on",
+    "ignoring",
+    "group_left",
+    "group_right",
+    "offset",
+    "or",
+    "and",
+    "unless",
+    "unwrap",
+    "json",
+    "regexp",
+    "logfmt",
+    "unpack",
+    "pattern",
+    "label_format",
+    "line_format",
+    "decolorize",
+    "drop",
+    "keep",
 ];
 
 const FUNCTIONS: [&str; 33] = [
-    "rate", "rate_counter", "count_over_time", "bytes_rate", "bytes_over_time", "avg_over_time", "sum_over_time",
-    "min_over_time", "max_over_time", "stdvar_over_time", "stddev_over_time", "quantile_over_time", "first_over_time",
-    "last_over_time", "absent_over_time", "vector", "sum", "avg", "max", "min", "count", "stddev", "stdvar", "bottomk",
-    "topk", "sort", "sort_desc", "approx_topk", "label_replace", "bytes", "duration", "duration_seconds", "ip",
+    "rate",
+    "rate_counter",
+    "count_over_time",
+    "bytes_rate",
+    "bytes_over_time",
+    "avg_over_time",
+    "sum_over_time",
+    "min_over_time",
+    "max_over_time",
+    "stdvar_over_time",
+    "stddev_over_time",
+    "quantile_over_time",
+    "first_over_time",
+    "last_over_time",
+    "absent_over_time",
+    "vector",
+    "sum",
+    "avg",
+    "max",
+    "min",
+    "count",
+    "stddev",
+    "stdvar",
+    "bottomk",
+    "topk",
+    "sort",
+    "sort_desc",
+    "approx_topk",
+    "label_replace",
+    "bytes",
+    "duration",
+    "duration_seconds",
+    "ip",
 ];
 
 const PUNCTUATION: [&str; 28] = [
@@ -63,11 +112,6 @@ const PUNCTUATION: [&str; 28] = [
     "!=", "=~", "!~", "!>", "|=", "|~", "|>", ">=", "<=", "==", ",", ".", "{", "}", "=", ">", "<", "|", "(", ")", "]",
     "+", "-", "*", "/", "%", "^", "@",
 ];
-
-/// Whether a name is a keyword and thus no label name in a query. (Names of functions are none.)
-pub(crate) fn is_keyword(name: &str) -> bool {
-    KEYWORDS.iter().any(|k| k.eq_ignore_ascii_case(name))
-}
 
 /// Cuts a text into tokens, the last being [`TokenKind::End`]. What cannot be read becomes [`TokenKind::Invalid`],
 /// behind which nothing is read: what stands before it may be refused first.
@@ -141,9 +185,9 @@ impl<'a> Lexer<'a> {
             let rest = self.rest();
             if rest.starts_with('#') || rest.starts_with("//") {
                 self.at += rest.find('\n').unwrap_or(rest.len());
-            } else if rest.starts_with("/*") {
+            } else if let Some(comment) = rest.strip_prefix("/*") {
                 let problem = || Problem { at: self.at, line_lost: false, message: "comment not terminated".into() };
-                let end = rest[2..].find("*/").ok_or_else(problem)?;
+                let end = comment.find("*/").ok_or_else(problem)?;
                 self.at += end + 4;
             } else {
                 return Ok(());
@@ -331,7 +375,9 @@ impl<'a> Lexer<'a> {
         let text = &self.text[start..self.at];
         if !float && base < 10 {
             let limit = b'0' + base;
-            if let Some(bad) = self.text.as_bytes()[whole_start..self.at].iter().find(|b| b.is_ascii_digit() && **b >= limit) {
+            if let Some(bad) =
+                self.text.as_bytes()[whole_start..self.at].iter().find(|b| b.is_ascii_digit() && **b >= limit)
+            {
                 return Err(format!("invalid digit '{}' in {name}", char::from(*bad)));
             }
         }

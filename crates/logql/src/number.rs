@@ -33,14 +33,16 @@ fn read(text: &str) -> Option<f64> {
     plain.parse().ok()
 }
 
+/// Each `_` stands between digits, or between a base's prefix and a digit.
 fn underscores_separate_digits(unsigned: &str) -> bool {
-    let bytes = unsigned.as_bytes();
     let hex = unsigned.get(..2).is_some_and(|p| p.eq_ignore_ascii_case("0x"));
-    let digit = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_digit() || (hex && b.is_ascii_hexdigit()));
-    let (first, prefix_len) = if hex { (1, 2) } else { (0, 0) };
-    (first..bytes.len()).all(|i| {
-        bytes[i] != b'_' || (i > 0 && (digit(bytes.get(i - 1)) || i == prefix_len) && i > 0 && digit(bytes.get(i + 1)))
-    })
+    let bytes = if hex { &unsigned.as_bytes()[2..] } else { unsigned.as_bytes() };
+    let is_digit = |b: &u8| if hex { b.is_ascii_hexdigit() } else { b.is_ascii_digit() };
+    let allowed = |i: usize| {
+        let before = if i == 0 { hex } else { is_digit(&bytes[i - 1]) };
+        before && bytes.get(i + 1).is_some_and(is_digit)
+    };
+    (0..bytes.len()).all(|i| bytes[i] != b'_' || allowed(i))
 }
 
 /// `0x1.8p3`; the exponent is required.
@@ -100,7 +102,9 @@ mod tests {
         check("1e-400", 0.0);
         check("0x1p-2000", 0.0);
         assert!(parse_float("NaN").is_ok_and(f64::is_nan));
-        for text in ["", "x", "1e", "0x10", "0b1", "0o17", "_1", "1_", "1__0", "1_.0", "+nan", "1 ", "0x", "0xp1", "0x1p"] {
+        for text in
+            ["", "x", "1e", "0x10", "0b1", "0o17", "_1", "1_", "1__0", "1_.0", "+nan", "1 ", "0x", "0xp1", "0x1p"]
+        {
             assert_eq!(parse_float(text), Err(format!("strconv.ParseFloat: parsing \"{text}\": invalid syntax")));
         }
         for text in ["1e309", "-1e400", "0x1p2000"] {

@@ -33,7 +33,11 @@ pub(crate) fn parse(text: &str) -> Option<u64> {
 
 /// Writes a size in the largest unit that divides it, so that the lexer reads it back.
 pub(crate) fn format(bytes: u64) -> String {
-    match UNITS.iter().find(|(_, size)| bytes != 0 && bytes.is_multiple_of(*size)) {
+    if bytes == 0 {
+        // `0B` would begin a binary number.
+        return "0KB".to_owned();
+    }
+    match UNITS.iter().find(|(_, size)| bytes.is_multiple_of(*size)) {
         Some((unit, size)) => format!("{}{unit}", bytes / size),
         None => format!("{bytes}B"),
     }
@@ -57,7 +61,7 @@ mod tests {
         check("99999PB", None);
         check("1Bi", None);
         check("1..5KB", None);
-        assert_eq!(format(0), "0B");
+        assert_eq!(format(0), "0KB");
         assert_eq!(format(10_000), "10KB");
         assert_eq!(format(1_572_864), "1536KiB");
         assert_eq!(format(3 << 20), "3MiB");

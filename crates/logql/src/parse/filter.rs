@@ -56,7 +56,10 @@ impl Parser<'_> {
         let mut left = Left::default();
         loop {
             let operand = self.filter_operand()?;
-            let depth = operand.depth.max(left.or.as_ref().map_or(0, |f| f.depth)).max(left.and.as_ref().map_or(0, |f| f.depth));
+            let depth = operand
+                .depth
+                .max(left.or.as_ref().map_or(0, |f| f.depth))
+                .max(left.and.as_ref().map_or(0, |f| f.depth));
             if depth + waiting.len() >= DEPTH_MAX {
                 return Err(ParseError::tree(format!("the label filter has more than {DEPTH_MAX} levels")));
             }

@@ -335,7 +335,8 @@ fn binary(op: BinaryOp, modifier: Modifier, left: Expr, right: Expr) -> Result<M
         Expr::Metric(metric) => Ok(metric),
         Expr::Log(log) => {
             let kind = if log.stages.is_empty() { "MatchersExpr" } else { "PipelineExpr" };
-            let message = format!("unexpected type for {side} leg of binary operation ({}): *syntax.{kind}", op.as_str());
+            let message =
+                format!("unexpected type for {side} leg of binary operation ({}): *syntax.{kind}", op.as_str());
             Err(ParseError::tree(message))
         }
     };

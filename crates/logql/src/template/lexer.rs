@@ -312,7 +312,8 @@ impl<'a> Lexer<'a> {
                 });
             }
         };
-        let code = rest.get(skip..skip + digits).filter(|d| d.chars().all(|c| c.is_digit(radix))).ok_or_else(invalid)?;
+        let code =
+            rest.get(skip..skip + digits).filter(|d| d.chars().all(|c| c.is_digit(radix))).ok_or_else(invalid)?;
         let code = u32::from_str_radix(code, radix).map_err(|_| invalid())?;
         self.at += skip + digits;
         // Bytes beyond ASCII would not be text.

@@ -205,7 +205,8 @@ impl Parser<'_> {
             "if" | "with" | "range" => nodes.push(self.nested(|p| p.control(keyword))?),
             "template" => {
                 let name = self.string("template clause")?;
-                let argument = if self.eat(&Kind::Close) { None } else { Some(self.pipeline("template clause", &Kind::Close)?) };
+                let argument =
+                    if self.eat(&Kind::Close) { None } else { Some(self.pipeline("template clause", &Kind::Close)?) };
                 nodes.push(Node::Template { name, argument });
             }
             "block" => {
@@ -282,8 +283,10 @@ impl Parser<'_> {
             return Err(self.error(format!("missing value for {context}")));
         }
         for (i, command) in commands.iter().enumerate().skip(1) {
-            let lone_value =
-                matches!(command.operands[0], Operand::Bool(_) | Operand::Dot | Operand::Nil | Operand::Int(_) | Operand::Float(_) | Operand::Text(_));
+            let lone_value = matches!(
+                command.operands[0],
+                Operand::Bool(_) | Operand::Dot | Operand::Nil | Operand::Int(_) | Operand::Float(_) | Operand::Text(_)
+            );
             if lone_value {
                 return Err(self.error(format!("non executable command in pipeline stage {}", i + 1)));
             }

@@ -1,0 +1,374 @@
+//! The labels of one row while it passes the pipeline.
+//!
+//! Stream labels and metadata are borrowed from the batch; what the pipeline makes is written to one text that is used
+//! again for the next row, so that rows cost no allocations.
+//!
+//! Names belong to the stream first, then to metadata, then to what is parsed; who finds its name taken appears as
+//! `<name>_extracted`, where parsed values come before metadata. A dropped stream label still holds its name.
+
+use std::borrow::Cow;
+
+use model::{Batch, Labels, MetadataColumn};
+
+/// The label that names an error of the pipeline.
+pub(crate) const ERROR: &str = "__error__";
+/// The label that describes it.
+pub(crate) const ERROR_DETAILS: &str = "__error_details__";
+
+/// What may go wrong with one row; the row goes on, with these labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowError {
+    Json,
+    Logfmt,
+    #[allow(dead_code, reason = "templates")]
+    Template,
+    LabelFilter,
+    SampleExtraction,
+}
+
+impl RowError {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "JSONParserErr",
+            Self::Logfmt => "LogfmtParserErr",
+            Self::Template => "TemplateFormatErr",
+            Self::LabelFilter => "LabelFilterErr",
+            Self::SampleExtraction => "SampleExtractionErr",
+        }
+    }
+}
+
+/// Where a label comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Category {
+    Stream,
+    Metadata,
+    Parsed,
+}
+
+/// A metadata column under the name it is seen by.
+#[derive(Debug)]
+pub(crate) struct Column<'b> {
+    pub(crate) name: Cow<'b, str>,
+    pub(crate) values: &'b MetadataColumn,
+    renamed: bool,
+}
+
+/// The metadata columns of a batch, those with their own names before those renamed.
+pub(crate) fn columns(batch: &Batch) -> Vec<Column<'_>> {
+    let column = |values| -> Column<'_> {
+        let values: &MetadataColumn = values;
+        let renamed = batch.labels.get(&values.name).is_some();
+        let name = if renamed { format!("{}_extracted", values.name).into() } else { Cow::Borrowed(&*values.name) };
+        Column { name, values, renamed }
+    };
+    let mut columns: Vec<Column<'_>> = batch.metadata.iter().map(column).collect();
+    columns.sort_by_key(|c| c.renamed);
+    columns
+}
+
+/// A piece of [`RowLabels::text`].
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    start: u32,
+    end: u32,
+}
+
+/// A stream label or a column that is no longer seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hidden {
+    Stream(usize),
+    Column(usize),
+}
+
+/// See the module.
+pub(crate) struct RowLabels<'b> {
+    stream: &'b Labels,
+    columns: &'b [Column<'b>],
+    row: usize,
+    hidden: Vec<Hidden>,
+    text: String,
+    parsed: Vec<(Piece, Piece)>,
+    deleted: Vec<Piece>,
+    error: Option<RowError>,
+    details: Option<Piece>,
+}
+
+impl<'b> RowLabels<'b> {
+    pub(crate) fn new(stream: &'b Labels, columns: &'b [Column<'b>]) -> Self {
+        Self {
+            stream,
+            columns,
+            row: 0,
+            hidden: Vec::new(),
+            text: String::new(),
+            parsed: Vec::new(),
+            deleted: Vec::new(),
+            error: None,
+            details: None,
+        }
+    }
+
+    /// Forgets everything of the row before.
+    pub(crate) fn begin(&mut self, row: usize) {
+        self.row = row;
+        self.hidden.clear();
+        self.text.clear();
+        self.parsed.clear();
+        self.deleted.clear();
+        self.error = None;
+        self.details = None;
+    }
+
+    fn put(&mut self, text: &str) -> Piece {
+        let start = self.text.len() as u32;
+        self.text.push_str(text);
+        Piece { start, end: self.text.len() as u32 }
+    }
+
+    fn piece(&self, piece: Piece) -> &str {
+        &self.text[piece.start as usize..piece.end as usize]
+    }
+
+    fn find_parsed(&self, name: &str) -> Option<usize> {
+        self.parsed.iter().position(|(n, _)| self.piece(*n) == name)
+    }
+
+    /// The column that shows `name` on this row. A hidden one does not hold its name any more.
+    fn find_column(&self, name: &str) -> Option<(usize, &'b str)> {
+        let seen = |(i, c): (usize, &'b Column<'b>)| {
+            let value = if c.name == name { c.values.values.get(self.row)? } else { return None };
+            (!self.hidden.contains(&Hidden::Column(i))).then_some((i, value))
+        };
+        self.columns.iter().enumerate().find_map(seen)
+    }
+
+    fn find_stream(&self, name: &str) -> Option<&'b str> {
+        let value = self.stream.get(name)?;
+        let index = self.stream.iter().position(|(n, _)| n == name)?;
+        (self.hidden.is_empty() || !self.hidden.contains(&Hidden::Stream(index))).then_some(value)
+    }
+
+    /// The value of a label.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        if let Some(error) = self.error {
+            if name == ERROR {
+                return Some(error.as_str());
+            }
+        }
+        if let Some(details) = self.details {
+            if name == ERROR_DETAILS {
+                return Some(self.piece(details));
+            }
+        }
+        if let Some(i) = self.find_parsed(name) {
+            return Some(self.piece(self.parsed[i].1));
+        }
+        self.find_stream(name).or_else(|| self.find_column(name).map(|(_, value)| value))
+    }
+
+    /// Whether a parsed value of this name would have to give way.
+    pub(crate) fn is_taken(&self, name: &str) -> bool {
+        self.stream.get(name).is_some() || self.find_column(name).is_some_and(|(i, _)| !self.columns[i].renamed)
+    }
+
+    /// Whether the row has a parsed label of this name.
+    pub(crate) fn is_parsed(&self, name: &str) -> bool {
+        self.find_parsed(name).is_some()
+    }
+
+    /// Sets what a parser found, under its final name; false when the name is already parsed or was dropped.
+    pub(crate) fn extract(&mut self, name: &str, value: &str) -> bool {
+        if self.is_parsed(name) || self.deleted.iter().any(|d| self.piece(*d) == name) {
+            return false;
+        }
+        let pieces = (self.put(name), self.put(value));
+        self.parsed.push(pieces);
+        true
+    }
+
+    /// Sets a label whatever it was before.
+    #[allow(dead_code, reason = "label_format")]
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.hide(name);
+        let mut deleted = std::mem::take(&mut self.deleted);
+        deleted.retain(|d| self.piece(*d) != name);
+        self.deleted = deleted;
+        let value = self.put(value);
+        if let Some(i) = self.find_parsed(name) {
+            self.parsed[i].1 = value;
+        } else {
+            let name = self.put(name);
+            self.parsed.push((name, value));
+        }
+    }
+
+    /// Hides what the stream and the metadata have under a name.
+    fn hide(&mut self, name: &str) {
+        if self.find_stream(name).is_some() {
+            if let Some(index) = self.stream.iter().position(|(n, _)| n == name) {
+                self.hidden.push(Hidden::Stream(index));
+            }
+        }
+        while let Some((index, _)) = self.find_column(name) {
+            self.hidden.push(Hidden::Column(index));
+        }
+    }
+
+    /// Drops a label; parsers do not find it again.
+    pub(crate) fn remove(&mut self, name: &str) {
+        match name {
+            ERROR => self.error = None,
+            ERROR_DETAILS => self.details = None,
+            _ => {}
+        }
+        self.hide(name);
+        if let Some(i) = self.find_parsed(name) {
+            self.parsed.remove(i);
+        }
+        let name = self.put(name);
+        self.deleted.push(name);
+    }
+
+    /// Whether an error was set by the pipeline, or is in the line or the metadata.
+    pub(crate) fn has_error(&self) -> bool {
+        self.error.is_some() || self.get(ERROR).is_some_and(|e| !e.is_empty())
+    }
+
+    /// Whether a value could not be turned into a sample.
+    pub(crate) fn is_sample_error(&self) -> bool {
+        self.error == Some(RowError::SampleExtraction)
+    }
+
+    /// Sets the error labels.
+    pub(crate) fn set_error(&mut self, error: RowError, details: Option<&str>) {
+        self.error = Some(error);
+        self.details = details.map(|text| self.put(text));
+    }
+
+    /// Every label, each name once, in no particular order.
+    pub(crate) fn for_each<'s>(&'s self, mut found: impl FnMut(Category, &'s str, &'s str)) {
+        for (i, (name, value)) in self.stream.iter().enumerate() {
+            if !self.hidden.contains(&Hidden::Stream(i)) && !(self.is_overlaid(name)) {
+                found(Category::Stream, name, value);
+            }
+        }
+        let mut any = false;
+        for (i, column) in self.columns.iter().enumerate() {
+            if self.hidden.contains(&Hidden::Column(i)) || self.is_overlaid(&column.name) {
+                continue;
+            }
+            let Some(value) = column.values.values.get(self.row) else { continue };
+            // Two columns under one name: the first that has a value is seen.
+            if column.renamed && self.find_column(&column.name).is_some_and(|(first, _)| first != i) {
+                continue;
+            }
+            if self.stream.get(&column.name).is_some() && self.find_stream(&column.name).is_some() {
+                continue;
+            }
+            any = true;
+            found(Category::Metadata, &column.name, value);
+        }
+        for (name, value) in &self.parsed {
+            let name = self.piece(*name);
+            if (name == ERROR && self.error.is_some()) || (name == ERROR_DETAILS && self.details.is_some()) {
+                continue;
+            }
+            any = true;
+            found(Category::Parsed, name, self.piece(*value));
+        }
+        if let Some(error) = self.error {
+            found(Category::Parsed, ERROR, error.as_str());
+        }
+        if let Some(details) = self.details {
+            // Loki forgets the details of a dropped error unless the entry has labels beside the stream's.
+            if self.error.is_some() || any {
+                found(Category::Parsed, ERROR_DETAILS, self.piece(details));
+            }
+        }
+    }
+
+    /// Whether a parsed label or an error hides what the stream or the metadata have under this name.
+    fn is_overlaid(&self, name: &str) -> bool {
+        self.is_parsed(name)
+            || (name == ERROR && self.error.is_some())
+            || (name == ERROR_DETAILS && self.details.is_some())
+    }
+
+    /// All labels as one set.
+    pub(crate) fn to_labels(&self) -> Labels {
+        let mut pairs = Vec::new();
+        self.for_each(|_, name, value| pairs.push((name, value)));
+        Labels::with_empty_values(pairs)
+    }
+
+    /// The stream's labels as far as they are still seen.
+    pub(crate) fn stream_labels(&self) -> Labels {
+        let mut seen = Vec::new();
+        self.for_each(|category, name, value| {
+            if category == Category::Stream {
+                seen.push((name, value));
+            }
+        });
+        if seen.len() == self.stream.len() { self.stream.clone() } else { Labels::with_empty_values(seen) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use model::{ByteColumn, MetadataValues};
+
+    use super::*;
+
+    fn batch(metadata: &[(&str, &str)]) -> Batch {
+        let column = |&(name, value): &(&str, &str)| MetadataColumn {
+            name: name.into(),
+            values: MetadataValues::Constant(Arc::from(value)),
+        };
+        Batch {
+            labels: Labels::from_pairs([("app", "a"), ("k", "stream")]),
+            timestamps: vec![1],
+            lines: ByteColumn::default(),
+            metadata: metadata.iter().map(column).collect(),
+            offsets: vec![],
+        }
+    }
+
+    #[test]
+    fn names_are_taken_in_order() {
+        let batch = batch(&[("k", "meta"), ("m", "1")]);
+        let columns = columns(&batch);
+        let mut row = RowLabels::new(&batch.labels, &columns);
+        row.begin(0);
+        assert_eq!(row.to_labels().to_string(), r#"{app="a", k="stream", k_extracted="meta", m="1"}"#);
+        assert!(row.is_taken("k") && row.is_taken("m") && !row.is_taken("k_extracted"));
+        assert!(row.extract("k_extracted", "parsed"));
+        assert!(!row.extract("k_extracted", "again"));
+        assert_eq!(row.to_labels().to_string(), r#"{app="a", k="stream", k_extracted="parsed", m="1"}"#);
+        row.remove("k");
+        assert_eq!(row.get("k"), None);
+        assert!(row.is_taken("k") && !row.extract("k", "x"));
+        row.set("k", "set");
+        row.set("app", "b");
+        assert_eq!(row.to_labels().to_string(), r#"{app="b", k="set", k_extracted="parsed", m="1"}"#);
+        assert_eq!(row.stream_labels(), Labels::empty());
+        row.set_error(RowError::Json, Some("why"));
+        assert_eq!((row.get(ERROR), row.get(ERROR_DETAILS)), (Some("JSONParserErr"), Some("why")));
+        row.begin(0);
+        assert_eq!(row.stream_labels(), batch.labels);
+    }
+
+    #[test]
+    fn details_alone() {
+        let batch = batch(&[]);
+        let mut row = RowLabels::new(&batch.labels, &[]);
+        row.begin(0);
+        row.set_error(RowError::Json, Some("why"));
+        row.remove(ERROR);
+        assert_eq!(row.to_labels(), batch.labels);
+        row.extract("x", "1");
+        assert_eq!(row.to_labels().to_string(), r#"{__error_details__="why", app="a", k="stream", x="1"}"#);
+    }
+}

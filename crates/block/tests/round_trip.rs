@@ -66,9 +66,7 @@ proptest! {
         let inspection = inspect(encoded.bytes.clone()).unwrap();
         prop_assert_eq!(&inspection.summary, &encoded.summary);
         prop_assert_eq!(inspection.provenance, provenance());
-        let stored = inspection.columns.iter().map(|column| column.bytes).sum::<u64>()
-            + inspection.sections.iter().map(|section| section.bytes).sum::<u64>()
-            + inspection.footer_bytes;
+        let stored = inspection.parts().iter().map(|(_, bytes)| bytes).sum::<u64>();
         prop_assert_eq!(stored, encoded.bytes.len() as u64);
         let index = open(&encoded);
         let records = quarantined(&index, &encoded.bytes).unwrap();

@@ -1,1 +1,33 @@
-//! Cuts to blocks to object store to head.
+//! Cuts in, blocks out, listed in heads.
+//!
+//! ```text
+//! Cut ─▶ encode (blocking thread, bounded) ─▶ PUT If-None-Match ─▶ head CAS ─▶ commit (advice)
+//! ```
+//!
+//! [`Builder`] implements [`cut::CutSink`]: the consumer takes the lead of a partition through it and publishes the
+//! cuts of that partition one after the other. Nothing is kept here but the epoch and, between a failed CAS and its
+//! repetition, the name of the block that was uploaded.
+//!
+//! Invariants: a cut is published only at the head's flushed-to offset and in the epoch of its leader; a block's key
+//! is never used twice; rows of a block are sorted by (tenant, stream, time, offset, order of pushing).
+//!
+//! On failure: before the CAS the block is an orphan, and the consumer, or the next leader, publishes the range
+//! again; a reply that got lost is found in the head by its nonce; after the CAS nothing matters.
+//!
+//! Not here: compaction, retention, garbage collection of orphans, replay.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod encode;
+mod error;
+mod metrics;
+mod publish;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+pub use encode::encode;
+pub use error::Error;
+pub use publish::{Builder, Components};

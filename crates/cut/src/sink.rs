@@ -81,6 +81,15 @@ pub enum CutError {
         /// What failed.
         reason: String,
     },
+    /// The log ends below what is flushed. `log` may have been read too early; when it is so the second time, the log
+    /// was truncated or made anew: stop, and let a person look.
+    #[error("{reason}")]
+    LogBehind {
+        /// The partition.
+        partition: PartitionId,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// The rows could not be encoded, or what the store holds cannot be understood. Trying again gives the same
     /// result: a person must look. Nothing is lost, the log holds the range.
     #[error("cannot make a block of {range} of partition {partition}: {reason}")]
@@ -97,12 +106,12 @@ pub enum CutError {
 /// Takes leadership of partitions. Implemented by the block builder.
 #[async_trait]
 pub trait CutSink: Send + Sync + 'static {
-    /// Takes the lead of a partition, fencing whoever had it. `log_first` is the first offset that the log still
-    /// holds: when it lies above what is flushed, the missing range is recorded as lost and skipped.
+    /// Takes the lead of a partition, fencing whoever had it. `log` is what the log holds of it: when it begins above
+    /// what is flushed, the missing range is recorded as lost and skipped.
     ///
     /// # Errors
-    /// [`CutError::Unavailable`]: try again later. [`CutError::Fenced`]: another took it at the same moment.
-    async fn acquire(&self, partition: PartitionId, log_first: Offset) -> Result<Box<dyn Lead>, CutError>;
+    /// [`CutError::Unavailable`]: try again later. [`CutError::LogBehind`]: ask the log again and call again.
+    async fn acquire(&self, partition: PartitionId, log: OffsetRange) -> Result<Box<dyn Lead>, CutError>;
 }
 
 /// The lead of one partition: only its holder can publish. Dropping it gives nothing back; the next

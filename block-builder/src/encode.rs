@@ -1,0 +1,129 @@
+//! Rows of a segment in, one block file out. Long work: callers leave the async threads for it.
+
+use std::collections::HashMap;
+
+use block::{BlockError, BlockOptions, BlockWriter, EncodedBlock, METADATA_KEYS_MAX, Provenance, Row};
+use cut::{Cut, Segment, Slice, Slices, StreamRows};
+use model::TimestampNs;
+use schemas::record::StreamSlice;
+
+/// A metadata key gets a column of its own when at least one row in so many has it; rarer ones share one packed column.
+const KEY_ROWS_SHARE: u64 = 200;
+
+/// Makes a block of everything in `cut`.
+///
+/// Tenants ascend, streams ascend by labels, rows of a stream by (time, offset, order of pushing).
+///
+/// # Errors
+/// When the block format refuses a row; trying again gives the same answer.
+pub fn encode(cut: &Cut, log_id: &str, created: TimestampNs, options: &BlockOptions) -> Result<EncodedBlock, BlockError> {
+    let provenance = Provenance { log_id: log_id.to_owned(), partition: cut.partition, range: cut.range, created };
+    let keys = frequent_keys(&cut.segment);
+    let mut writer = BlockWriter::new(options.clone(), provenance, &keys)?;
+    for (tenant, rows) in cut.segment.tenants() {
+        writer.begin_tenant(&tenant)?;
+        let mut streams = rows.streams();
+        streams.sort_by(|a, b| a.labels().cmp(b.labels()));
+        for stream in streams {
+            writer.begin_stream(stream.labels())?;
+            append_stream(&mut writer, &stream)?;
+        }
+    }
+    for record in cut.segment.quarantined() {
+        writer.quarantine(record.offset, &record.raw, &record.reason);
+    }
+    writer.finish()
+}
+
+/// The metadata keys worth a column, the most frequent ones.
+fn frequent_keys(segment: &Segment) -> Vec<String> {
+    let mut rows_with: HashMap<String, u64> = HashMap::new();
+    let mut rows = 0;
+    for (_, tenant) in segment.tenants() {
+        for stream in tenant.streams() {
+            for slice in stream.slices().iter() {
+                let slice_rows = slice.rows.len() as u64;
+                rows += slice_rows;
+                // Counts a slice's rows whole: a column for a key that few of them have costs little.
+                for key in slice.rows.metadata_keys() {
+                    match rows_with.get_mut(key) {
+                        Some(count) => *count += slice_rows,
+                        None => drop(rows_with.insert(key.to_owned(), slice_rows)),
+                    }
+                }
+            }
+        }
+    }
+    let mut keys: Vec<(u64, String)> = rows_with.into_iter().map(|(key, count)| (count, key)).collect();
+    keys.retain(|(count, _)| count.saturating_mul(KEY_ROWS_SHARE) >= rows);
+    keys.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    keys.truncate(METADATA_KEYS_MAX);
+    keys.into_iter().map(|(_, key)| key).collect()
+}
+
+fn append_stream(writer: &mut BlockWriter, stream: &StreamRows) -> Result<(), BlockError> {
+    let slices = stream.slices();
+    if is_sorted(&slices) {
+        for slice in slices.iter() {
+            append_in_order(writer, slice)?;
+        }
+        return Ok(());
+    }
+    let slices: Vec<&Slice> = slices.iter().collect();
+    for (slice, row) in time_order(&slices) {
+        let slice = slices[slice as usize];
+        let mut pairs = Vec::new();
+        append_row(writer, slice, row as usize, &mut pairs)?;
+    }
+    Ok(())
+}
+
+/// True when the rows, slice after slice, are in time order as they stand. Slices come in offset order.
+fn is_sorted(slices: &Slices) -> bool {
+    let mut last = TimestampNs::MIN;
+    slices.iter().all(|slice| {
+        (0..slice.rows.len()).all(|row| {
+            let ts = slice.rows.timestamp(row);
+            let in_order = last <= ts;
+            last = ts;
+            in_order
+        })
+    })
+}
+
+/// Which row of which slice comes when: by time, then offset, then the order of pushing.
+fn time_order(slices: &[&Slice]) -> Vec<(u32, u32)> {
+    let total = slices.iter().map(|slice| slice.rows.len()).sum();
+    let mut order = Vec::with_capacity(total);
+    for (i, slice) in slices.iter().enumerate() {
+        order.extend((0..slice.rows.len()).map(|row| (slice.rows.timestamp(row), i as u32, row as u32)));
+    }
+    order.sort_unstable();
+    order.into_iter().map(|(_, slice, row)| (slice, row)).collect()
+}
+
+fn append_in_order(writer: &mut BlockWriter, slice: &Slice) -> Result<(), BlockError> {
+    let mut pairs = Vec::new();
+    (0..slice.rows.len()).try_for_each(|row| append_row(writer, slice, row, &mut pairs))
+}
+
+/// Appends one row; `pairs` is room that is used again.
+fn append_row<'a>(
+    writer: &mut BlockWriter,
+    slice: &'a Slice,
+    row: usize,
+    pairs: &mut Vec<(&'a str, &'a str)>,
+) -> Result<(), BlockError> {
+    let found = slice.rows.row(row);
+    pairs.clear();
+    collect_metadata(&slice.rows, row, pairs);
+    writer.append(Row { ts: found.ts, offset: slice.offset, line: found.line, metadata: pairs })
+}
+
+/// Common pairs first: of equal keys the last one counts in a block, and a row's own pair counts before a common one.
+fn collect_metadata<'a>(slice: &'a StreamSlice, row: usize, pairs: &mut Vec<(&'a str, &'a str)>) {
+    pairs.extend(slice.common_metadata().iter().map(|(name, value)| (&**name, &**value)));
+    if slice.has_row_metadata() {
+        pairs.extend(slice.row(row).metadata());
+    }
+}

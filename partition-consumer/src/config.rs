@@ -1,0 +1,117 @@
+//! What an operator turns.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use limits::{ByteSize, PromDuration};
+use serde::{Deserialize, Serialize};
+
+/// Settings of the consumer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// A cut is made when a partition's open segment takes this much memory. Larger cuts make larger blocks, which
+    /// pack better and are fewer, and lengthen the replay after a crash.
+    pub cut_bytes: ByteSize,
+    /// A cut is made when the oldest record of a partition's open segment has been there this long.
+    pub cut_age: PromDuration,
+    /// The memory that all segments may take together: filling, being published, and kept for readers. At this cap
+    /// fetching stops until blocks are written; the log is the buffer.
+    pub memory_bytes: ByteSize,
+    /// From this share of `memory_bytes` on, in percent, segments are cut early and published ones are let go at once.
+    pub pressure_percent: u8,
+    /// How many cuts of a partition may wait to be published while the next one fills. With more, a store that was
+    /// slow for a while is caught up with sooner; the memory is bounded by `memory_bytes` anyway.
+    pub waiting_cuts_max: NonZeroUsize,
+    /// How long a published segment stays in memory, unless memory is short. A reader that planned with an older
+    /// head needs it; one that comes too late plans again. Longer costs memory at full speed.
+    pub published_grace: PromDuration,
+    /// How many bytes are fetched at once from a partition.
+    pub fetch_bytes: ByteSize,
+    /// How long a fetch waits for the first record. Longer saves requests; new records end the wait at once.
+    pub fetch_wait: PromDuration,
+    /// How many scans run at once; 0 means twice the number of cores. More wait.
+    pub scans_max: usize,
+    /// The pause after the log or the store failed. It doubles up to `retry_pause_max`.
+    pub retry_pause: PromDuration,
+    /// No pause is longer.
+    pub retry_pause_max: PromDuration,
+    /// A partition that another process took is taken back after this time if it is still assigned to this one.
+    pub fenced_pause: PromDuration,
+    /// How long cuts are still tried to be published after shutdown was asked for. What is left is read again from
+    /// the log at the next start.
+    pub shutdown_grace: PromDuration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cut_bytes: ByteSize::from_mb(48),
+            cut_age: Duration::from_secs(180).into(),
+            memory_bytes: ByteSize::from_mb(160),
+            pressure_percent: 75,
+            waiting_cuts_max: NonZeroUsize::new(2).expect("2 is not 0"),
+            published_grace: Duration::from_secs(10).into(),
+            fetch_bytes: ByteSize::from_mb(2),
+            fetch_wait: Duration::from_millis(500).into(),
+            scans_max: 0,
+            retry_pause: Duration::from_millis(100).into(),
+            retry_pause_max: Duration::from_secs(5).into(),
+            fenced_pause: Duration::from_secs(30).into(),
+            shutdown_grace: Duration::from_secs(20).into(),
+        }
+    }
+}
+
+impl Config {
+    /// Every setting that cannot work, in words.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut require = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        require(!self.cut_bytes.is_zero(), "cut_bytes must not be 0");
+        require(!self.fetch_bytes.is_zero(), "fetch_bytes must not be 0");
+        require(self.memory_bytes > self.fetch_bytes, "memory_bytes must be larger than fetch_bytes");
+        require((1..=100).contains(&self.pressure_percent), "pressure_percent must be from 1 to 100");
+        require(!Duration::from(self.cut_age).is_zero(), "cut_age must not be 0");
+        require(!Duration::from(self.retry_pause).is_zero(), "retry_pause must not be 0");
+        problems
+    }
+
+    pub(crate) fn scans_max(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        if self.scans_max > 0 { self.scans_max } else { cores * 2 }
+    }
+
+    pub(crate) fn pressure_bytes(&self) -> usize {
+        self.memory_bytes.as_usize() / 100 * usize::from(self.pressure_percent)
+    }
+}
+
+/// Pauses that double, from `retry_pause` up to `retry_pause_max`.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    first: Duration,
+    max: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new(config: &Config) -> Self {
+        let (first, max) = (config.retry_pause.into(), config.retry_pause_max.into());
+        Self { first, max, next: first }
+    }
+
+    pub(crate) fn pause(&mut self) -> Duration {
+        let pause = self.next.min(self.max);
+        self.next = self.next.saturating_mul(2).min(self.max);
+        pause
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.next = self.first;
+    }
+}

@@ -1,0 +1,92 @@
+//! Publishes the cuts of one partition, one after the other, until there are no more.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cut::{Cut, CutError, Lead};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::consumer::Shared;
+use crate::config::Backoff;
+use crate::memory::PartitionMemory;
+
+/// One cut on its way.
+pub(crate) struct Job {
+    pub(crate) cut: Cut,
+    /// When its segment ended.
+    pub(crate) frozen: Instant,
+}
+
+/// Why publishing ended before the cuts did.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// Another process leads the partition.
+    Fenced,
+    /// The store was not there for too long after shutdown was asked for. The log holds what is left.
+    GaveUp,
+    /// A cut that can never be published.
+    Failed(CutError),
+}
+
+/// Runs until the channel closes and all that came through it is published.
+pub(crate) async fn publish_all(
+    shared: Arc<Shared>,
+    memory: Arc<PartitionMemory>,
+    mut lead: Box<dyn Lead>,
+    mut jobs: mpsc::Receiver<Job>,
+    shutdown: CancellationToken,
+) -> Result<(), Halt> {
+    while let Some(job) = jobs.recv().await {
+        publish(&shared, &memory, &mut *lead, &job, &shutdown).await?;
+    }
+    Ok(())
+}
+
+async fn publish(
+    shared: &Shared,
+    memory: &PartitionMemory,
+    lead: &mut dyn Lead,
+    job: &Job,
+    shutdown: &CancellationToken,
+) -> Result<(), Halt> {
+    let mut backoff = Backoff::new(&shared.config);
+    let mut shutdown_seen = None;
+    loop {
+        let error = match lead.publish(&job.cut).await {
+            Ok(published) => {
+                let now = Instant::now();
+                shared.metrics.cut_seconds.observe(now.duration_since(job.frozen).as_secs_f64());
+                memory.published(published.flushed_to, now);
+                memory.evict(shared.config.published_grace.into(), shared.budget.is_short(), now);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        match error {
+            CutError::Unavailable { .. } => {
+                shared.metrics.retries.with_label_values(&["store"]).inc();
+                if shutdown.is_cancelled() {
+                    let since = *shutdown_seen.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= Duration::from(shared.config.shutdown_grace) {
+                        tracing::warn!(%error, "giving up at shutdown; the log holds the range, and it is read again at the next start");
+                        return Err(Halt::GaveUp);
+                    }
+                }
+                let pause = backoff.pause();
+                tracing::warn!(%error, ?pause, "cannot publish a cut; trying again");
+                tokio::select! {
+                    biased;
+                    // At shutdown the time that is left is used for another try at once, then every pause.
+                    () = shutdown.cancelled(), if shutdown_seen.is_none() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+            CutError::Fenced { .. } => {
+                tracing::warn!(%error, "lost the lead of a partition");
+                return Err(Halt::Fenced);
+            }
+            CutError::LogBehind { .. } | CutError::Failed { .. } => return Err(Halt::Failed(error)),
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! The static checks: what the grammar allows but no query may say.
 
+use std::collections::HashSet;
+
 use model::{RegexMode, compile_regex};
 
 use crate::{
@@ -79,11 +81,12 @@ pub(crate) fn pattern(pattern: &str) -> Result<()> {
 pub(crate) fn regexp(regex: &str) -> Result<()> {
     let names = group_names(regex);
     // Names are checked before the regex is compiled, since a compiler refuses some of them in words of its own.
-    for (i, name) in names.iter().enumerate() {
+    let mut seen = HashSet::new();
+    for name in &names {
         if !is_label_name(name) {
             return fail(format!("invalid regexp parser: invalid extracted label name '{name}'"));
         }
-        if names[..i].contains(name) {
+        if !seen.insert(name) {
             return fail(format!("invalid regexp parser: duplicate extracted label name '{name}'"));
         }
     }
@@ -137,12 +140,13 @@ pub(crate) fn line_format(text: &str) -> Result<()> {
 }
 
 pub(crate) fn label_format(items: &[LabelFormat]) -> Result<()> {
-    for (i, item) in items.iter().enumerate() {
+    let mut targets = HashSet::new();
+    for item in items {
         let target = &item.target;
         if target == "__error__" {
             return fail("__error__ cannot be formatted");
         }
-        if items[..i].iter().any(|earlier| earlier.target == *target) {
+        if !targets.insert(target) {
             return fail(format!("multiple label name '{target}' not allowed in a single format operation"));
         }
     }

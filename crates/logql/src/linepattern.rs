@@ -1,7 +1,7 @@
 //! Patterns of literals and `<name>` gaps: the `pattern` stage ([`CapturePattern`]) and the line filters `|>` and `!>`
 //! ([`LinePattern`]).
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use memchr::memmem;
 
@@ -102,10 +102,11 @@ impl CapturePattern {
         }
         reject_consecutive(&parts)?;
         let mut pattern = Self { prefix: String::new(), captures: Vec::new() };
+        let mut used = HashSet::new();
         for part in parts {
             match part {
                 Part::Gap(name) => {
-                    if let Some(name) = name.as_ref().filter(|n| pattern.names().any(|used| used == n.as_str())) {
+                    if let Some(name) = name.as_ref().filter(|n| !used.insert((*n).clone())) {
                         return Err(PatternError::Duplicate(name.clone()));
                     }
                     pattern.captures.push((name, String::new()));

@@ -75,3 +75,6 @@ fn unpack(body: &[u8]) -> Result<Vec<u8>, DecodeError> {
     decoder.read_to_end(&mut json).map_err(corrupt)?;
     if json.len() as u64 > BODY_BYTES_MAX { Err(corrupt("it is too large")) } else { Ok(json) }
 }
+
+#[cfg(test)]
+mod tests;

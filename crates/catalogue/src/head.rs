@@ -144,12 +144,15 @@ impl Head {
         let mut head = self.clone();
         owner.clone_into(&mut head.owner);
         head.epoch += 1;
-        if first > head.flushed_to && holds(Rule::LostIsRecorded) {
-            let range = OffsetRange::new(head.flushed_to, first);
-            head.lost.push(Lost { range, recorded_at: now });
-            head.flushed_to = first;
+        if first <= head.flushed_to {
+            return head;
         }
-        head
+        let range = OffsetRange::new(head.flushed_to, first);
+        if holds(Rule::LostIsRecorded) {
+            head.with_lost(&Lost { range, recorded_at: now })
+        } else {
+            head.with_cut(range, None)
+        }
     }
 
     /// This head with a cut more. The caller checks that the cut starts at F.

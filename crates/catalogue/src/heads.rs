@@ -104,6 +104,13 @@ impl Heads {
         Ok(Self(Arc::new(Inner { store, log_id: log_id.to_owned(), retry, clock, cache })))
     }
 
+    /// The same heads through a cache of their own.
+    #[cfg(test)]
+    pub(crate) fn fresh(&self) -> Self {
+        let Inner { store, log_id, retry, clock, .. } = &*self.0;
+        Self::with(store.clone(), log_id, *retry, clock.clone()).unwrap()
+    }
+
     /// The log.
     pub fn log_id(&self) -> &str {
         &self.0.log_id
@@ -249,7 +256,9 @@ impl Heads {
             };
             let (base, condition) = match found {
                 // An earlier try went through; its reply got lost.
-                Some((head, version)) if head.nonce == nonce => return Ok(Leadership::new(self.clone(), head, version)),
+                Some((head, version)) if head.nonce == nonce => {
+                    return Ok(Leadership::new(self.clone(), head, version));
+                }
                 Some((head, version)) => (head, PutCondition::IfVersion(version)),
                 None => (Arc::new(Head::unled(&self.0.log_id, partition)), PutCondition::IfAbsent),
             };
@@ -370,3 +379,6 @@ async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
         CatalogueError::Store(StoreError::Unavailable { doing, reason: error.to_string() })
     })
 }
+
+#[cfg(test)]
+mod tests;

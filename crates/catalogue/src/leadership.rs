@@ -170,7 +170,8 @@ impl Leadership {
     async fn refresh_once(&mut self) -> Result<(), CatalogueError> {
         let partition = self.partition();
         let found = self.heads.read_once(partition).await?;
-        let (head, version) = found.ok_or_else(|| CatalogueError::Gone(format!("the head of partition {partition}")))?;
+        let (head, version) =
+            found.ok_or_else(|| CatalogueError::Gone(format!("the head of partition {partition}")))?;
         if head.epoch != self.epoch() && holds(Rule::EpochIsMine) {
             let (epoch, now, owner) = (self.epoch(), head.epoch, head.owner.clone());
             return Err(CatalogueError::Fenced { partition, epoch, now, owner });

@@ -2,17 +2,18 @@
 //!
 //! ```text
 //! 0 ........ C ........ F ........ W
-//! catalogue  | level 0  | memory   |      C ≤ F
-//! catalogue  ......... C| memory   |      F < C: the head was read before a compaction
+//! catalogue  | level 0  | memory   |
 //! ```
 //!
 //! The order of a plan: **head, then catalogue, then memory.** Catalogue blocks serve what is below C, level-0 blocks
-//! of the head `[C, F)`, an owner's memory `[max(F, C), W)`. Then:
-//! - a head that is older than the others is never wrong: memory is asked for more, and says so when it has evicted
+//! of the head `[C, F)`, an owner's memory `[F, W)`. Then:
+//! - a head that is older than memory is never wrong: memory is asked for more, and says so when it has evicted
 //!   that ([`Replan::MemoryStartsAbove`]); a newer head lists it by then, since eviction follows the head;
-//! - a catalogue that is newer than the head is never wrong: C may lie above F, and bounds memory from below;
+//! - a head that is older than the catalogue (F < C) does not know what was lost between F and C
+//!   ([`Replan::HeadIsOlder`]). The rows themselves would be right with memory from max(F, C) on, and so
+//!   [`memory_from`] says; but an answer over a range that was lost in between would be short without a word;
 //! - a catalogue that is older than the head may lack what the head no longer lists ([`Replan::CatalogueIsOlder`]);
-//! - blocks and memory of one answer come from one head. Memory is asked only after C is known.
+//! - blocks and memory of one answer come from one head.
 //!
 //! A block that is gone when it is read was compacted or rewritten: plan again, with a fresh catalogue.
 //!
@@ -86,6 +87,15 @@ pub enum Replan {
         /// What the head requires.
         trimmed_to: Offset,
     },
+    /// The head is older than the catalogue, so that lost ranges may be unknown: read the head again. It is flushed to
+    /// `compacted_to` or further now.
+    #[error("the head is flushed to {flushed_to}, but the catalogue is compacted to {compacted_to} already")]
+    HeadIsOlder {
+        /// F.
+        flushed_to: Offset,
+        /// C.
+        compacted_to: Offset,
+    },
     /// Memory no longer holds what the head does not list yet: read the head again. It is flushed to `held_from` or
     /// further now.
     #[error("memory begins at {held_from}, but is needed from {needed_from} on")]
@@ -99,21 +109,36 @@ pub enum Replan {
 
 /// Memory is asked for rows from here on: `max(F, C)`.
 pub fn memory_from(head: &Head, compacted_to: Offset) -> Offset {
-    if holds(Rule::MemoryFromCompacted) { head.flushed_to.max(compacted_to) } else { head.flushed_to }
+    head.flushed_to.max(compacted_to)
+}
+
+/// Whether a head and a catalogue that was read after it belong in one plan. Worth asking before memory is.
+pub fn fits(head: &Head, compacted_to: Offset) -> Result<(), Replan> {
+    let (trimmed_to, flushed_to) = (head.trimmed_to, head.flushed_to);
+    if compacted_to < trimmed_to && holds(Rule::CatalogueReachesTrim) {
+        return Err(Replan::CatalogueIsOlder { compacted_to, trimmed_to });
+    }
+    if flushed_to < compacted_to && holds(Rule::HeadReachesCatalogue) {
+        return Err(Replan::HeadIsOlder { flushed_to, compacted_to });
+    }
+    Ok(())
 }
 
 /// Decides what to read of one partition.
 pub fn plan<'a>(view: &PartitionView<'a>) -> Plan<'a> {
     let &PartitionView { head, compacted_to, memory } = view;
-    if compacted_to < head.trimmed_to && holds(Rule::CatalogueReachesTrim) {
-        return Plan::Replan(Replan::CatalogueIsOlder { compacted_to, trimmed_to: head.trimmed_to });
+    if let Err(why) = fits(head, compacted_to) {
+        return Plan::Replan(why);
     }
     // Blocks are in the order of offsets: those from C on are the last ones.
     let bound = if holds(Rule::BlocksFromCompacted) { compacted_to } else { Offset::ZERO };
     let below = head.blocks.partition_point(|block| block.range.start < bound);
     let (compacted, blocks) = head.blocks.split_at(below);
     if let Some(astride) = compacted.last().filter(|block| block.range.end > bound) {
-        return Plan::Broken(format!("the catalogue ends at {bound}, within the block {} of {}", astride.key, astride.range));
+        return Plan::Broken(format!(
+            "the catalogue ends at {bound}, within the block {} of {}",
+            astride.key, astride.range
+        ));
     }
     let (from, lost) = (memory_from(head, compacted_to), &head.lost[..]);
     let Some(memory) = memory else { return Plan::MissingTail { blocks, from, lost } };
@@ -192,12 +217,12 @@ pub enum ReadError<E> {
     #[error(transparent)]
     Source(E),
     /// Plans fell apart again and again.
-    #[error("no plan held in {plans} tries; the last one: {last}")]
+    #[error("no plan held in {plans} tries{}", last.map(|why| format!("; the last one: {why}")).unwrap_or_default())]
     Unsettled {
         /// How many were made.
         plans: usize,
         /// Why the last one did not hold.
-        last: Replan,
+        last: Option<Replan>,
     },
     /// A promise was broken: something is missing that must be there.
     #[error("the read cannot be exact: {0}")]
@@ -213,54 +238,60 @@ pub async fn exact<S: Sources>(sources: &mut S, plans_max: usize) -> Result<Exac
     let mut flushed_at_least = Offset::ZERO;
     let mut last = None;
     for _ in 0..plans_max {
-        let mut head = sources.head().await.map_err(ReadError::Source)?;
+        let head = sources.head().await.map_err(ReadError::Source)?;
         if head.flushed_to < flushed_at_least {
-            let reason = format!("memory begins at {flushed_at_least}, but the head ends at {}", head.flushed_to);
+            let reason = format!("the head ends at {}, but {flushed_at_least} was seen", head.flushed_to);
             return Err(ReadError::Broken(reason));
         }
-        let (compacted_to, answer) = catalogue_then_memory(sources, &head).await.map_err(ReadError::Source)?;
-        let (memory, rows) = match answer {
-            MemoryAnswer::Held { held, rows } => (Some(held), Some((held, rows))),
-            MemoryAnswer::NotHeld { held } => (Some(held), None),
-            MemoryAnswer::Nobody => (None, None),
-        };
-        if !holds(Rule::OneHeadPerPlan) {
-            head = sources.head().await.map_err(ReadError::Source)?;
-        }
-        let view = PartitionView { head: &head, compacted_to, memory: memory.map(|held| MemoryView { held }) };
-        let (blocks, memory_from, complete_to) = match plan(&view) {
-            Plan::Read { memory_from, .. } if memory.is_some() && rows.is_none() => {
-                let reason = format!("an owner said that it does not hold {memory_from}, which it holds");
-                return Err(ReadError::Broken(reason));
-            }
-            Plan::Read { blocks, memory_from, complete_to, .. } => (blocks, memory_from, complete_to),
-            Plan::MissingTail { blocks, from, .. } => (blocks, from, from),
-            Plan::Broken(reason) => return Err(ReadError::Broken(reason)),
-            Plan::Replan(why) => {
-                if let Replan::MemoryStartsAbove { held_from, .. } = why {
-                    flushed_at_least = flushed_at_least.max(held_from);
-                }
+        match attempt(sources, head).await? {
+            Ok(found) => return Ok(found),
+            Err(why) => {
+                // What was seen to lie in blocks lies in blocks: a head that is read from now on says so.
+                flushed_at_least = match why {
+                    Replan::MemoryStartsAbove { held_from: seen, .. }
+                    | Replan::HeadIsOlder { compacted_to: seen, .. } => flushed_at_least.max(seen),
+                    Replan::CatalogueIsOlder { .. } => flushed_at_least,
+                };
                 last = Some(why);
-                continue;
             }
-        };
-        let first_block = head.blocks.len() - blocks.len();
-        return Ok(Exact { head, compacted_to, memory: rows, memory_from, complete_to, first_block });
+        }
     }
-    let none = Replan::MemoryStartsAbove { needed_from: Offset::ZERO, held_from: Offset::ZERO };
-    Err(ReadError::Unsettled { plans: plans_max, last: last.unwrap_or(none) })
+    Err(ReadError::Unsettled { plans: plans_max, last })
 }
 
-async fn catalogue_then_memory<S: Sources>(
+/// One plan over one head.
+async fn attempt<S: Sources>(
     sources: &mut S,
-    head: &Head,
-) -> Result<(Offset, MemoryAnswer<S::Memory>), S::Error> {
+    head: Arc<Head>,
+) -> Result<Result<Exact<S::Memory>, Replan>, ReadError<S::Error>> {
+    let mut head = head;
     let required = if holds(Rule::CatalogueReachesTrim) { head.trimmed_to } else { Offset::ZERO };
-    if !holds(Rule::CatalogueBeforeMemory) {
-        let answer = sources.memory(head.flushed_to).await?;
-        return Ok((sources.compacted_to(required).await?, answer));
+    let compacted_to = sources.compacted_to(required).await.map_err(ReadError::Source)?;
+    if let Err(why) = fits(&head, compacted_to) {
+        return Ok(Err(why));
     }
-    let compacted_to = sources.compacted_to(required).await?;
-    let answer = sources.memory(memory_from(head, compacted_to)).await?;
-    Ok((compacted_to, answer))
+    let answer = sources.memory(memory_from(&head, compacted_to)).await.map_err(ReadError::Source)?;
+    let (memory, rows) = match answer {
+        MemoryAnswer::Held { held, rows } => (Some(MemoryView { held }), Some((held, rows))),
+        MemoryAnswer::NotHeld { held } => (Some(MemoryView { held }), None),
+        MemoryAnswer::Nobody => (None, None),
+    };
+    if !holds(Rule::OneHeadPerPlan) {
+        head = sources.head().await.map_err(ReadError::Source)?;
+    }
+    let (blocks, memory_from, complete_to) = match plan(&PartitionView { head: &head, compacted_to, memory }) {
+        Plan::Read { memory_from, .. } if rows.is_none() => {
+            let reason = format!("an owner said that it does not hold {memory_from}, which lies in what it holds");
+            return Err(ReadError::Broken(reason));
+        }
+        Plan::Read { blocks, memory_from, complete_to, .. } => (blocks, memory_from, complete_to),
+        Plan::MissingTail { blocks, from, .. } => (blocks, from, from),
+        Plan::Broken(reason) => return Err(ReadError::Broken(reason)),
+        Plan::Replan(why) => return Ok(Err(why)),
+    };
+    let first_block = head.blocks.len() - blocks.len();
+    Ok(Ok(Exact { head, compacted_to, memory: rows, memory_from, complete_to, first_block }))
 }
+
+#[cfg(test)]
+mod tests;

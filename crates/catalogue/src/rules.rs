@@ -18,14 +18,12 @@ pub(crate) enum Rule {
     NonceTellsMine,
     /// What retention took above F is recorded when leadership changes.
     LostIsRecorded,
-    /// Memory is asked from max(F, C) on, not from F.
-    MemoryFromCompacted,
-    /// Memory that begins above max(F, C) means: plan again.
+    /// A head that is older than the catalogue is read again.
+    HeadReachesCatalogue,
+    /// Memory that begins above F means: plan again.
     MemoryMustReachDown,
     /// A catalogue that is older than the head's trimming is refreshed.
     CatalogueReachesTrim,
-    /// The catalogue is read before memory is asked.
-    CatalogueBeforeMemory,
     /// Blocks and memory come from one head.
     OneHeadPerPlan,
     /// Level-0 blocks below C are left to the catalogue.

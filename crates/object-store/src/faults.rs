@@ -131,7 +131,8 @@ impl Faults {
         let mut verdict = Verdict::default();
         for rule in rules.iter_mut() {
             let concerns = rule.operations.is_empty() || rule.operations.contains(&operation);
-            if !concerns || !key.starts_with(&rule.prefix) || rule.times == Some(0) || random.f64() >= rule.probability {
+            if !concerns || !key.starts_with(&rule.prefix) || rule.times == Some(0) || random.f64() >= rule.probability
+            {
                 continue;
             }
             rule.times = rule.times.map(|times| times - 1);

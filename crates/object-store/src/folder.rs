@@ -332,7 +332,8 @@ impl Folder {
             let entry = entry?;
             let path = entry.path();
             // What is no key is not ours: temporary files, locks, strangers.
-            let key = path.strip_prefix(&self.root).ok().and_then(Path::to_str).and_then(|text| ObjectKey::new(text).ok());
+            let key =
+                path.strip_prefix(&self.root).ok().and_then(Path::to_str).and_then(|text| ObjectKey::new(text).ok());
             let Some(key) = key else { continue };
             let kind = entry.file_type()?;
             if kind.is_dir() {
@@ -377,7 +378,9 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if !self.moved && let Err(error) = remove_if_there(&self.path) {
+        if !self.moved
+            && let Err(error) = remove_if_there(&self.path)
+        {
             tracing::warn!(file = %self.path.display(), %error, "a temporary file could not be removed");
         }
     }

@@ -34,7 +34,11 @@ impl ObjectKey {
 
 fn is_part(part: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"!-_.*'()=".contains(&b);
-    !part.is_empty() && part.len() <= ObjectKey::PART_BYTES_MAX && part != "." && part != ".." && part.bytes().all(allowed)
+    !part.is_empty()
+        && part.len() <= ObjectKey::PART_BYTES_MAX
+        && part != "."
+        && part != ".."
+        && part.bytes().all(allowed)
 }
 
 impl fmt::Display for ObjectKey {

@@ -51,7 +51,8 @@ async fn probe(store: &dyn ObjectStore, key: &ObjectKey) -> Result<(), SelfTestE
     refused(store, key, FIRST, PutCondition::IfVersion(absent), "it replaced an object that was not there").await?;
     let first = accepted(store, key, FIRST, PutCondition::IfAbsent, "making an object").await?;
     reads(store, key, FIRST, &first).await?;
-    refused(store, key, SECOND, PutCondition::IfAbsent, "it made an object anew that was there (If-None-Match)").await?;
+    refused(store, key, SECOND, PutCondition::IfAbsent, "it made an object anew that was there (If-None-Match)")
+        .await?;
     reads(store, key, FIRST, &first).await?;
 
     let second = accepted(store, key, SECOND, PutCondition::IfVersion(first.clone()), "replacing an object").await?;
@@ -59,7 +60,8 @@ async fn probe(store: &dyn ObjectStore, key: &ObjectKey) -> Result<(), SelfTestE
         return Err(SelfTestError::Wrong("two contents had one version"));
     }
     reads(store, key, SECOND, &second).await?;
-    refused(store, key, FIRST, PutCondition::IfVersion(first), "it replaced an object of another version (If-Match)").await?;
+    refused(store, key, FIRST, PutCondition::IfVersion(first), "it replaced an object of another version (If-Match)")
+        .await?;
     reads(store, key, SECOND, &second).await?;
 
     let part = store.get_range(key, 1..4).await;

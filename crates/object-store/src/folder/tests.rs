@@ -102,8 +102,10 @@ fn a_folder_that_cannot_be_used_is_named() {
 #[test]
 fn near_ranges_are_joined() {
     let check = |ranges: &[Range<u64>], expected: &[(Range<u64>, &[usize])]| {
-        let expected: Vec<_> =
-            expected.iter().map(|(range, members)| Joined { range: range.clone(), members: members.to_vec() }).collect();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(range, members)| Joined { range: range.clone(), members: members.to_vec() })
+            .collect();
         assert_eq!(join(ranges), expected, "{ranges:?}");
     };
     const G: u64 = GAP_BYTES_MAX;

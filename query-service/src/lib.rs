@@ -19,7 +19,7 @@
 //! There is no state here that matters: a restart loses caches only. Work on processors runs off the async threads, on
 //! a bounded number of them, and stops soon after nobody waits for it any more.
 //!
-//! Not here yet: queries over several tenants (`a|b` is refused), patterns, detected fields, deletion, rules.
+//! Not here yet: metric queries over several tenants, patterns, detected fields, deletion, rules.
 
 #![forbid(unsafe_code)]
 
@@ -31,6 +31,7 @@ mod params;
 mod request;
 
 mod check;
+mod federation;
 mod query;
 mod service;
 

@@ -47,7 +47,7 @@ pub(crate) async fn instant(State(service): State<Arc<QueryService>>, request: R
 }
 
 async fn answer(service: &QueryService, request: &Request, query: QueryRequest) -> Result<Response, Error> {
-    let Outcome { answer, stats, warnings } = service.query(request.tenant()?, &query).await?;
+    let Outcome { answer, stats, warnings } = service.query_all(&request.tenants, &query).await?;
     let (direction, flags) = (query.direction, &request.flags);
     Ok(respond::json(QueryAnswer { answer: &answer, direction, flags, warnings: &warnings, stats }.to_bytes()))
 }

@@ -57,6 +57,7 @@ pub(crate) struct Found {
 }
 
 /// Streams with rows, one item for each stream of each block and each partition's memory.
+#[derive(Default)]
 pub(crate) struct FoundStreams {
     /// In no order, streams several times.
     pub(crate) parts: Vec<StreamStat>,

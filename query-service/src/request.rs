@@ -64,6 +64,11 @@ impl Tenants {
         }
     }
 
+
+    /// All of them.
+    pub(crate) fn all(&self) -> &[TenantId] {
+        &self.0
+    }
 }
 
 impl Request {
@@ -126,7 +131,7 @@ mod tests {
                 headers.insert(TENANT, text.parse().expect("a valid header"));
             }
             let found = Tenants::read(&headers, enabled, &fallback, several).map_err(|e| e.to_string());
-            let found = found.map(|t| t.0.iter().map(|t| t.as_str().to_owned()).collect::<Vec<_>>());
+            let found = found.map(|t| t.all().iter().map(|t| t.as_str().to_owned()).collect::<Vec<_>>());
             let expected = expected.map(|t| t.iter().map(|t| (*t).to_owned()).collect()).map_err(str::to_owned);
             assert_eq!(found, expected, "{header:?}");
         };

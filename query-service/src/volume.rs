@@ -27,14 +27,13 @@ use crate::{
 
 /// `/loki/api/v1/index/stats`
 pub(crate) async fn stats(State(service): State<Arc<QueryService>>, request: Request) -> Result<Response, Error> {
-    let tenant = request.tenant()?;
     let matchers = logql::parse_matchers(request.params.get("query"))?;
     logql::reject_empty_compatible(&matchers)?;
     let now = service.clock.now();
     let bounds = request.params.bounds(now)?.check_order()?;
-    let bounds = check::check_bounds_of_labels(bounds, now, &service.limits(tenant))?;
+    let bounds = check::check_bounds_of_labels(bounds, now, &service.limits_all(&request.tenants))?;
     let time = TimeRange::new(bounds.start, bounds.end);
-    let found = service.streams(tenant, &matchers, time, "stats").await?;
+    let found = service.streams_all(&request.tenants, &matchers, time, "stats").await?;
     let streams: HashSet<&Labels> = found.parts.iter().map(|part| &part.labels).collect();
     let sum = |count: fn(&StreamStat) -> u64| -> u64 {
         found.parts.iter().map(|part| (count(part) as f64 * share(part.time, time)).round() as u64).sum()
@@ -56,8 +55,7 @@ pub(crate) async fn range(State(service): State<Arc<QueryService>>, request: Req
 }
 
 async fn volume(service: &QueryService, request: &Request, in_steps: bool) -> Result<Response, Error> {
-    let tenant = request.tenant()?;
-    let limits = service.limits(tenant);
+    let limits = service.limits_all(&request.tenants);
     if !limits.volume_enabled {
         return Err(Error::NotFound("not found"));
     }
@@ -70,7 +68,7 @@ async fn volume(service: &QueryService, request: &Request, in_steps: bool) -> Re
     }
     let bounds = check::check_bounds_of_labels(asked, now, &limits)?;
     let time = TimeRange::new(bounds.start, bounds.end);
-    let FoundStreams { parts, stats } = service.streams(tenant, &question.matchers, time, "volume").await?;
+    let FoundStreams { parts, stats } = service.streams_all(&request.tenants, &question.matchers, time, "volume").await?;
 
     let buckets = Buckets::new(bounds, step);
     let mut groups: HashMap<Labels, BTreeMap<u64, f64>> = HashMap::new();

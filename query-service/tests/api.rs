@@ -237,6 +237,36 @@ async fn tenants() {
 }
 
 #[tokio::test]
+async fn several_tenants() {
+    let config = Config { auth_enabled: true, multi_tenant_queries_enabled: true, ..Config::default() };
+    let world = World::with(1, config, Limits::default());
+    for (i, tenant) in ["a", "b", "c"].into_iter().enumerate() {
+        let entry = row(&[("app", "web")], seconds_ago(10 + i as u64), tenant);
+        world.owner.append(0, &[Row { tenant: TenantId::new(tenant).expect("a name"), ..entry }]);
+    }
+    let get = async |path: &str| world.get_with(path, ("X-Scope-OrgID", "b|a")).await;
+    assert_eq!(get("/loki/api/v1/labels").await.json()["data"], json!(["__tenant_id__", "app"]));
+    assert_eq!(get("/loki/api/v1/label/__tenant_id__/values").await.json()["data"], json!(["a", "b"]));
+    let series = get("/loki/api/v1/series").await.json();
+    assert_eq!(series["data"][0], json!({"__tenant_id__": "a", "app": "web"}));
+    let at = |secs: u64| seconds_ago(secs).nanos().to_string();
+    let found = get(&range_path(r#"{app="web"}"#, "")).await.json();
+    let stream = |tenant: &str, secs: u64| {
+        json!({"stream": {"__tenant_id__": tenant, "app": "web"}, "values": [[at(secs), tenant]]})
+    };
+    assert_eq!(found["data"]["result"], json!([stream("a", 10), stream("b", 11)]));
+    let found = get(&range_path(r#"{app="web", __tenant_id__="b"}"#, "")).await.json();
+    assert_eq!(found["data"]["result"], json!([stream("b", 11)]));
+    let found = get(&range_path(r#"{app="web"}"#, "&limit=1")).await.json();
+    assert_eq!(found["data"]["result"], json!([stream("a", 10)]));
+    let reply = get(&format!("/loki/api/v1/query?query={}", encode(r#"sum(rate({app="web"}[1m]))"#))).await;
+    assert_eq!(reply.text(), "a metric query over several tenants is not implemented yet");
+    assert_eq!(get("/loki/api/v1/query?query=1").await.status, StatusCode::OK);
+    let reply = get(&format!("/loki/api/v1/tail?query={}", encode(r#"{app="web"}"#))).await;
+    assert_eq!((reply.status.as_u16(), reply.text().as_str()), (400, "multiple org IDs present\n"));
+}
+
+#[tokio::test]
 async fn small_endpoints() {
     let world = World::new(1);
     let build = world.get("/loki/api/v1/status/buildinfo").await.json();

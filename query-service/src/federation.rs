@@ -1,0 +1,223 @@
+//! Requests over several tenants: each is asked by itself, and the answers are put together.
+//!
+//! Every label set then says whose it is (`__tenant_id__`), and matchers of that name choose among the tenants. Each
+//! tenant's own limits hold for its part, so that the strictest counts for the whole. Entries and streams are put
+//! together exactly; numbers are not (a sum of sums would need the tenants' parts before they are finished), so metric
+//! queries over several tenants are refused.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use limits::Limits;
+use logql::{
+    Answer, Direction, ResultEntry, ResultStream,
+    ast::{Expr, LogExpr},
+};
+use model::{Labels, Matcher, TenantId, TimeRange};
+
+use crate::{
+    check,
+    error::Error,
+    read::FoundStreams,
+    request::Tenants,
+    service::{Outcome, QueryRequest, QueryService},
+    stats::AnswerStats,
+};
+
+/// The label that says whose a label set is.
+const TENANT_LABEL: &str = "__tenant_id__";
+/// Where a label of that name goes that was there before.
+const ORIGINAL_LABEL: &str = "original___tenant_id__";
+
+impl QueryService {
+    /// Runs a query for all tenants of a request.
+    pub(crate) async fn query_all(&self, tenants: &Tenants, request: &QueryRequest) -> Result<Outcome, Error> {
+        if let Ok(tenant) = tenants.single() {
+            return self.query(tenant, request).await;
+        }
+        let log = match logql::parse(&request.text)? {
+            Expr::Log(log) => log,
+            metric => return self.query_without_entries(tenants, metric, request).await,
+        };
+        let (chosen, matchers) = choose(tenants, &log.matchers);
+        let text = LogExpr { matchers, stages: log.stages }.to_string();
+        let request = QueryRequest { text, ..request.clone() };
+        let (mut streams, mut warnings, mut stats) = (Vec::new(), Vec::new(), AnswerStats::default());
+        for tenant in &chosen {
+            let found = self.query(tenant, &request).await?;
+            let Answer::Streams(of_tenant) = found.answer else { continue };
+            streams.extend(of_tenant.into_iter().map(|stream| stream_of(tenant, stream)));
+            warnings.extend(found.warnings);
+            stats.read.add(&found.stats.read);
+            stats.exec_time += found.stats.exec_time;
+            stats.queue_time += found.stats.queue_time;
+        }
+        let streams = limited(streams, request.limit as usize, request.direction);
+        stats.entries_returned = streams.iter().map(|s| s.entries.len() as u64).sum();
+        Ok(Outcome { answer: Answer::Streams(streams), stats, warnings })
+    }
+
+    /// Literals and the like are the same whoever asks.
+    async fn query_without_entries(
+        &self,
+        tenants: &Tenants,
+        expr: Expr,
+        request: &QueryRequest,
+    ) -> Result<Outcome, Error> {
+        let mut reads_entries = false;
+        check::visit(&expr, &mut |_, _| reads_entries = true);
+        match tenants.all().first() {
+            Some(tenant) if !reads_entries => self.query(tenant, request).await,
+            _ => Err(Error::NotImplemented("a metric query over several tenants".to_owned())),
+        }
+    }
+
+    /// The streams of all tenants of a request, as [`QueryService::streams`] finds them.
+    pub(crate) async fn streams_all(
+        &self,
+        tenants: &Tenants,
+        matchers: &[Matcher],
+        time: TimeRange,
+        kind: &'static str,
+    ) -> Result<FoundStreams, Error> {
+        if let Ok(tenant) = tenants.single() {
+            return self.streams(tenant, matchers, time, kind).await;
+        }
+        let (chosen, matchers) = choose(tenants, matchers);
+        let mut all = FoundStreams::default();
+        for tenant in &chosen {
+            let found = self.streams(tenant, &matchers, time, kind).await?;
+            all.stats.add(&found.stats);
+            all.parts.extend(found.parts.into_iter().map(|mut part| {
+                part.labels = labels_of(tenant, &part.labels);
+                part
+            }));
+        }
+        Ok(all)
+    }
+
+    /// The limits that hold for all tenants of a request: of each the strictest, where it is looked at before the tenants
+    /// are asked one by one.
+    pub(crate) fn limits_all(&self, tenants: &Tenants) -> Arc<Limits> {
+        let mut all = tenants.all().iter().map(|tenant| self.limits(tenant));
+        let first = all.next().unwrap_or_else(|| self.overrides.defaults().clone());
+        all.fold(first, |a, b| Arc::new(stricter(&a, &b)))
+    }
+}
+
+fn stricter(a: &Limits, b: &Limits) -> Limits {
+    // 0 means that there is no limit.
+    fn least<T: PartialOrd + Default + Copy>(a: T, b: T) -> T {
+        let unlimited = T::default();
+        if a == unlimited || (b != unlimited && b < a) { b } else { a }
+    }
+    Limits {
+        max_query_length: least(a.max_query_length, b.max_query_length),
+        max_query_lookback: least(a.max_query_lookback, b.max_query_lookback),
+        volume_enabled: a.volume_enabled && b.volume_enabled,
+        volume_max_series: least(a.volume_max_series, b.volume_max_series),
+        ..a.clone()
+    }
+}
+
+/// The tenants that matchers on their name choose, and the other matchers.
+fn choose(tenants: &Tenants, matchers: &[Matcher]) -> (Vec<TenantId>, Vec<Matcher>) {
+    let (choosing, others): (Vec<Matcher>, Vec<Matcher>) =
+        matchers.iter().cloned().partition(|m| m.name() == TENANT_LABEL);
+    let is_chosen = |tenant: &&TenantId| choosing.iter().all(|m| m.matches_value(tenant.as_str()));
+    (tenants.all().iter().filter(is_chosen).cloned().collect(), others)
+}
+
+fn labels_of(tenant: &TenantId, labels: &Labels) -> Labels {
+    let moved = labels.iter().map(|(name, value)| (if name == TENANT_LABEL { ORIGINAL_LABEL } else { name }, value));
+    Labels::with_empty_values(moved.chain([(TENANT_LABEL, tenant.as_str())]))
+}
+
+fn stream_of(tenant: &TenantId, stream: ResultStream) -> ResultStream {
+    ResultStream {
+        labels: labels_of(tenant, &stream.labels),
+        stream: labels_of(tenant, &stream.stream),
+        entries: stream.entries,
+    }
+}
+
+/// The first entries of all streams in query direction; streams in the order of their text.
+fn limited(streams: Vec<ResultStream>, limit: usize, direction: Direction) -> Vec<ResultStream> {
+    let mut entries: Vec<(usize, ResultEntry)> = Vec::new();
+    let mut empty: Vec<(String, ResultStream)> = Vec::new();
+    for (i, stream) in streams.into_iter().enumerate() {
+        let ResultStream { labels, stream, entries: of_stream } = stream;
+        entries.extend(of_stream.into_iter().map(|entry| (i, entry)));
+        empty.push((labels.to_string(), ResultStream { labels, stream, entries: Vec::new() }));
+    }
+    match direction {
+        Direction::Forward => entries.sort_by_key(|(_, entry)| entry.ts),
+        Direction::Backward => entries.sort_by_key(|(_, entry)| Reverse(entry.ts)),
+    }
+    entries.truncate(limit);
+    for (i, entry) in entries {
+        empty[i].1.entries.push(entry);
+    }
+    empty.retain(|(_, stream)| !stream.entries.is_empty());
+    empty.sort_by(|a, b| a.0.cmp(&b.0));
+    empty.into_iter().map(|(_, stream)| stream).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use limits::PromDuration;
+    use model::TimestampNs;
+
+    use super::*;
+
+    #[test]
+    fn strictest_limits() {
+        let limits = |length: u64, series: u32| Limits {
+            max_query_length: PromDuration::from_secs(length),
+            volume_max_series: series,
+            ..Limits::default()
+        };
+        let check = |a: Limits, b: Limits, expected: (u64, u32)| {
+            let found = stricter(&a, &b);
+            assert_eq!((found.max_query_length.get().as_secs(), found.volume_max_series), expected);
+        };
+        check(limits(10, 5), limits(20, 3), (10, 3));
+        check(limits(0, 5), limits(20, 0), (20, 5));
+        check(limits(0, 0), limits(0, 0), (0, 0));
+    }
+
+    #[test]
+    fn the_first_entries_of_all() {
+        let stream = |app: &str, times: &[i64]| ResultStream {
+            labels: Labels::from_pairs([("app", app)]),
+            stream: Labels::from_pairs([("app", app)]),
+            entries: times
+                .iter()
+                .map(|ts| ResultEntry {
+                    ts: TimestampNs::from_nanos(*ts),
+                    line: Vec::new(),
+                    metadata: Vec::new(),
+                    parsed: Vec::new(),
+                })
+                .collect(),
+        };
+        let check = |limit: usize, expected: &[(&str, &[i64])]| {
+            let found = limited(vec![stream("b", &[9, 5, 1]), stream("a", &[8, 7])], limit, Direction::Backward);
+            let found: Vec<(String, Vec<i64>)> = found
+                .iter()
+                .map(|s| (s.labels.get("app").unwrap_or("").to_owned(), s.entries.iter().map(|e| e.ts.nanos()).collect()))
+                .collect();
+            let expected: Vec<(String, Vec<i64>)> = expected.iter().map(|(a, t)| ((*a).to_owned(), t.to_vec())).collect();
+            assert_eq!(found, expected);
+        };
+        check(9, &[("a", &[8, 7]), ("b", &[9, 5, 1])]);
+        check(3, &[("a", &[8, 7]), ("b", &[9])]);
+        check(1, &[("b", &[9])]);
+    }
+
+    #[test]
+    fn an_original_label_is_kept() {
+        let tenant = TenantId::new("t").expect("a name");
+        let found = labels_of(&tenant, &Labels::from_pairs([("__tenant_id__", "x"), ("a", "b")]));
+        assert_eq!(found.to_string(), r#"{__tenant_id__="t", a="b", original___tenant_id__="x"}"#);
+    }
+}

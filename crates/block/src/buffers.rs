@@ -1,10 +1,10 @@
-//! Rows on their way into a row group: plain vectors that become Arrow arrays without being copied.
+//! Rows on their way into a row group, but for their lines: plain vectors that become Arrow arrays without being copied.
 
 use std::sync::Arc;
 
 use arrow::{
     array::{
-        ArrayRef, BinaryArray, GenericByteArray, Int32Array, Int64Array, MapArray, StringArray, StructArray,
+        ArrayRef, GenericByteArray, Int32Array, Int64Array, MapArray, StringArray, StructArray,
         TimestampNanosecondArray, types::ByteArrayType,
     },
     buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer},
@@ -93,7 +93,6 @@ impl KeyBuffer {
 pub(crate) struct RowBuffers {
     timestamps: Vec<i64>,
     streams: Vec<i32>,
-    lines: Strings,
     offsets: Vec<i64>,
     keys: Vec<KeyBuffer>,
     packed_ends: Vec<i32>,
@@ -105,7 +104,7 @@ pub(crate) struct RowBuffers {
 /// What was taken out of the buffers.
 pub(crate) struct TakenRows {
     pub(crate) rows: usize,
-    /// In the order of the schema's fields.
+    /// In the order of the schema's fields, without the lines.
     pub(crate) arrays: Vec<ArrayRef>,
     pub(crate) packed_pairs: u64,
     pub(crate) present: Vec<u64>,
@@ -116,7 +115,6 @@ impl RowBuffers {
         Self {
             timestamps: Vec::new(),
             streams: Vec::new(),
-            lines: Strings::default(),
             offsets: Vec::new(),
             keys: (0..keys).map(|_| KeyBuffer::default()).collect(),
             packed_ends: vec![0],
@@ -130,7 +128,7 @@ impl RowBuffers {
         self.timestamps.len()
     }
 
-    /// Bytes of lines and metadata held.
+    /// Bytes of the rows' lines and of the metadata held.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -138,12 +136,11 @@ impl RowBuffers {
     /// Adds a row whose metadata follows through [`RowBuffers::set_key`] and [`RowBuffers::push_pair`], ended by
     /// [`RowBuffers::end_row`].
     #[inline]
-    pub(crate) fn begin_row(&mut self, ts: i64, stream: i32, offset: i64, line: &[u8]) {
+    pub(crate) fn begin_row(&mut self, ts: i64, stream: i32, offset: i64, line_bytes: usize) {
         self.timestamps.push(ts);
         self.streams.push(stream);
         self.offsets.push(offset);
-        self.lines.push(line);
-        self.bytes += line.len();
+        self.bytes += line_bytes;
     }
 
     pub(crate) fn set_key(&mut self, key: usize, value: &str) {
@@ -170,7 +167,6 @@ impl RowBuffers {
         let mut arrays: Vec<ArrayRef> = vec![
             Arc::new(TimestampNanosecondArray::from(renew(&mut self.timestamps)).with_timezone("UTC")),
             Arc::new(Int32Array::from(std::mem::replace(&mut self.streams, Vec::with_capacity(rows)))),
-            Arc::new(self.lines.take::<arrow::datatypes::BinaryType>(None)? as BinaryArray),
         ];
         let mut present = Vec::new();
         for key in &mut self.keys {

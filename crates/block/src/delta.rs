@@ -1,9 +1,48 @@
 //! DELTA_BINARY_PACKED integers.
 
-use crate::{BlockError, wire::Reader};
+use crate::{
+    BlockError,
+    wire::{Reader, put_varint, put_zigzag},
+};
 
 /// Blocks of this many values or more are not what any writer makes.
 const BLOCK_VALUES_MAX: u64 = 1 << 16;
+
+/// Integers of a block, and of a part of it that has one width, as [`write_delta`] writes them.
+const BLOCK_VALUES: usize = 128;
+const MINIBLOCK_VALUES: usize = 32;
+
+/// Appends integers that are at most 2^31 apart, as lengths are.
+pub(crate) fn write_delta(values: &[i64], out: &mut Vec<u8>) {
+    put_varint(out, BLOCK_VALUES as u64);
+    put_varint(out, (BLOCK_VALUES / MINIBLOCK_VALUES) as u64);
+    put_varint(out, values.len() as u64);
+    put_zigzag(out, values.first().copied().unwrap_or(0));
+    let mut deltas = [0; BLOCK_VALUES];
+    for block in values.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<i64>>().chunks(BLOCK_VALUES) {
+        let min = block.iter().copied().min().unwrap_or(0);
+        put_zigzag(out, min);
+        deltas.fill(0);
+        deltas.iter_mut().zip(block).for_each(|(delta, value)| *delta = (value - min) as u64);
+        let width = |miniblock: &[u64]| 64 - miniblock.iter().fold(0, |all, delta| all | delta).leading_zeros();
+        let miniblocks = deltas.chunks(MINIBLOCK_VALUES);
+        out.extend(miniblocks.clone().map(|miniblock| width(miniblock) as u8));
+        for miniblock in miniblocks {
+            let width = width(miniblock);
+            // Widths are at most 33 bits, so that a value and what is left of the one before fit into 64.
+            let (mut word, mut bits) = (0u64, 0);
+            for delta in miniblock {
+                word |= delta << bits;
+                bits += width;
+                while bits >= 8 {
+                    out.push(word as u8);
+                    word >>= 8;
+                    bits -= 8;
+                }
+            }
+        }
+    }
+}
 
 /// Reads a run of integers into `out` and returns what follows it. Fails unless there are exactly `expected` of them.
 pub(crate) fn read_delta<'a>(bytes: &'a [u8], expected: usize, out: &mut Vec<i64>) -> Result<&'a [u8], BlockError> {
@@ -153,6 +192,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_written_is_read(values in proptest::collection::vec(0..1i64 << 31, 0..400), shift in 0..31) {
+            let values: Vec<i64> = values.iter().map(|v| v >> shift).collect();
+            let mut packed = Vec::new();
+            write_delta(&values, &mut packed);
+            let mut out = Vec::new();
+            prop_assert_eq!(read_delta(&packed, values.len(), &mut out).unwrap(), b"");
+            prop_assert_eq!(out, values);
+        }
+
         #[test]
         fn any_runs(values in proptest::collection::vec(any::<i64>(), 1..400), shift in 0..63) {
             check(&values.iter().map(|v| v >> shift).collect::<Vec<_>>());

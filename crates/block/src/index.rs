@@ -15,7 +15,7 @@ use parquet::{
 use crate::{
     BlockError, Provenance,
     page::PageRef,
-    schema::{Layout, METADATA_PREFIX, TS, parquet_schema},
+    schema::{LINE, Layout, METADATA_PREFIX, TS, parquet_schema},
     section::{
         self, CHECKSUMS, FORMAT_VERSION, KEY_FORMAT, KEY_PROVENANCE, KEY_SECTIONS, QUARANTINE, STREAMS, Section,
         check_seal,
@@ -45,6 +45,8 @@ pub(crate) struct GroupPages {
     pub(crate) columns: Vec<ColumnPages>,
     /// Earliest and latest timestamp of each page of the time column.
     pub(crate) times: Vec<(i64, i64)>,
+    /// Bytes of lines of each page of the line column, when the index says so.
+    pub(crate) line_bytes: Vec<u32>,
 }
 
 /// The pages of a column of a row group.
@@ -330,12 +332,17 @@ fn read_group(
     if times.len() != columns[TS].pages.len() {
         return Err(BlockError::damaged("the page index has not one time range for each page"));
     }
-    Ok(GroupPages { columns, times })
+    let line_bytes = index.offset_index(LINE).and_then(|index| index.unencoded_byte_array_data_bytes());
+    let line_bytes = line_bytes.map(|all| all.iter().map(|bytes| u32::try_from(*bytes).unwrap_or(0)).collect());
+    Ok(GroupPages { columns, times, line_bytes: line_bytes.unwrap_or_default() })
 }
 
 impl GroupPages {
     fn memory_bytes(&self) -> usize {
         let column = |column: &ColumnPages| size_of::<ColumnPages>() + size_of_val(&*column.pages);
-        size_of::<Self>() + size_of_val(&*self.times) + self.columns.iter().map(column).sum::<usize>()
+        size_of::<Self>()
+            + size_of_val(&*self.times)
+            + size_of_val(&*self.line_bytes)
+            + self.columns.iter().map(column).sum::<usize>()
     }
 }

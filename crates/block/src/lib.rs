@@ -28,6 +28,7 @@ mod delta;
 mod error;
 mod index;
 mod inspect;
+mod lines;
 mod options;
 mod order;
 mod page;

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Pages that claim to be larger than this when decompressed are refused.
-const PAGE_BYTES_MAX: usize = 1 << 30;
+pub(crate) const PAGE_BYTES_MAX: usize = 1 << 30;
 
 /// Where a page lies, and what it must be.
 #[derive(Clone, Debug)]
@@ -98,7 +98,13 @@ impl PageReader {
 
     /// The lengths of a page of lines, as a column whose bytes are not to be read. Lengths come first in a page, so
     /// only its beginning is decompressed.
-    pub(crate) fn line_lengths(&mut self, page: &PageRef, bytes: &[u8]) -> Result<Vec<u32>, BlockError> {
+    /// `line_bytes` is what the index says of the page's lines; it only saves time.
+    pub(crate) fn line_lengths(
+        &mut self,
+        page: &PageRef,
+        bytes: &[u8],
+        line_bytes: Option<u32>,
+    ) -> Result<Vec<u32>, BlockError> {
         let (header, body) = Self::open(page, bytes, PageKind::Data)?;
         check_rows(page, header.values)?;
         if header.encoding != PageEncoding::DeltaLengthByteArray {
@@ -107,10 +113,13 @@ impl PageReader {
         self.zstd.init().map_err(zstd_error)?;
         let mut input = InBuffer::around(body);
         let mut prefix: Vec<u8> = Vec::new();
-        // About two bytes a length at first; doubled until the lengths fit.
-        let mut wanted = (header.values * 2 + 64).min(header.uncompressed_bytes);
+        // What the lines leave of the page are the lengths, and our writer ends a compressed block there. Else two bytes a length
+        // at first, and doubled until the lengths fit.
+        let guess = header.values.saturating_mul(2).saturating_add(64);
+        let exact = line_bytes.and_then(|bytes| header.uncompressed_bytes.checked_sub(bytes as usize));
+        let mut wanted = exact.filter(|bytes| *bytes > 0).unwrap_or(guess).min(header.uncompressed_bytes);
         loop {
-            prefix.reserve(wanted.saturating_sub(prefix.len()));
+            prefix.reserve_exact(wanted.saturating_sub(prefix.len()));
             while prefix.len() < wanted {
                 let filled = prefix.len();
                 let mut output = OutBuffer::around_pos(&mut prefix, filled);

@@ -429,7 +429,10 @@ impl BlockScan {
                     let bytes = find(&self.supplied, reference)?;
                     let decoded = match wanted {
                         LineColumn::Content => LinePage::Content(self.pages.lines(reference, &bytes)?),
-                        _ => LinePage::Lengths(self.pages.line_lengths(reference, &bytes)?),
+                        _ => {
+                            let line_bytes = index.groups()[group.group].line_bytes.get(page).copied();
+                            LinePage::Lengths(self.pages.line_lengths(reference, &bytes, line_bytes)?)
+                        }
                     };
                     group.lines = Some((page, decoded));
                 }

@@ -1,8 +1,8 @@
 //! Rows in, a block file out.
 //!
-//! Appending copies a row into plain vectors. Every few megabytes these become Arrow arrays (without another copy) and go
-//! through Parquet's column writers, which pack and compress them; so what is held in memory is the packed file so far plus
-//! a few megabytes of rows. [`BlockWriter::finish`] adds our sections, the footer and the seal.
+//! Appending copies a line into the page that is filling, and the rest of the row into plain vectors. Every few megabytes these
+//! become Arrow arrays (without another copy) and go through Parquet's column writers; so what is held in memory is the packed
+//! file so far plus a few megabytes of rows. [`BlockWriter::finish`] adds our sections, the footer and the seal.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use model::{Labels, Offset, TenantId, TimeRange, TimestampNs};
 use parquet::{
     arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves},
+    column::writer::ColumnCloseResult,
     file::{metadata::KeyValue, writer::SerializedFileWriter},
 };
 
@@ -18,7 +19,8 @@ use crate::{
     BlockError, BlockOptions, BlockSummary, EncodedBlock, METADATA_KEYS_MAX, Provenance, TenantSummary,
     buffers::RowBuffers,
     inspect::{QUARANTINE_VERSION, encode_quarantine},
-    schema::{arrow_schema, parquet_schema, writer_properties},
+    lines::LineChunk,
+    schema::{LINE, arrow_schema, parquet_schema, writer_properties},
     section::{
         CHECKSUMS, FORMAT_VERSION, KEY_FORMAT, KEY_PROVENANCE, KEY_SEAL, KEY_SECTIONS, QUARANTINE, SEAL_BLANK, STREAMS,
         Section, seal,
@@ -61,6 +63,8 @@ pub struct BlockWriter {
     file: SerializedFileWriter<Vec<u8>>,
     column_writers: ArrowRowGroupWriterFactory,
     buffers: RowBuffers,
+    /// The lines of the rows of the open row group, those that wait included.
+    lines: LineChunk,
     group: Option<OpenGroup>,
     tenants: Vec<TenantRows>,
     /// The stream that rows go to.
@@ -107,6 +111,7 @@ impl BlockWriter {
         Ok(Self {
             column_writers: ArrowRowGroupWriterFactory::new(&file, schema.clone()),
             buffers: RowBuffers::new(keys.len()),
+            lines: LineChunk::new(&options)?,
             options,
             provenance,
             keys,
@@ -187,7 +192,8 @@ impl BlockWriter {
         stream.last_offset = row.offset;
 
         let ordinal = (self.streams - 1) as i32;
-        self.buffers.begin_row(ts, ordinal, row.offset.value(), row.line);
+        self.lines.push(row.line)?;
+        self.buffers.begin_row(ts, ordinal, row.offset.value(), row.line.len());
         if !row.metadata.is_empty() {
             self.append_metadata(row.metadata)?;
         }
@@ -228,7 +234,7 @@ impl BlockWriter {
     /// Bytes of the file written so far and of rows waiting; lags behind what is being compressed.
     pub fn memory_bytes(&self) -> usize {
         let open: usize = self.group.iter().flat_map(|g| &g.writers).map(ArrowColumnWriter::memory_size).sum();
-        self.file.bytes_written() + self.buffers.bytes() + open
+        self.file.bytes_written() + self.lines.memory_bytes() + open
     }
 
     /// Ends the file.
@@ -314,12 +320,13 @@ impl BlockWriter {
                 none.insert(OpenGroup { writers, counts, line_bytes: 0 })
             }
         };
-        let mut writers = group.writers.iter_mut();
-        for (field, array) in self.schema.fields().iter().zip(&taken.arrays) {
+        let mut writers = without_lines(group.writers.iter_mut());
+        for (field, array) in without_lines(self.schema.fields().iter()).zip(&taken.arrays) {
             for leaf in compute_leaves(field, array)? {
                 writers.next().expect("there is a writer for each leaf").write(&leaf)?;
             }
         }
+        drop(writers);
         group.counts.rows += taken.rows as u64;
         group.counts.packed_pairs += taken.packed_pairs;
         group.counts.present.iter_mut().zip(&taken.present).for_each(|(sum, more)| *sum += more);
@@ -334,15 +341,25 @@ impl BlockWriter {
             return Ok(());
         };
         let mut page_sizes = Vec::new();
-        let mut row_group = self.file.next_row_group()?;
-        for writer in group.writers {
-            let chunk = writer.close()?;
-            let index = chunk.close().offset_index.as_ref();
+        let mut note_pages = |close: &ColumnCloseResult| {
+            let index = close.offset_index.as_ref();
             let index =
                 index.ok_or_else(|| BlockError::Refused("a column was written without page index".to_owned()))?;
-            let sizes: Vec<usize> = index.page_locations().iter().map(|p| p.compressed_page_size as usize).collect();
-            page_sizes.push(sizes);
-            chunk.append_to_row_group(&mut row_group)?;
+            page_sizes.push(index.page_locations().iter().map(|p| p.compressed_page_size as usize).collect::<Vec<_>>());
+            Ok::<_, BlockError>(())
+        };
+        let lines = self.file.schema_descr().column(LINE);
+        let mut row_group = self.file.next_row_group()?;
+        for (column, writer) in group.writers.into_iter().enumerate() {
+            if column == LINE {
+                let (chunk, close) = self.lines.take(lines.clone())?;
+                note_pages(&close)?;
+                row_group.append_column(&chunk, close)?;
+            } else {
+                let chunk = writer.close()?;
+                note_pages(chunk.close())?;
+                chunk.append_to_row_group(&mut row_group)?;
+            }
         }
         let metadata = row_group.close()?;
         self.file.flush()?;
@@ -355,6 +372,12 @@ impl BlockWriter {
         self.tenants.last_mut().expect("rows have a tenant").groups.push(group.counts);
         Ok(())
     }
+}
+
+/// Passes over the item that belongs to the lines, which are packed elsewhere. In front of the metadata, fields of the schema and
+/// leaf columns are the same.
+fn without_lines<T>(items: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
+    items.enumerate().filter(|(i, _)| *i != LINE).map(|(_, item)| item)
 }
 
 /// Appends the checksums of a column chunk: of its dictionary page, if there is one, and of each data page.

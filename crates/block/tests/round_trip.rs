@@ -65,7 +65,7 @@ proptest! {
         prop_assert_eq!(&report.summary, &encoded.summary);
         let inspection = inspect(encoded.bytes.clone()).unwrap();
         prop_assert_eq!(&inspection.summary, &encoded.summary);
-        prop_assert_eq!(inspection.provenance, provenance());
+        prop_assert_eq!(&inspection.provenance, &provenance());
         let stored = inspection.parts().iter().map(|(_, bytes)| bytes).sum::<u64>();
         prop_assert_eq!(stored, encoded.bytes.len() as u64);
         let index = open(&encoded);

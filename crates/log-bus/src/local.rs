@@ -24,7 +24,6 @@
 //! what was not in blocks yet.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,7 +76,7 @@ struct Shared {
     arrivals: Vec<Notify>,
     permits: Arc<Semaphore>,
     /// Held until the log is closed or dropped.
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<folder::Lock>>,
 }
 
 /// Figures of a log, for metrics.

@@ -22,8 +22,18 @@ pub(super) fn unusable(folder: &Path, reason: impl Into<String>) -> LogError {
     LogError::Open { folder: folder.display().to_string(), reason: reason.into() }
 }
 
-/// Makes the folder and locks it. The lock lasts as long as the file is open, at most as long as the process.
-pub(super) fn lock(folder: &Path) -> Result<File, LogError> {
+/// The right to use a folder. It ends when this is dropped, or the process ends.
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // To close the file is not enough: a child process that another thread is just starting shares it for a moment.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+/// Makes the folder and locks it.
+pub(super) fn lock(folder: &Path) -> Result<Lock, LogError> {
     let io = |error: io::Error| unusable(folder, error.to_string());
     if !folder.exists() {
         fs::create_dir_all(folder).map_err(io)?;
@@ -33,7 +43,7 @@ pub(super) fn lock(folder: &Path) -> Result<File, LogError> {
     }
     let file = File::options().create(true).truncate(false).write(true).open(folder.join("lock")).map_err(io)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(unusable(
             folder,
             "another process is using it. A local log serves one process: stop the other one, or choose another folder",
@@ -157,6 +167,17 @@ fn new_name(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_ends_although_its_file_is_shared() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).unwrap();
+        assert!(lock(folder.path()).is_err());
+        let shared = held.0.try_clone().unwrap();
+        drop(held);
+        assert!(lock(folder.path()).is_ok());
+        drop(shared);
+    }
 
     #[test]
     fn identity() {

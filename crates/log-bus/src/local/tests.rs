@@ -1,6 +1,6 @@
 //! The local log where the contract cannot look: failing disks, damaged files, retention, the queue.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;

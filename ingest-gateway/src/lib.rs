@@ -1,1 +1,56 @@
 //! HTTP in, validated, limited, routed records in the log.
+//!
+//! ```text
+//! body ─ body.rs: read and unpack, bounded ─▶ json / protobuf / legacy / otlp: decode in one pass
+//!      ─▶ intake.rs: validate, limit, add labels, route ─▶ schemas::RecordBuilder, one for each partition
+//!      ─▶ gateway.rs: append all records, in parallel ─▶ 204 when all of them are durable
+//! ```
+//!
+//! Invariants:
+//! - *Acknowledged means durable*: success is answered only after the log said so for every record.
+//! - *All or a told part*: a request that cannot be decoded, or that passes the tenant's rate, leaves nothing in the
+//!   log. Single entries that break a limit are refused, the others are stored, and the answer says so (400).
+//! - *Bounded memory*: a request reserves what it takes before it takes it; above the bound it gets 503 and
+//!   `Retry-After`. Dropping a request, as when its client goes away, gives everything back.
+//! - Late, out-of-order and duplicate entries are accepted; only the configured age limits refuse.
+//!
+//! The gateway keeps nothing but counters of rates and active streams; it may die at any moment. When some of a
+//! request's records are durable and one is not, the client is told to repeat the request, and those may appear
+//! twice unless it named its batch (`X-Millrace-Batch-Id`).
+
+#![forbid(unsafe_code)]
+
+mod body;
+mod bucket;
+mod budget;
+mod config;
+mod error;
+mod failures;
+mod gateway;
+mod http;
+mod intake;
+mod json;
+mod legacy;
+mod level;
+mod metrics;
+mod names;
+mod otlp;
+mod pairs;
+mod protobuf;
+mod route;
+mod tenants;
+mod times;
+
+pub use config::Config;
+pub use error::Error;
+pub use gateway::{Components, Gateway};
+use tokio_util::sync::CancellationToken;
+
+/// Makes a gateway and keeps house for it until `shutdown`. Whoever wants its routes makes the [`Gateway`] instead.
+///
+/// # Errors
+/// As [`Gateway::new`].
+pub async fn run(config: Config, components: Components, shutdown: CancellationToken) -> Result<(), Error> {
+    Gateway::new(config, components)?.run(shutdown).await;
+    Ok(())
+}

@@ -28,7 +28,7 @@ pub use units::{ByteSize, PromDuration, UnitError, Until};
 /// The known key that `unknown` was probably meant to be.
 pub fn nearest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {
     let distance = |key: &&'a str| (strsim::damerau_levenshtein(unknown, key), *key);
-    let (distance, key) = known.iter().map(|key| distance(key)).min()?;
+    let (distance, key) = known.iter().map(distance).min()?;
     // More than half of it wrong is no slip of the finger, but a part left out may be.
     let is_part = unknown.len() >= 4 && (key.contains(unknown) || unknown.contains(key));
     (distance <= 2.max(unknown.len() / 3) || is_part).then_some(key)

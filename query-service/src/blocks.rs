@@ -79,7 +79,12 @@ impl Wanted {
 
 impl BlockReader {
     /// Runs the scan over all blocks that can matter, and merges what it finds into `partial`, which may hold something.
-    pub(crate) async fn scan(&self, task: &ScanTask, jobs: Vec<BlockJob>, partial: &mut Partial) -> Result<ReadStats, Error> {
+    pub(crate) async fn scan(
+        &self,
+        task: &ScanTask,
+        jobs: Vec<BlockJob>,
+        partial: &mut Partial,
+    ) -> Result<ReadStats, Error> {
         let wanted = Wanted::new(task.scan.time());
         wanted.shrink_to(&task.scan, partial);
         let mut stats = ReadStats::default();

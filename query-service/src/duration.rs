@@ -3,8 +3,15 @@
 use std::time::Duration;
 
 /// Units from large to small, in milliseconds.
-const UNITS: [(&str, u64); 7] =
-    [("y", 31_536_000_000), ("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+const UNITS: [(&str, u64); 7] = [
+    ("y", 31_536_000_000),
+    ("w", 604_800_000),
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1000),
+    ("ms", 1),
+];
 
 /// Reads a Prometheus duration.
 ///

@@ -107,7 +107,8 @@ fn result_type(answer: &Answer) -> &'static str {
 
 /// A little more than most answers need, so that the buffer rarely grows.
 fn estimate(answer: &Answer) -> usize {
-    let of_entries = |s: &ResultStream| s.entries.iter().map(|e| e.line.len() + e.line.len() / 8 + 40).sum::<usize>() + 256;
+    let of_entries =
+        |s: &ResultStream| s.entries.iter().map(|e| e.line.len() + e.line.len() / 8 + 40).sum::<usize>() + 256;
     let body = match answer {
         Answer::Streams(found) => found.iter().map(of_entries).sum(),
         Answer::Matrix(found) => found.iter().map(|s| s.points.len() * 24 + 128).sum(),

@@ -120,7 +120,9 @@ impl Error {
             Self::Tenant(_) => StatusCode::BAD_REQUEST,
             Self::Query(error) => match error {
                 QueryError::NotEvaluated(_) => StatusCode::NOT_IMPLEMENTED,
-                QueryError::Parse(_) | QueryError::Pipeline { .. } | QueryError::SeriesLimit(_) => StatusCode::BAD_REQUEST,
+                QueryError::Parse(_) | QueryError::Pipeline { .. } | QueryError::SeriesLimit(_) => {
+                    StatusCode::BAD_REQUEST
+                }
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             },
             Self::NotFound(_) => StatusCode::NOT_FOUND,
@@ -131,9 +133,12 @@ impl Error {
             // nginx's "client closed request", which Loki uses and no registry names.
             Self::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             Self::Owner { .. } | Self::Unsettled { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Flush(_) | Self::Catalogue(_) | Self::Fetch { .. } | Self::Block { .. } | Self::Start(_) | Self::Internal(_) => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::Flush(_)
+            | Self::Catalogue(_)
+            | Self::Fetch { .. }
+            | Self::Block { .. }
+            | Self::Start(_)
+            | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }

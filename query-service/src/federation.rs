@@ -204,9 +204,12 @@ mod tests {
             let found = limited(vec![stream("b", &[9, 5, 1]), stream("a", &[8, 7])], limit, Direction::Backward);
             let found: Vec<(String, Vec<i64>)> = found
                 .iter()
-                .map(|s| (s.labels.get("app").unwrap_or("").to_owned(), s.entries.iter().map(|e| e.ts.nanos()).collect()))
+                .map(|s| {
+                    (s.labels.get("app").unwrap_or("").to_owned(), s.entries.iter().map(|e| e.ts.nanos()).collect())
+                })
                 .collect();
-            let expected: Vec<(String, Vec<i64>)> = expected.iter().map(|(a, t)| ((*a).to_owned(), t.to_vec())).collect();
+            let expected: Vec<(String, Vec<i64>)> =
+                expected.iter().map(|(a, t)| ((*a).to_owned(), t.to_vec())).collect();
             assert_eq!(found, expected);
         };
         check(9, &[("a", &[8, 7]), ("b", &[9, 5, 1])]);

@@ -69,7 +69,8 @@ pub use service::{Components, QueryService};
 pub async fn run(config: Config, components: Components, shutdown: CancellationToken) -> Result<(), Error> {
     let listen = config.listen;
     let service = QueryService::new(config, components)?;
-    let listener = TcpListener::bind(listen).await.map_err(|e| Error::Start(format!("cannot listen at {listen}: {e}")))?;
+    let listener =
+        TcpListener::bind(listen).await.map_err(|e| Error::Start(format!("cannot listen at {listen}: {e}")))?;
     tracing::info!(address = %listen, "query service listens");
     let router = service.router().fallback(not_found);
     let stop = {

@@ -54,12 +54,16 @@ impl Metrics {
         let rate_labels = ["status_code", "type", "range", "latency_type", "sharded"];
         Ok(Self {
             latency: HistogramVec::new(
-                HistogramOpts::new("loki_logql_querystats_latency_seconds", "Seconds a query took.").buckets(seconds.clone()),
+                HistogramOpts::new("loki_logql_querystats_latency_seconds", "Seconds a query took.")
+                    .buckets(seconds.clone()),
                 &labels,
             )?,
             bytes_per_second: HistogramVec::new(
-                HistogramOpts::new("loki_logql_querystats_bytes_processed_per_seconds", "Bytes a query processed each second.")
-                    .buckets(exponential_buckets(1e6, 2.0, 16)?),
+                HistogramOpts::new(
+                    "loki_logql_querystats_bytes_processed_per_seconds",
+                    "Bytes a query processed each second.",
+                )
+                .buckets(exponential_buckets(1e6, 2.0, 16)?),
                 &rate_labels,
             )?,
             bytes_total: IntCounterVec::new(
@@ -75,14 +79,20 @@ impl Metrics {
                 &["query_type"],
             )?,
             queue: Histogram::with_opts(
-                HistogramOpts::new("loki_query_scheduler_queue_duration_seconds", "Seconds queries waited for their turn.")
-                    .buckets(seconds),
+                HistogramOpts::new(
+                    "loki_query_scheduler_queue_duration_seconds",
+                    "Seconds queries waited for their turn.",
+                )
+                .buckets(seconds),
             )?,
             blocked: IntCounterVec::new(Opts::new("loki_blocked_queries", "Queries refused by policy."), &["user"])?,
             tail_active: IntGauge::new("loki_querier_tail_active", "Tails that are open.")?,
             tail_active_streams: IntGauge::new("loki_querier_tail_active_streams", "Streams seen by open tails.")?,
             tail_bytes: IntCounter::new("loki_querier_tail_bytes_total", "Bytes sent to tails.")?,
-            tail_dropped: IntCounter::new("millrace_query_tail_dropped_entries_total", "Entries slow tails did not get.")?,
+            tail_dropped: IntCounter::new(
+                "millrace_query_tail_dropped_entries_total",
+                "Entries slow tails did not get.",
+            )?,
             index_cache_bytes: IntGauge::new("millrace_query_index_cache_bytes", "Bytes of block indexes in memory.")?,
         })
     }
@@ -103,7 +113,14 @@ impl Metrics {
     }
 
     /// Counts one query.
-    pub(crate) fn record(&self, tenant: &TenantId, labels: QueryLabels, status: u16, took: Duration, stats: &AnswerStats) {
+    pub(crate) fn record(
+        &self,
+        tenant: &TenantId,
+        labels: QueryLabels,
+        status: u16,
+        took: Duration,
+        stats: &AnswerStats,
+    ) {
         let status = status.to_string();
         self.latency.with_label_values(&[status.as_str(), labels.kind, labels.range]).observe(took.as_secs_f64());
         // Loki's line between queries that people wait for and others.

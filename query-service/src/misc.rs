@@ -55,7 +55,10 @@ pub(crate) async fn format_query(request: Request) -> Result<Response, Error> {
 }
 
 /// `/loki/api/v1/drilldown-limits`
-pub(crate) async fn drilldown_limits(State(service): State<Arc<QueryService>>, request: Request) -> Result<Response, Error> {
+pub(crate) async fn drilldown_limits(
+    State(service): State<Arc<QueryService>>,
+    request: Request,
+) -> Result<Response, Error> {
     let limits = service.limits(request.tenant()?);
     let all = serde_json::to_value(&*limits).map_err(|e| Error::Internal(e.to_string()))?;
     let shown: Map<String, Value> =
@@ -64,7 +67,10 @@ pub(crate) async fn drilldown_limits(State(service): State<Arc<QueryService>>, r
 }
 
 /// `/config/tenant/v1/limits`
-pub(crate) async fn tenant_limits(State(service): State<Arc<QueryService>>, request: Request) -> Result<Response, Error> {
+pub(crate) async fn tenant_limits(
+    State(service): State<Arc<QueryService>>,
+    request: Request,
+) -> Result<Response, Error> {
     let limits = service.limits(request.tenant()?);
     let text = serde_yaml_ng::to_string(&*limits).map_err(|e| Error::Internal(e.to_string()))?;
     let mut response = Response::new(text.into());

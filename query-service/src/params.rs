@@ -199,7 +199,8 @@ fn parse_seconds_or_duration(text: &str) -> Result<i64, Error> {
         }
         return Ok(nanos as i64);
     }
-    let duration = duration::parse(text).map_err(|_| Error::bad(format!("cannot parse {text:?} to a valid duration")))?;
+    let duration =
+        duration::parse(text).map_err(|_| Error::bad(format!("cannot parse {text:?} to a valid duration")))?;
     Ok(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
 }
 

@@ -10,8 +10,11 @@ use crate::{
     error::Error,
     request::Request,
     respond,
-    service::{Outcome, QueryRequest, QuerySpan, QueryService},
+    service::{Outcome, QueryRequest, QueryService, QuerySpan},
 };
+
+/// Answers with more entries or samples than this are encoded off the async threads.
+const INLINE_ENTRIES_MAX: u64 = 500;
 
 /// `/loki/api/v1/query_range`
 pub(crate) async fn range(State(service): State<Arc<QueryService>>, request: Request) -> Result<Response, Error> {
@@ -27,7 +30,8 @@ pub(crate) async fn range(State(service): State<Arc<QueryService>>, request: Req
     bounds.check_points(step)?;
     let interval = params.interval()?;
     let span = QuerySpan::Range { bounds, step, interval };
-    answer(&service, &request, QueryRequest { text, span, limit, direction, is_drilldown: request.is_drilldown() }).await
+    answer(&service, &request, QueryRequest { text, span, limit, direction, is_drilldown: request.is_drilldown() })
+        .await
 }
 
 /// `/loki/api/v1/query`
@@ -43,11 +47,15 @@ pub(crate) async fn instant(State(service): State<Arc<QueryService>>, request: R
     let limit = params.limit()?;
     let direction = params.direction()?;
     let span = QuerySpan::Instant(time);
-    answer(&service, &request, QueryRequest { text, span, limit, direction, is_drilldown: request.is_drilldown() }).await
+    answer(&service, &request, QueryRequest { text, span, limit, direction, is_drilldown: request.is_drilldown() })
+        .await
 }
 
 async fn answer(service: &QueryService, request: &Request, query: QueryRequest) -> Result<Response, Error> {
     let Outcome { answer, stats, warnings } = service.query_all(&request.tenants, &query).await?;
-    let (direction, flags) = (query.direction, &request.flags);
-    Ok(respond::json(QueryAnswer { answer: &answer, direction, flags, warnings: &warnings, stats }.to_bytes()))
+    let (direction, flags) = (query.direction, request.flags.clone());
+    let encode =
+        move || QueryAnswer { answer: &answer, direction, flags: &flags, warnings: &warnings, stats }.to_bytes();
+    let body = if stats.entries_returned > INLINE_ENTRIES_MAX { service.compute(encode).await? } else { encode() };
+    Ok(respond::json(body))
 }

@@ -377,7 +377,9 @@ impl ByteLimit {
         let narrow = "consider adding more specific stream selectors or reduce the time range of the query";
         if self.query > 0 && bytes > self.query {
             let (found, limit) = (human_bytes(bytes), human_bytes(self.query));
-            return Err(Error::bad(format!("the query would read too many bytes (query: {found}, limit: {limit}); {narrow}")));
+            return Err(Error::bad(format!(
+                "the query would read too many bytes (query: {found}, limit: {limit}); {narrow}"
+            )));
         }
         if self.querier > 0 && bytes > self.querier {
             let (found, limit) = (human_bytes(bytes), human_bytes(self.querier));
@@ -437,7 +439,8 @@ fn lost(head: &Head, time: TimeRange) -> Vec<String> {
         format!(
             "offsets {range} of partition {partition} were lost before they were stored (noted at {}); entries pushed \
              before then may be missing",
-            jiff::Timestamp::from_nanosecond(i128::from(noted.nanos())).map_or_else(|_| noted.to_string(), |t| t.to_string())
+            jiff::Timestamp::from_nanosecond(i128::from(noted.nanos()))
+                .map_or_else(|_| noted.to_string(), |t| t.to_string())
         )
     };
     let touches = |noted: TimestampNs| time.start <= noted;

@@ -64,7 +64,6 @@ impl Tenants {
         }
     }
 
-
     /// All of them.
     pub(crate) fn all(&self) -> &[TenantId] {
         &self.0
@@ -97,7 +96,8 @@ impl FromRequest<Arc<QueryService>> for Request {
             let several = config.multi_tenant_queries_enabled;
             let tenants = Tenants::read(&parts.headers, config.auth_enabled, service.no_auth_tenant(), several)?;
             let text = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
-            let is_form = text(header::CONTENT_TYPE.as_str()).trim_start().starts_with("application/x-www-form-urlencoded");
+            let is_form =
+                text(header::CONTENT_TYPE.as_str()).trim_start().starts_with("application/x-www-form-urlencoded");
             let form = if parts.method == Method::POST && is_form {
                 let too_large = |_| Error::BodyTooLarge(config.body_bytes_max);
                 to_bytes(body, config.body_bytes_max).await.map_err(too_large)?

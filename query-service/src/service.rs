@@ -148,6 +148,14 @@ impl QueryService {
         self.tail_tasks.wait().await;
     }
 
+    /// Runs work on processors when it is its turn.
+    pub(crate) async fn compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.processors.run(work).await
+    }
+
     /// Checks a query against the tenant's limits and runs it.
     pub(crate) async fn query(&self, tenant: &TenantId, request: &QueryRequest) -> Result<Outcome, Error> {
         let expr = logql::parse(&request.text)?;
@@ -274,7 +282,7 @@ impl QueryService {
             stats.add(&found.stats);
             warnings.extend(found.warnings);
         }
-        let answer = self.processors.run(move || query.finish(partials)).await??;
+        let answer = self.compute(move || query.finish(partials)).await??;
         Ok((answer, stats, warnings))
     }
 }

@@ -39,7 +39,7 @@ use crate::{
     error::{Error, text_response},
     params::Bounds,
     request::Request,
-    service::{QueryRequest, QuerySpan, QueryService},
+    service::{QueryRequest, QueryService, QuerySpan},
 };
 
 /// Entries of one frame.
@@ -195,11 +195,8 @@ impl Tail {
             Ok(query) => query,
             Err(error) => return End::Told(error.to_string()),
         };
-        let request = TailRequest {
-            tenant: self.tenant.clone(),
-            matchers: self.matchers.clone(),
-            capacity: BATCHES_WAITING_MAX,
-        };
+        let request =
+            TailRequest { tenant: self.tenant.clone(), matchers: self.matchers.clone(), capacity: BATCHES_WAITING_MAX };
         let mut live = service.owner.tail(request);
         let history = match self.history(service).await {
             Ok(history) => history,

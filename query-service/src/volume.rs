@@ -68,7 +68,8 @@ async fn volume(service: &QueryService, request: &Request, in_steps: bool) -> Re
     }
     let bounds = check::check_bounds_of_labels(asked, now, &limits)?;
     let time = TimeRange::new(bounds.start, bounds.end);
-    let FoundStreams { parts, stats } = service.streams_all(&request.tenants, &question.matchers, time, "volume").await?;
+    let FoundStreams { parts, stats } =
+        service.streams_all(&request.tenants, &question.matchers, time, "volume").await?;
 
     let buckets = Buckets::new(bounds, step);
     let mut groups: HashMap<Labels, BTreeMap<u64, f64>> = HashMap::new();

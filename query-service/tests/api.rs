@@ -100,11 +100,20 @@ async fn errors() {
     };
     check("/loki/api/v1/query_range", 400, "parse error : syntax error: unexpected $end").await;
     let query = |more: &str| format!("/loki/api/v1/query_range?query={}{more}", encode(r#"{app="web"}"#));
-    check(&query("&start=x"), 400, "could not parse 'start' parameter: strconv.ParseInt: parsing \"x\": invalid syntax").await;
+    check(
+        &query("&start=x"),
+        400,
+        "could not parse 'start' parameter: strconv.ParseInt: parsing \"x\": invalid syntax",
+    )
+    .await;
     check(&query("&start=2&end=1"), 400, "end timestamp must not be before or equal to start time").await;
     check(&query("&limit=0"), 400, "limit must be a positive value").await;
-    check(&query("&limit=5001"), 400, "max entries limit per query exceeded, limit > max_entries_limit_per_query (5001 > 5000)")
-        .await;
+    check(
+        &query("&limit=5001"),
+        400,
+        "max entries limit per query exceeded, limit > max_entries_limit_per_query (5001 > 5000)",
+    )
+    .await;
     check(&query("&direction=up"), 400, "invalid direction 'up'").await;
     check(&query("&interval=-1"), 400, "interval must be >= 0").await;
     check(
@@ -178,7 +187,8 @@ async fn labels_and_series() {
         assert!(reply.text().contains(text), "{path}: {}", reply.text());
     };
     refused("/loki/api/v1/labels?query={}".to_owned(), "queries require at least one").await;
-    refused(format!("/loki/api/v1/labels?query={}", encode(r#"{a="b"} |= "x""#)), "only label matchers are supported").await;
+    refused(format!("/loki/api/v1/labels?query={}", encode(r#"{a="b"} |= "x""#)), "only label matchers are supported")
+        .await;
     refused(format!("/loki/api/v1/series?match[]={}", encode(r#"{app=~".*"}"#)), "queries require at least one").await;
     refused(format!("/loki/api/v1/series?match[]={{}}&match[]={one}"), "0 matchers in group: {}").await;
 
@@ -251,9 +261,7 @@ async fn several_tenants() {
     assert_eq!(series["data"][0], json!({"__tenant_id__": "a", "app": "web"}));
     let at = |secs: u64| seconds_ago(secs).nanos().to_string();
     let found = get(&range_path(r#"{app="web"}"#, "")).await.json();
-    let stream = |tenant: &str, secs: u64| {
-        json!({"stream": {"__tenant_id__": tenant, "app": "web"}, "values": [[at(secs), tenant]]})
-    };
+    let stream = |tenant: &str, secs: u64| json!({"stream": {"__tenant_id__": tenant, "app": "web"}, "values": [[at(secs), tenant]]});
     assert_eq!(found["data"]["result"], json!([stream("a", 10), stream("b", 11)]));
     let found = get(&range_path(r#"{app="web", __tenant_id__="b"}"#, "")).await.json();
     assert_eq!(found["data"]["result"], json!([stream("b", 11)]));
@@ -288,7 +296,8 @@ async fn small_endpoints() {
 
 #[tokio::test]
 async fn limits_stop_queries() {
-    let limits = Limits { max_query_lookback: PromDuration::from_hours(1), max_query_parallelism: 1, ..Limits::default() };
+    let limits =
+        Limits { max_query_lookback: PromDuration::from_hours(1), max_query_parallelism: 1, ..Limits::default() };
     let world = World::with(1, Config::default(), limits);
     world.owner.append(0, &[row(&[("app", "web")], seconds_ago(7200), "old")]);
     let old = |path: &str| format!("{path}?query={}&start=1600000000&end=1600003600", encode(r#"{app="web"}"#));
@@ -305,6 +314,40 @@ async fn limits_stop_queries() {
         (reply.status.as_u16(), reply.text().as_str()),
         (429, "querying is disabled, please contact your Loki operator")
     );
+}
+
+#[tokio::test]
+async fn bytes_of_blocks_are_limited() {
+    let limits = Limits { max_query_bytes_read: limits::ByteSize::from_bytes(20), ..Limits::default() };
+    let world = World::with(1, Config::default(), limits);
+    let rows = [
+        row(&[("app", "web")], seconds_ago(2), "0123456789abcdef"),
+        row(&[("app", "db")], seconds_ago(1), "0123456789"),
+    ];
+    world.owner.append(0, &rows);
+    world.cut(0, 2).await;
+    let ask = async |selector: &str| world.get(&range_path(selector, "")).await;
+    assert_eq!(ask(r#"{app="web"}"#).await.status, StatusCode::OK, "only what the matchers choose counts");
+    let reply = ask(r#"{app=~".+"}"#).await;
+    let text = "the query would read too many bytes (query: 26B, limit: 20B); consider adding more specific stream \
+                selectors or reduce the time range of the query";
+    assert_eq!((reply.status.as_u16(), reply.text().as_str()), (400, text));
+}
+
+#[tokio::test]
+async fn slow_queries_end_and_full_queues_refuse() {
+    let limits = Limits { query_timeout: PromDuration::from_millis(300), ..Limits::default() };
+    let config = Config { max_outstanding_per_tenant: 1, ..Config::default() };
+    let world = World::with(1, config, limits);
+    world.owner.stuck.store(true, std::sync::atomic::Ordering::Relaxed);
+    let path = range_path(r#"{app="web"}"#, "");
+    let (first, second) = tokio::join!(world.get(&path), world.get(&path));
+    let text = "request timed out, decrease the duration of the request or add more label matchers (prefer exact match \
+                over regex match) to reduce the amount of data processed";
+    assert_eq!((first.status.as_u16(), first.text().as_str()), (504, text));
+    assert_eq!((second.status.as_u16(), second.text().as_str()), (429, "too many outstanding requests"));
+    world.owner.stuck.store(false, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(world.get(&path).await.status, StatusCode::OK, "a query that ended makes room");
 }
 
 #[tokio::test]

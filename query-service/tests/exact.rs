@@ -140,7 +140,8 @@ fn evicted(world: &World, partition: u32) -> i64 {
 async fn an_old_head_is_read_anew_when_memory_has_moved_on() {
     let config = Config { head_age_max: limits::PromDuration::from_hours(1), ..Config::default() };
     let world = World::with(1, config, limits::Limits::default());
-    let rows: Vec<Row> = (0..10).map(|i| row(&[("app", "web")], NOW.minus(Duration::from_secs(i + 1)), &i.to_string())).collect();
+    let rows: Vec<Row> =
+        (0..10).map(|i| row(&[("app", "web")], NOW.minus(Duration::from_secs(i + 1)), &i.to_string())).collect();
     world.owner.append(0, &rows);
     let path = range_path(r#"{app="web"}"#, "");
     assert_eq!(lines(&world.result(&path).await).len(), 10);
@@ -153,7 +154,8 @@ async fn an_old_head_is_read_anew_when_memory_has_moved_on() {
 #[tokio::test]
 async fn an_answer_is_whole_or_an_error() {
     let world = World::new(1);
-    let rows: Vec<Row> = (0..10).map(|i| row(&[("app", "web")], NOW.minus(Duration::from_secs(i + 1)), &i.to_string())).collect();
+    let rows: Vec<Row> =
+        (0..10).map(|i| row(&[("app", "web")], NOW.minus(Duration::from_secs(i + 1)), &i.to_string())).collect();
     world.owner.append(0, &rows);
     world.cut(0, 5).await;
     let path = range_path(r#"{app="web"}"#, "");
@@ -177,7 +179,8 @@ async fn an_answer_is_whole_or_an_error() {
 #[tokio::test]
 async fn lost_ranges_are_told() {
     let world = World::new(1);
-    let mut lead = world.heads.acquire(model::PartitionId::new(0), "test", model::Offset::new(5)).await.expect("leadership");
+    let mut lead =
+        world.heads.acquire(model::PartitionId::new(0), "test", model::Offset::new(5)).await.expect("leadership");
     assert_eq!(lead.flushed_to(), model::Offset::new(5));
     for number in 0..5 {
         world.owner.append(0, &[row(&[("app", "web")], NOW.minus(Duration::from_secs(10)), &number.to_string())]);
@@ -196,7 +199,11 @@ async fn a_limit_that_is_met_early_reads_little() {
         let rows: Vec<Row> = (0..200)
             .map(|i| {
                 let ago = Duration::from_millis((20 - block) * 20_000 - i * 100);
-                row(&[("app", "web"), ("pod", &(i % 5).to_string())], NOW.minus(ago), &format!("{block} {i} padding padding"))
+                row(
+                    &[("app", "web"), ("pod", &(i % 5).to_string())],
+                    NOW.minus(ago),
+                    &format!("{block} {i} padding padding"),
+                )
             })
             .collect();
         let first = world.owner.append(0, &rows);

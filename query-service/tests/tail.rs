@@ -116,7 +116,8 @@ async fn labels_are_categorised_on_request() {
     let world = World::new(1);
     let address = serve(&world).await;
     let url = format!("ws://{address}/loki/api/v1/tail?query={}", encode(r#"{app="web"}"#));
-    let mut request = tokio_tungstenite::tungstenite::client::IntoClientRequest::into_client_request(url).expect("a request");
+    let mut request =
+        tokio_tungstenite::tungstenite::client::IntoClientRequest::into_client_request(url).expect("a request");
     let flags = "categorize-labels".parse().expect("a header");
     request.headers_mut().insert("x-loki-response-encoding-flags", flags);
     let (mut socket, _) = connect_async(request).await.expect("an upgrade");

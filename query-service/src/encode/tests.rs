@@ -21,7 +21,13 @@ fn entry_of(ts: i64, line: &str, metadata: &[(&str, &str)], parsed: &[(&str, &st
 
 fn data(answer: &Answer, flags: &str) -> Value {
     let flags = EncodingFlags::parse(flags);
-    let query = QueryAnswer { answer, direction: Direction::Backward, flags: &flags, warnings: &[], stats: AnswerStats::default() };
+    let query = QueryAnswer {
+        answer,
+        direction: Direction::Backward,
+        flags: &flags,
+        warnings: &[],
+        stats: AnswerStats::default(),
+    };
     let mut json: Value = serde_json::from_slice(&query.to_bytes()).expect("valid JSON");
     assert_eq!(json["status"], "success");
     assert!(json["data"]["stats"]["summary"].is_object());
@@ -68,7 +74,10 @@ fn shapes() {
         ]}),
     );
     check(
-        Answer::Matrix(vec![Series { labels: set(&[]), points: vec![(1_700_000_000_000, 1.5), (1_700_000_060_500, 2.0)] }]),
+        Answer::Matrix(vec![Series {
+            labels: set(&[]),
+            points: vec![(1_700_000_000_000, 1.5), (1_700_000_060_500, 2.0)],
+        }]),
         "categorize-labels",
         json!({"resultType": "matrix", "result": [
             {"metric": {}, "values": [[1_700_000_000, "1.5"], [1_700_000_060.5, "2"]]},
@@ -113,7 +122,9 @@ fn warnings_and_lists() {
     let warnings = ["careful".to_owned()];
     let answer = Answer::Vector(vec![]);
     let stats = AnswerStats::default();
-    let body = QueryAnswer { answer: &answer, direction: Direction::Forward, flags: &flags, warnings: &warnings, stats }.to_bytes();
+    let body =
+        QueryAnswer { answer: &answer, direction: Direction::Forward, flags: &flags, warnings: &warnings, stats }
+            .to_bytes();
     assert_eq!(body.last(), Some(&b'\n'));
     let json: Value = serde_json::from_slice(&body).expect("valid JSON");
     assert_eq!(json["warnings"], json!(["careful"]));

@@ -39,7 +39,8 @@ fn groups() {
     let question = Question::read(&Params::decode(b"", "query={a=\"b\"}&targetLabels=env").expect("well-formed"));
     let matchers: Vec<String> = question.expect("a good question").matchers.iter().map(ToString::to_string).collect();
     assert_eq!(matchers, [r#"a="b""#, r#"env=~".+""#]);
-    let refused = |url: &str| Question::read(&Params::decode(b"", url).expect("well-formed")).err().map(|e| e.to_string());
+    let refused =
+        |url: &str| Question::read(&Params::decode(b"", url).expect("well-formed")).err().map(|e| e.to_string());
     assert_eq!(refused("aggregateBy=x").as_deref(), Some("invalid aggregation option"));
     assert!(refused("limit=-1").is_some());
     assert!(refused("limit=0").is_none());

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -98,6 +98,8 @@ struct Memory {
 pub struct FakeOwner {
     partitions: Mutex<Vec<Memory>>,
     tails: Mutex<Vec<(TailRequest, TailSender)>>,
+    /// Whether scans never answer.
+    pub stuck: AtomicBool,
     /// How many scans were asked for.
     pub scans: AtomicU64,
     /// How many flushes were asked for.
@@ -190,6 +192,9 @@ impl Owner for FakeOwner {
 
     async fn scan(&self, request: ScanRequest) -> Result<ScanReply, OwnerError> {
         self.scans.fetch_add(1, Ordering::Relaxed);
+        if self.stuck.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         let (held, rows) = FakeOwner::held(self, request.partition, request.from)?;
         let scan = &request.query.scans()[request.scan];
         let mut partial = scan.partial();
@@ -297,7 +302,8 @@ impl World {
                 writer.begin_stream(&labels).expect("ascending");
                 rows.sort_by_key(|(offset, row)| (row.ts, *offset));
                 for (offset, row) in rows {
-                    let metadata: Vec<(&str, &str)> = row.metadata.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+                    let metadata: Vec<(&str, &str)> =
+                        row.metadata.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
                     let line = row.line.as_bytes();
                     let offset = Offset::new(offset);
                     writer.append(block::Row { ts: row.ts, offset, line, metadata: &metadata }).expect("in order");

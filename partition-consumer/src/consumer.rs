@@ -86,7 +86,8 @@ impl Shared {
 
     /// The memory of a partition whose answers are not short.
     fn serving(&self, partition: PartitionId) -> Result<Arc<PartitionMemory>, OwnerError> {
-        self.led(partition)?.is_serving().then(|| self.led(partition)).unwrap_or(Err(OwnerError::NotLeading { partition }))
+        let memory = self.led(partition)?;
+        if memory.is_serving() { Ok(memory) } else { Err(OwnerError::NotLeading { partition }) }
     }
 
     fn all_led(&self) -> Vec<Arc<PartitionMemory>> {
@@ -147,6 +148,11 @@ impl Consumer {
         let outcome = Assignments::new(&self.0, shutdown.child_token()).run().await;
         self.0.tails.clear();
         outcome
+    }
+
+    #[cfg(test)]
+    pub(crate) fn snapshot(&self, partition: PartitionId, from: Offset) -> Result<Snapshot, Option<OffsetRange>> {
+        self.0.serving(partition).map_err(|_| None)?.snapshot(from).map_err(Some)
     }
 
     async fn read<T: Send + 'static>(

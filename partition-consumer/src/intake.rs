@@ -128,8 +128,7 @@ async fn lead_once(
         })),
         None => Ok(()),
     };
-    intake.memory.end();
-    shared.deregister(&intake.memory);
+    drop(intake);
     match (ended, halted) {
         (_, Err(Halt::Failed(error))) => Err(error.into()),
         (Err(error), _) => Err(error),
@@ -395,8 +394,11 @@ impl<'a> Intake<'a> {
     }
 }
 
+/// However the lead ends, nobody waits for more of it.
 impl Drop for Intake<'_> {
     fn drop(&mut self) {
+        self.memory.end();
+        self.shared.deregister(&self.memory);
         self.count_streams_out();
         self.shared.metrics.leading.with_label_values(&[&self.label]).set(0);
     }

@@ -41,6 +41,8 @@ mod metrics;
 mod publisher;
 mod scan;
 mod tails;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -1,0 +1,5 @@
+//! The consumer with the real builder, over a log and a store in memory.
+
+mod directed;
+mod exactly_once;
+mod world;

@@ -1,0 +1,407 @@
+//! One situation each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use log_bus::{Assignment, LogBus, LogError};
+use model::{Clock, MatchOp, Matcher, Offset, OffsetRange, PartitionId, TenantId, TimeRange};
+use object_store::{Effect, Fault, Operation};
+use owner::{Owner, OwnerError, StreamsRequest, TailRequest};
+use tokio::time::Instant;
+
+use super::world::{World, all_partitions, small, until};
+use crate::{Config, Error};
+
+const ONE: PartitionId = PartitionId::new(0);
+
+fn tenants() -> [TenantId; 3] {
+    ["acme", "globex", "initech"].map(|name| TenantId::new(name).unwrap())
+}
+
+#[tokio::test]
+async fn cuts_say_why() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let world = World::new(1, 1);
+    let config = Config { published_grace: Duration::from_secs(60).into(), ..small() };
+    let process = world.start("a", config, all_partitions(1));
+    process.ready().await;
+    let flushed = |reason: &str| process.metric("loki_ingester_chunks_flushed_total", reason) as u64;
+    // By size.
+    while flushed("full") == 0 {
+        world.push(&mut rng, ONE, 20, 200).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    process.consumer.flush().await.unwrap();
+    // On request.
+    let before = flushed("forced");
+    world.push(&mut rng, ONE, 1, 0).await;
+    process.consumer.flush().await.unwrap();
+    assert_eq!(flushed("forced"), before + 1);
+    assert_eq!(process.metric("loki_ingester_memory_streams", ""), 0.0);
+    // By age.
+    world.push(&mut rng, ONE, 1, 0).await;
+    until("consuming", || process.metric("loki_ingester_memory_streams", "") > 0.0).await;
+    assert_eq!(flushed("max_age"), 0);
+    world.clock.advance(Duration::from_secs(180));
+    until("a cut by age", || flushed("max_age") == 1).await;
+    // What holds only gaps makes no block, and yet the head moves on.
+    let blocks = world.heads().read(ONE).await.unwrap().unwrap().0.blocks.len();
+    world.log.skip(ONE, 5);
+    process.consumer.flush().await.unwrap();
+    assert_eq!(world.heads().read(ONE).await.unwrap().unwrap().0.blocks.len(), blocks);
+    // At the end.
+    world.push(&mut rng, ONE, 1, 0).await;
+    until("consuming", || process.metric("loki_ingester_memory_streams", "") > 0.0).await;
+    let metrics = process.metrics.clone();
+    process.stop().await.unwrap();
+    let families = metrics.gather();
+    let family = families.iter().find(|f| f.name() == "loki_ingester_chunks_flushed_total").unwrap();
+    let last = family.get_metric().iter().find(|m| m.get_label()[0].value() == "not_owned").unwrap();
+    assert_eq!(last.get_counter().get_value(), 1.0);
+    world.check_all_in_blocks(ONE).await;
+    let end = world.log.watermarks(ONE).await.unwrap().end;
+    assert_eq!(world.log.committed(ONE).await.unwrap(), Some(end));
+}
+
+#[tokio::test]
+async fn a_range_that_retention_took_before_the_start_is_recorded() {
+    let mut rng = fastrand::Rng::with_seed(2);
+    let world = World::new(1, 2);
+    for _ in 0..10 {
+        world.push(&mut rng, ONE, 3, 10).await;
+    }
+    world.log.trim(ONE, Offset::new(4));
+    let process = world.start("a", small(), all_partitions(1));
+    process.ready().await;
+    process.consumer.flush().await.unwrap();
+    let (head, _) = world.heads().read(ONE).await.unwrap().unwrap();
+    assert_eq!(head.lost.iter().map(|lost| lost.range).collect::<Vec<_>>(), [OffsetRange::new(Offset::ZERO, Offset::new(4))]);
+    world.check_all_in_blocks(ONE).await;
+    process.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn retention_that_passes_a_running_consumer_is_recorded() {
+    let mut rng = fastrand::Rng::with_seed(3);
+    let world = World::new(1, 3);
+    let process = world.start("a", small(), all_partitions(1));
+    process.ready().await;
+    world.push(&mut rng, ONE, 3, 10).await;
+    until("consuming", || process.consumer.held(ONE).is_some_and(|held| held.end == Offset::new(1))).await;
+    // The next fetches fail; meanwhile records come and go.
+    world.log.inject(|faults| faults.fail_fetches = 5);
+    for _ in 0..5 {
+        world.log.append_raw(ONE, "?".into(), "gone".into()).unwrap();
+    }
+    world.log.trim(ONE, Offset::new(4));
+    world.push(&mut rng, ONE, 3, 10).await;
+    until("going on behind the hole", || process.consumer.held(ONE).is_some_and(|held| held.end == Offset::new(7))).await;
+    process.consumer.flush().await.unwrap();
+    let (head, _) = world.heads().read(ONE).await.unwrap().unwrap();
+    let lost: Vec<OffsetRange> = head.lost.iter().map(|lost| lost.range).collect();
+    // The one in flight may have been consumed before the trim.
+    assert!(lost.is_empty() || (lost.len() == 1 && lost[0].end == Offset::new(4)), "{lost:?}");
+    assert_eq!(head.flushed_to, Offset::new(7));
+    process.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_was_cut_short_stops_the_consumer() {
+    let mut rng = fastrand::Rng::with_seed(4);
+    let world = World::new(1, 4);
+    let process = world.start("a", small(), all_partitions(1));
+    world.push(&mut rng, ONE, 3, 10).await;
+    process.ready().await;
+    process.consumer.flush().await.unwrap();
+    process.stop().await.unwrap();
+    // The head now lies above the end of a log with the same id.
+    let heads = world.heads();
+    let mut lead = heads.acquire(ONE, "intruder", Offset::ZERO).await.unwrap();
+    lead.publish(OffsetRange::new(lead.flushed_to(), Offset::new(100)), None).await.unwrap();
+    let process = world.start("b", small(), all_partitions(1));
+    let error = process.end().await.unwrap_err();
+    assert!(matches!(error, Error::Cut(cut::CutError::LogBehind { .. })), "{error}");
+    assert!(error.to_string().contains("truncated"), "{error}");
+}
+
+#[tokio::test]
+async fn a_log_that_stopped_stops_the_consumer_after_publishing() {
+    let mut rng = fastrand::Rng::with_seed(5);
+    let world = World::new(2, 5);
+    let process = world.start("a", small(), all_partitions(2));
+    process.ready().await;
+    world.push(&mut rng, ONE, 3, 10).await;
+    until("consuming", || process.consumer.held(ONE).is_some_and(|held| held.end == Offset::new(1))).await;
+    world.log.stop("disk full");
+    let error = process.end().await.unwrap_err();
+    assert!(matches!(error, Error::Log { source: LogError::Stopped(_), .. }), "{error}");
+    world.check_all_in_blocks(ONE).await;
+}
+
+#[tokio::test]
+async fn memory_is_bounded_while_the_store_is_away() {
+    let mut rng = fastrand::Rng::with_seed(6);
+    let world = World::new(2, 6);
+    let config = small();
+    let cap = config.memory_bytes.as_usize();
+    let process = world.start("a", config, all_partitions(2));
+    process.ready().await;
+    world.store.add(Fault { operations: vec![Operation::Put], ..Fault::always(Effect::ErrorBefore) });
+    let mut pushed = 0;
+    for _ in 0..400 {
+        for partition in all_partitions(2) {
+            world.push(&mut rng, partition, 20, 200).await;
+            pushed += 1;
+        }
+        // One fetch of each partition may pass the cap, with what decoding costs.
+        assert!(process.consumer.memory_bytes() <= cap + 2 * 64_000, "{}", process.consumer.memory_bytes());
+    }
+    until("memory to be full", || process.metric("millrace_consumer_memory_full_total", "") > 0.0).await;
+    let consumed: i64 = all_partitions(2).iter().map(|p| process.consumer.held(*p).unwrap().end.value()).sum();
+    assert!(consumed < pushed, "fetching stopped");
+    // Recent reads go on.
+    let (rows, _) = world.read(&process.consumer, ONE).await.unwrap();
+    assert!(!rows.is_empty());
+    world.store.clear();
+    process.consumer.flush().await.unwrap();
+    for partition in all_partitions(2) {
+        world.check_all_in_blocks(partition).await;
+    }
+    assert!(process.consumer.memory_bytes() <= cap);
+    process.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn at_the_cap_partitions_that_are_all_small_are_cut() {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let world = World::new(8, 7);
+    // No partition can reach the size of a cut before memory is full.
+    let config = Config { cut_bytes: limits::ByteSize::from_kb(300), ..small() };
+    let process = world.start("a", config, all_partitions(8));
+    process.ready().await;
+    for _ in 0..50 {
+        for partition in all_partitions(8) {
+            world.push(&mut rng, partition, 20, 200).await;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    for partition in all_partitions(8) {
+        let end = world.log.watermarks(partition).await.unwrap().end;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        process.consumer.wait_consumed(partition, end, deadline).await.unwrap();
+    }
+    assert!(process.metric("loki_ingester_chunks_flushed_total", "pressure") > 0.0);
+    process.stop().await.unwrap();
+    for partition in all_partitions(8) {
+        world.check_all_in_blocks(partition).await;
+    }
+}
+
+#[tokio::test]
+async fn who_was_fenced_stops_serving() {
+    let mut rng = fastrand::Rng::with_seed(8);
+    let world = World::new(1, 8);
+    let config = Config { fenced_pause: Duration::from_secs(3600).into(), ..small() };
+    let first = world.start("first", config.clone(), all_partitions(1));
+    first.ready().await;
+    world.push(&mut rng, ONE, 3, 10).await;
+    let second = world.start("second", config, all_partitions(1));
+    second.ready().await;
+    // It does not know yet, and what it says is right as far as it goes.
+    assert!(world.read(&first.consumer, ONE).await.is_some());
+    let error = first.consumer.flush().await.unwrap_err();
+    assert!(matches!(error, OwnerError::NotLeading { .. }), "{error}");
+    assert!(first.consumer.partitions().is_empty());
+    assert_eq!(first.consumer.memory_bytes(), 0);
+    assert_eq!(first.metric("millrace_consumer_fenced_total", ""), 1.0);
+    second.consumer.flush().await.unwrap();
+    world.check_all_in_blocks(ONE).await;
+    first.stop().await.unwrap();
+    second.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn partitions_come_and_go() {
+    let mut rng = fastrand::Rng::with_seed(9);
+    let world = World::new(2, 9);
+    let process = world.start("a", small(), vec![ONE]);
+    process.ready().await;
+    assert_eq!(process.consumer.partitions(), [ONE]);
+    world.push(&mut rng, ONE, 3, 10).await;
+    process.assignments.send(Assignment::Assigned(all_partitions(2))).unwrap();
+    until("two partitions", || process.consumer.partitions().len() == 2).await;
+    process.assignments.send(Assignment::Revoked(vec![ONE])).unwrap();
+    process.assignments.send(Assignment::Assigned(vec![ONE])).unwrap();
+    process.assignments.send(Assignment::Revoked(vec![ONE])).unwrap();
+    until("one partition", || process.consumer.partitions() == [PartitionId::new(1)]).await;
+    let end = world.log.watermarks(ONE).await.unwrap().end;
+    let (head, _) = world.heads().read(ONE).await.unwrap().unwrap();
+    assert_eq!(head.flushed_to, end, "what is given away is in blocks");
+    process.assignments.send(Assignment::Assigned(vec![ONE])).unwrap();
+    until("two partitions again", || process.consumer.partitions().len() == 2).await;
+    assert!(!process.is_finished());
+    process.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn evicted_rows_are_not_held() {
+    let mut rng = fastrand::Rng::with_seed(10);
+    let world = World::new(1, 10);
+    let process = world.start("a", small(), all_partitions(1));
+    process.ready().await;
+    for _ in 0..4 {
+        world.push(&mut rng, ONE, 3, 10).await;
+    }
+    process.consumer.flush().await.unwrap();
+    until("eviction", || process.consumer.held(ONE).is_some_and(|held| held.start == Offset::new(4))).await;
+    let request = |from| StreamsRequest {
+        partition: ONE,
+        tenant: tenants()[0].clone(),
+        from: Offset::new(from),
+        matchers: Arc::from([]),
+        time: TimeRange::ALL,
+    };
+    let late = process.consumer.streams(request(3)).await.unwrap_err();
+    assert!(matches!(late, OwnerError::NotHeld { held, .. } if held.start == Offset::new(4)), "{late}");
+    assert!(process.consumer.streams(request(4)).await.unwrap().streams.is_empty());
+    let nobody = StreamsRequest { partition: PartitionId::new(7), ..request(4) };
+    assert!(matches!(process.consumer.streams(nobody).await.unwrap_err(), OwnerError::NotLeading { .. }));
+    process.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn streams_are_counted_from_an_offset_and_within_a_time() {
+    let mut rng = fastrand::Rng::with_seed(11);
+    let world = World::new(1, 11);
+    let config = Config { published_grace: Duration::from_secs(60).into(), ..small() };
+    let process = world.start("a", config, all_partitions(1));
+    process.ready().await;
+    for round in 0..30 {
+        world.push(&mut rng, ONE, 10, 10).await;
+        if round % 10 == 9 {
+            process.consumer.flush().await.unwrap();
+        }
+    }
+    let now = world.clock.now();
+    let window = TimeRange::new(now.minus(Duration::from_secs(50)), now.minus(Duration::from_nanos(400_000)));
+    for (from, time) in [(0, TimeRange::ALL), (5, TimeRange::ALL), (10, window), (17, window), (30, TimeRange::ALL)] {
+        for tenant in tenants() {
+            for name in ["a0", "a1"] {
+                let matcher = Matcher::new("app", MatchOp::Equal, name).unwrap();
+                let request = StreamsRequest {
+                    partition: ONE,
+                    tenant: tenant.clone(),
+                    from: Offset::new(from),
+                    matchers: Arc::from([matcher]),
+                    time,
+                };
+                let found = process.consumer.streams(request).await.unwrap();
+                let ledger = world.ledger(ONE).lock();
+                let text = format!("{{app=\"{name}\", env=\"prod\"}}");
+                let expected: Vec<i64> = ledger
+                    .acknowledged
+                    .iter()
+                    .filter(|(row, offset)| row.tenant == tenant.as_str() && row.labels == text && offset.value() >= from)
+                    .map(|(row, _)| row.ts)
+                    .filter(|ts| time.contains(model::TimestampNs::from_nanos(*ts)))
+                    .collect();
+                let counted: u64 = found.streams.iter().map(|stream| stream.rows).sum();
+                assert_eq!(counted, expected.len() as u64, "{tenant} {name} from {from}");
+                if let Some(stream) = found.streams.first() {
+                    assert_eq!(found.streams.len(), 1);
+                    assert_eq!(stream.time.start.nanos(), *expected.iter().min().unwrap());
+                    assert_eq!(stream.time.end.nanos(), expected.iter().max().unwrap() + 1);
+                }
+            }
+        }
+    }
+    process.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn tails_get_rows_as_they_come() {
+    let mut rng = fastrand::Rng::with_seed(12);
+    let world = World::new(1, 12);
+    let process = world.start("a", small(), all_partitions(1));
+    process.ready().await;
+    let request = |name: &str, capacity| TailRequest {
+        tenant: tenants()[0].clone(),
+        matchers: Arc::from([Matcher::new("app", MatchOp::Regex, name).unwrap()]),
+        capacity,
+    };
+    let mut all = process.consumer.tail(request("a[01]", 1_000));
+    let slow = process.consumer.tail(request(".+", 1));
+    let gone = process.consumer.tail(request(".+", 1));
+    drop(gone);
+    for _ in 0..30 {
+        world.push(&mut rng, ONE, 10, 10).await;
+    }
+    process.consumer.wait_consumed(ONE, Offset::new(30), Instant::now() + Duration::from_secs(10)).await.unwrap();
+    let wanted = |labels: &[&str]| {
+        let ledger = world.ledger(ONE).lock();
+        let mine = ledger.acknowledged.keys().filter(|row| row.tenant == "acme");
+        mine.filter(|row| labels.iter().any(|label| row.labels.contains(label))).count()
+    };
+    let mut rows = 0;
+    while let Some(batch) = all.try_recv() {
+        assert!(batch.labels.get("app").is_some_and(|app| ["a0", "a1"].contains(&app)));
+        assert_eq!(batch.lines.len(), batch.len());
+        rows += batch.len();
+    }
+    assert_eq!(rows, wanted(&["a0", "a1"]));
+    assert!(rows > 0 && all.dropped() == 0);
+    assert!(slow.dropped() > 0 && (slow.dropped() as usize) < wanted(&["a"]));
+    until("forgetting who left", || process.metric("millrace_consumer_tails", "") == 2.0).await;
+    process.stop().await.unwrap();
+    assert!(all.recv().await.is_none(), "a tail ends with its owner");
+}
+
+#[tokio::test]
+async fn shutdown_without_a_store_gives_up_and_loses_nothing() {
+    let mut rng = fastrand::Rng::with_seed(13);
+    let world = World::new(1, 13);
+    let process = world.start("a", small(), all_partitions(1));
+    process.ready().await;
+    world.push(&mut rng, ONE, 30, 100).await;
+    process.consumer.wait_consumed(ONE, Offset::new(1), Instant::now() + Duration::from_secs(10)).await.unwrap();
+    world.store.add(Fault::always(Effect::ErrorBefore));
+    tokio::time::timeout(Duration::from_secs(5), process.stop()).await.expect("it gives up").unwrap();
+    world.store.clear();
+    let process = world.start("b", small(), all_partitions(1));
+    process.ready().await;
+    process.consumer.flush().await.unwrap();
+    world.check_all_in_blocks(ONE).await;
+    process.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_served_before_it_is_caught_up() {
+    let mut rng = fastrand::Rng::with_seed(14);
+    let world = World::new(1, 14);
+    for _ in 0..20 {
+        world.push(&mut rng, ONE, 10, 100).await;
+    }
+    world.log.inject(|faults| faults.fetch_delay = Duration::from_millis(30));
+    let process = world.start("a", small(), all_partitions(1));
+    let wait = process.consumer.clone();
+    until("taking the lead", || !wait.warming().is_empty()).await;
+    assert!(world.read(&wait, ONE).await.is_none());
+    assert!(wait.partitions().is_empty() && !wait.is_ready());
+    process.ready().await;
+    let (rows, complete_to) = world.read(&wait, ONE).await.unwrap();
+    assert_eq!((rows.len(), complete_to), (200, Offset::new(20)));
+    let error = wait.wait_consumed(ONE, Offset::new(21), Instant::now() + Duration::from_millis(20)).await.unwrap_err();
+    assert!(matches!(error, OwnerError::Deadline { .. }), "{error}");
+    process.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn settings_that_cannot_work_are_all_named() {
+    let world = World::new(1, 15);
+    let config = Config { fetch_bytes: limits::ByteSize::default(), pressure_percent: 0, ..Config::default() };
+    let problems = config.problems();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(Config::default().problems().is_empty());
+    assert!(small().problems().is_empty());
+    drop(world);
+}

@@ -1,0 +1,392 @@
+//! A world to test in: a log, a store with faults, a clock that stands still, processes that start and die, and a
+//! ledger of what was pushed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use block::{BlockIndex, BlockScan, Columns, LineColumn, MetadataColumns, Step};
+use block_builder::Builder;
+use bytes::Bytes;
+use catalogue::read::{MemoryView, PartitionView, Plan, memory_from, plan};
+use catalogue::{Head, Heads, Retry};
+use log_bus::{Assignment, FetchLimits, Fetched, LogBus, LogError, LogId, MemoryLog, Watermarks};
+use model::{Clock, Labels, ManualClock, Offset, PartitionId, TenantId, TimeRange, TimestampNs};
+use object_store::{Faults, MemoryStore, ObjectKey, ObjectStore};
+use parking_lot::Mutex;
+use schemas::record::RecordBuilder;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Components, Config, Consumer, Error};
+
+/// What identifies a row: its number, and everything that must come back with it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Row {
+    pub(super) id: u64,
+    pub(super) tenant: String,
+    pub(super) labels: String,
+    pub(super) ts: i64,
+}
+
+/// What was pushed to one partition.
+#[derive(Default)]
+pub(super) struct Ledger {
+    /// Rows that may be in the log.
+    pub(super) tried: BTreeSet<Row>,
+    /// Rows that are in the log, with their offset.
+    pub(super) acknowledged: BTreeMap<Row, Offset>,
+    /// Records that cannot be decoded.
+    pub(super) garbage: BTreeSet<Offset>,
+}
+
+pub(super) struct World {
+    pub(super) log: Arc<MemoryLog>,
+    pub(super) store: Arc<Faults>,
+    pub(super) bare_store: Arc<MemoryStore>,
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) ledgers: Vec<Mutex<Ledger>>,
+    next_id: AtomicU64,
+    blocks: Mutex<HashMap<String, Arc<Vec<(Row, Offset)>>>>,
+}
+
+/// One process with a consumer and a builder.
+pub(super) struct Process {
+    pub(super) consumer: Arc<Consumer>,
+    pub(super) metrics: prometheus::Registry,
+    pub(super) assignments: mpsc::UnboundedSender<Assignment>,
+    token: CancellationToken,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+/// The log with assignments of one process.
+struct ProcessLog {
+    log: Arc<MemoryLog>,
+    assignments: tokio::sync::Mutex<mpsc::UnboundedReceiver<Assignment>>,
+}
+
+#[async_trait]
+impl LogBus for ProcessLog {
+    fn log_id(&self) -> &LogId {
+        self.log.log_id()
+    }
+
+    fn partition_count(&self) -> u32 {
+        self.log.partition_count()
+    }
+
+    async fn append(&self, partition: PartitionId, key: &TenantId, payload: Bytes) -> Result<Offset, LogError> {
+        self.log.append(partition, key, payload).await
+    }
+
+    async fn fetch(&self, partition: PartitionId, from: Offset, limits: FetchLimits) -> Result<Fetched, LogError> {
+        self.log.fetch(partition, from, limits).await
+    }
+
+    async fn watermarks(&self, partition: PartitionId) -> Result<Watermarks, LogError> {
+        self.log.watermarks(partition).await
+    }
+
+    async fn offset_at(&self, partition: PartitionId, time: TimestampNs) -> Result<Option<Offset>, LogError> {
+        self.log.offset_at(partition, time).await
+    }
+
+    async fn assignment(&self) -> Result<Assignment, LogError> {
+        match self.assignments.lock().await.recv().await {
+            Some(assignment) => Ok(assignment),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn commit(&self, partition: PartitionId, offset: Offset) -> Result<(), LogError> {
+        self.log.commit(partition, offset).await
+    }
+
+    async fn committed(&self, partition: PartitionId) -> Result<Option<Offset>, LogError> {
+        self.log.committed(partition).await
+    }
+}
+
+/// Small enough that a test cuts often.
+pub(super) fn small() -> Config {
+    let millis = |millis| Duration::from_millis(millis).into();
+    Config {
+        cut_bytes: limits::ByteSize::from_kb(48),
+        memory_bytes: limits::ByteSize::from_kb(400),
+        fetch_bytes: limits::ByteSize::from_kb(16),
+        fetch_wait: millis(20),
+        published_grace: millis(20),
+        retry_pause: millis(2),
+        retry_pause_max: millis(20),
+        fenced_pause: millis(30),
+        shutdown_grace: millis(200),
+        ..Config::default()
+    }
+}
+
+/// Waits until `done`, at most ten seconds.
+pub(super) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..2_000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{what} did not happen");
+}
+
+pub(super) fn all_partitions(count: u32) -> Vec<PartitionId> {
+    (0..count).map(PartitionId::new).collect()
+}
+
+impl World {
+    pub(super) fn new(partitions: u32, seed: u64) -> Arc<Self> {
+        let clock = Arc::new(ManualClock::new(TimestampNs::from_secs(1_800_000_000)));
+        let bare_store = Arc::new(MemoryStore::new());
+        Arc::new(Self {
+            log: Arc::new(MemoryLog::with_clock(partitions, clock.clone())),
+            store: Arc::new(Faults::new(bare_store.clone(), seed)),
+            bare_store,
+            clock,
+            ledgers: (0..partitions).map(|_| Mutex::default()).collect(),
+            next_id: AtomicU64::new(1),
+            blocks: Mutex::default(),
+        })
+    }
+
+    fn heads_over(&self, store: Arc<dyn ObjectStore>) -> Heads {
+        let retry = Retry { attempts: 3, backoff: Duration::from_millis(1), backoff_max: Duration::from_millis(4) };
+        Heads::with(store, &self.log.log_id().0, retry, self.clock.clone()).unwrap()
+    }
+
+    /// Heads as a reader without faults sees them.
+    pub(super) fn heads(&self) -> Heads {
+        self.heads_over(self.bare_store.clone())
+    }
+
+    /// A process that owns these partitions.
+    pub(super) fn start(&self, name: &str, config: Config, partitions: Vec<PartitionId>) -> Process {
+        let metrics = prometheus::Registry::new();
+        let (assignments, receiver) = mpsc::unbounded_channel();
+        assignments.send(Assignment::Assigned(partitions)).unwrap();
+        let log: Arc<dyn LogBus> =
+            Arc::new(ProcessLog { log: self.log.clone(), assignments: tokio::sync::Mutex::new(receiver) });
+        let builder_config = block_builder::Config {
+            put_attempts: 3,
+            put_backoff: Duration::from_millis(1).into(),
+            ..block_builder::Config::default()
+        };
+        let builder = block_builder::Components {
+            store: self.store.clone(),
+            heads: self.heads_over(self.store.clone()),
+            log: log.clone(),
+            clock: self.clock.clone(),
+            metrics: metrics.clone(),
+            owner: name.to_owned(),
+        };
+        let blocks = Builder::new(builder_config, builder).unwrap();
+        let components = Components { log, blocks, clock: self.clock.clone(), metrics: metrics.clone() };
+        let consumer = Consumer::new(config, components).unwrap();
+        let token = CancellationToken::new();
+        let (running, shutdown) = (consumer.clone(), token.clone());
+        let task = tokio::spawn(async move { running.run(shutdown).await });
+        Process { consumer, metrics, assignments, token, task }
+    }
+
+    /// Appends one record of random rows: several streams, old and unordered times, some metadata.
+    pub(super) async fn push(&self, rng: &mut fastrand::Rng, partition: PartitionId, rows: usize, line_bytes: usize) {
+        let tenant = TenantId::new(["acme", "globex", "initech"][rng.usize(..3)]).unwrap();
+        let now = self.clock.now();
+        let mut builder = RecordBuilder::new(&tenant, now);
+        let mut pushed = Vec::new();
+        for _ in 0..rows {
+            let labels = Labels::from_pairs([("app", format!("a{}", rng.u8(..4))), ("env", "prod".to_owned())]);
+            let age = match rng.u8(..10) {
+                0 => Duration::from_secs(rng.u64(..5 * 365 * 86_400)),
+                1..=3 => Duration::from_millis(rng.u64(..100_000)),
+                4 => Duration::ZERO,
+                _ => Duration::from_micros(rng.u64(..1_000)),
+            };
+            let ts = now.minus(age);
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            let common: &[(&str, &str)] = if rng.bool() { &[("pod", "p-1")] } else { &[] };
+            builder.stream(&labels, common);
+            let trace = format!("{:x}", rng.u64(..));
+            let metadata = rng.bool().then_some(("trace", &*trace));
+            let mut line = format!("{id} ").into_bytes();
+            line.resize(line.len() + rng.usize(..=line_bytes), b'x');
+            builder.entry(ts, &line, metadata.into_iter());
+            pushed.push(Row { id, tenant: tenant.as_str().to_owned(), labels: labels.to_string(), ts: ts.nanos() });
+        }
+        self.ledger(partition).lock().tried.extend(pushed.iter().cloned());
+        if let Ok(offset) = self.log.append(partition, &tenant, builder.finish(None)).await {
+            self.ledger(partition).lock().acknowledged.extend(pushed.into_iter().map(|row| (row, offset)));
+        }
+    }
+
+    /// Appends a record that cannot be decoded.
+    pub(super) fn push_garbage(&self, rng: &mut fastrand::Rng, partition: PartitionId) {
+        let payload: Vec<u8> = (0..rng.usize(..200)).map(|_| rng.u8(..)).collect();
+        let offset = self.log.append_raw(partition, Bytes::from_static(b"?"), payload.into()).unwrap();
+        self.ledger(partition).lock().garbage.insert(offset);
+    }
+
+    pub(super) fn ledger(&self, partition: PartitionId) -> &Mutex<Ledger> {
+        &self.ledgers[partition.index() as usize]
+    }
+
+    /// The rows of a block, with their offsets.
+    pub(super) async fn block(&self, key: &str, tail_bytes: u64) -> Arc<Vec<(Row, Offset)>> {
+        if let Some(known) = self.blocks.lock().get(key) {
+            return known.clone();
+        }
+        let bytes = self.bare_store.get(&ObjectKey::new(key).unwrap()).await.unwrap().bytes;
+        block::verify(bytes.clone()).unwrap();
+        let rows = Arc::new(rows_of_block(&bytes, tail_bytes));
+        self.blocks.lock().insert(key.to_owned(), rows.clone());
+        rows
+    }
+
+    /// Reads a partition as a query does: head, then memory, then blocks. `None` when it must plan again, or nobody
+    /// serves the partition. The second value is the offset that the answer is complete to.
+    pub(super) async fn read(&self, consumer: &Consumer, partition: PartitionId) -> Option<(Vec<Row>, Offset)> {
+        let head = match self.heads().read(partition).await.unwrap() {
+            Some((head, _)) => head,
+            None => Head::unled(&self.log.log_id().0, partition),
+        };
+        tokio::task::yield_now().await;
+        let from = memory_from(&head, Offset::ZERO);
+        let snapshot = consumer.snapshot(partition, from);
+        tokio::task::yield_now().await;
+        let held = match &snapshot {
+            Ok(snapshot) => snapshot.held,
+            Err(Some(held)) => *held,
+            Err(None) => return None,
+        };
+        let view = PartitionView { head: &head, compacted_to: Offset::ZERO, memory: Some(MemoryView { held }) };
+        let (blocks, complete_to) = match plan(&view) {
+            Plan::Read { blocks, complete_to, .. } => (blocks.to_vec(), complete_to),
+            Plan::Replan(_) => return None,
+            other => panic!("no plan: {other:?}"),
+        };
+        let mut rows = Vec::new();
+        for block in blocks {
+            rows.extend(self.block(&block.key, block.tail_bytes).await.iter().map(|(row, _)| row.clone()));
+        }
+        let snapshot = snapshot.expect("a plan that reads memory got it");
+        for held in &snapshot.segments {
+            for (tenant, streams) in held.segment.tenants() {
+                for stream in streams.streams() {
+                    for slice in stream.slices().iter().filter(|slice| snapshot.range.contains(slice.offset)) {
+                        let labels = stream.labels().to_string();
+                        rows.extend(slice.rows.rows().map(|row| Row {
+                            id: id_of(row.line),
+                            tenant: tenant.as_str().to_owned(),
+                            labels: labels.clone(),
+                            ts: row.ts.nanos(),
+                        }));
+                    }
+                }
+            }
+        }
+        Some((rows, complete_to))
+    }
+
+    /// Checks that blocks alone hold all that was acknowledged, once, but for lost ranges.
+    pub(super) async fn check_all_in_blocks(&self, partition: PartitionId) {
+        let (head, _) = self.heads().read(partition).await.unwrap().expect("the partition was led");
+        let end = self.log.watermarks(partition).await.unwrap().end;
+        assert_eq!(head.flushed_to, end, "everything is in blocks");
+        let mut found = BTreeMap::new();
+        let mut quarantined = 0;
+        for block in &head.blocks {
+            for (row, offset) in self.block(&block.key, block.tail_bytes).await.iter() {
+                assert!(block.range.contains(*offset));
+                let before = found.insert(row.clone(), *offset);
+                assert_eq!(before, None, "a row is in blocks twice: {row:?}");
+            }
+            quarantined += block.quarantined;
+        }
+        let ledger = self.ledger(partition).lock();
+        let is_lost = |offset: &Offset| head.lost.iter().any(|lost| lost.range.contains(*offset));
+        for (row, offset) in ledger.acknowledged.iter().filter(|(_, offset)| !is_lost(offset)) {
+            assert_eq!(found.get(row), Some(offset), "an acknowledged row is missing or at another offset: {row:?}");
+        }
+        assert!(found.keys().all(|row| ledger.tried.contains(row)), "a row that nobody pushed");
+        let garbage = ledger.garbage.iter().filter(|offset| !is_lost(offset)).count();
+        assert_eq!(quarantined, garbage as u64, "records that cannot be decoded are kept");
+    }
+}
+
+impl Process {
+    /// Ends at once, in the middle of whatever it does.
+    pub(super) fn kill(&self) {
+        self.task.abort();
+    }
+
+    /// Ends in good order.
+    pub(super) async fn stop(self) -> Result<(), Error> {
+        self.token.cancel();
+        self.task.await.expect("the process does not panic")
+    }
+
+    /// Waits for an end that was not asked for.
+    pub(super) async fn end(self) -> Result<(), Error> {
+        self.task.await.expect("the process does not panic")
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    pub(super) async fn ready(&self) {
+        until("getting ready", || self.consumer.is_ready()).await;
+    }
+
+    /// The value of a counter or gauge, summed over its labels that contain `label`.
+    pub(super) fn metric(&self, name: &str, label: &str) -> f64 {
+        let families = self.metrics.gather();
+        let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
+        let wanted = metrics.filter(|m| label.is_empty() || m.get_label().iter().any(|l| l.value() == label));
+        wanted.map(|m| m.get_counter().get_value() + m.get_gauge().get_value()).sum()
+    }
+}
+
+fn id_of(line: &[u8]) -> u64 {
+    let text = std::str::from_utf8(line).unwrap();
+    text.split(' ').next().unwrap().parse().unwrap()
+}
+
+fn rows_of_block(bytes: &Bytes, tail_bytes: u64) -> Vec<(Row, Offset)> {
+    let total = bytes.len() as u64;
+    let index = BlockIndex::open(total, bytes.slice((total - tail_bytes) as usize..)).unwrap();
+    let tenants: Vec<TenantId> = index.tenants().map(|t| t.tenant.clone()).collect();
+    let mut rows = Vec::new();
+    for tenant in tenants {
+        let ordinals = index.streams(&tenant, &[], TimeRange::ALL).iter().map(|s| s.ordinal).collect();
+        let columns = Columns { lines: LineColumn::Content, metadata: MetadataColumns::All, offsets: true };
+        let mut scan = BlockScan::new(&index, ordinals, TimeRange::ALL, columns);
+        loop {
+            match scan.next().unwrap() {
+                Step::NeedsData(ranges) => {
+                    let data = ranges.iter().map(|r| bytes.slice(r.start as usize..r.end as usize)).collect();
+                    scan.supply(ranges, data).unwrap();
+                }
+                Step::Batch(batch) => rows.extend((0..batch.len()).map(|i| {
+                    let row = Row {
+                        id: id_of(batch.lines.get(i)),
+                        tenant: tenant.as_str().to_owned(),
+                        labels: batch.labels.to_string(),
+                        ts: batch.timestamps[i],
+                    };
+                    (row, Offset::new(batch.offsets[i]))
+                })),
+                Step::Done => break,
+            }
+        }
+    }
+    rows
+}

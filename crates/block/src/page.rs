@@ -17,6 +17,9 @@ use crate::{
 /// Pages that claim to be larger than this when decompressed are refused.
 pub(crate) const PAGE_BYTES_MAX: usize = 1 << 30;
 
+/// Bytes given to zstd at a time when only the beginning of a page is wanted.
+const INPUT_PORTION: usize = 2048;
+
 /// Where a page lies, and what it must be.
 #[derive(Clone, Debug)]
 pub(crate) struct PageRef {
@@ -111,8 +114,8 @@ impl PageReader {
             return Err(BlockError::damaged("lines have an unknown encoding"));
         }
         self.zstd.init().map_err(zstd_error)?;
-        let mut input = InBuffer::around(body);
         let mut prefix: Vec<u8> = Vec::new();
+        let mut consumed = 0;
         // What the lines leave of the page are the lengths, and our writer ends a compressed block there. Else two bytes a length
         // at first, and doubled until the lengths fit.
         let guess = header.values.saturating_mul(2).saturating_add(64);
@@ -122,9 +125,13 @@ impl PageReader {
             prefix.reserve_exact(wanted.saturating_sub(prefix.len()));
             while prefix.len() < wanted {
                 let filled = prefix.len();
+                // In small portions: given all, zstd would decompress one more block only to find that there is no room for it.
+                let portion = &body[consumed..body.len().min(consumed + INPUT_PORTION)];
+                let mut input = InBuffer::around(portion);
                 let mut output = OutBuffer::around_pos(&mut prefix, filled);
                 self.zstd.decompress_stream(&mut output, &mut input).map_err(zstd_error)?;
-                if output.pos() == filled {
+                consumed += input.pos;
+                if output.pos() == filled && input.pos == 0 {
                     return Err(BlockError::damaged("a page has another length than it says"));
                 }
             }

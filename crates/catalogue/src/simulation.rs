@@ -241,7 +241,7 @@ fn reads_are_exact() {
 /// Without any one rule something goes wrong, and the checker sees it.
 #[test]
 fn each_rule_is_needed() {
-    const EPISODES_MAX: u64 = 1_500;
+    const EPISODES_MAX: u64 = 6_000;
     use Rule::{
         BlockBeforeHead, BlocksFromCompacted, CatalogueReachesTrim, CompareAndSwap, EpochIsMine, EvictBelowHead,
         HeadReachesCatalogue, HoleRestartsMemory, LostIsRecorded, LostReplyIsResolved, MemoryMustReachDown,

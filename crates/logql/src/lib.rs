@@ -11,9 +11,13 @@
 #![forbid(unsafe_code)]
 
 pub mod ast;
+mod answer;
+mod binary;
 mod check;
 mod duration;
+mod entries;
 mod error;
+mod eval;
 mod fold;
 mod format;
 mod ip;
@@ -23,10 +27,24 @@ mod linepattern;
 mod names;
 mod number;
 mod parse;
+mod partial;
+mod pipeline;
+mod plan;
 mod print;
+mod query;
+mod samples;
+mod scan;
 mod size;
+mod stats;
+mod steps;
 mod template;
+mod vector;
 
+pub use answer::{Answer, ResultEntry, ResultStream, Sample, Series, format_value};
 pub use error::ParseError;
 pub use format::format_query;
+pub use partial::Partial;
 pub use parse::{parse, parse_log, parse_matchers, reject_empty_compatible};
+pub use query::{Direction, Params, Query, QueryError, QueryKind};
+pub use scan::{LineNeed, MetadataNeed, Needs, Scan};
+pub use stats::ScanStats;

@@ -34,6 +34,18 @@ enum Value<'l> {
     Array(&'l [u8]),
 }
 
+/// The members of the object `line` whose values are strings, in order.
+pub(crate) fn string_members(line: &[u8]) -> Result<Vec<(String, String)>, &'static str> {
+    let mut members = Members::new(line)?;
+    let mut found = Vec::new();
+    while let Some((key, value)) = members.next()? {
+        if let Value::String(raw) = value {
+            found.push((String::from_utf8_lossy(&key).into_owned(), text_of(raw).into_owned()));
+        }
+    }
+    Ok(found)
+}
+
 /// How deep objects are followed; what is deeper is not looked at.
 const DEPTH_MAX: usize = 128;
 
@@ -93,7 +105,7 @@ fn find<'l>(data: &'l [u8], steps: &[PathStep]) -> Option<Value<'l>> {
     let mut data = data;
     for (i, step) in steps.iter().enumerate() {
         let value = match step {
-            PathStep::Key(wanted) => {
+            PathStep::Field(wanted) => {
                 let mut members = Members::new(data).ok()?;
                 loop {
                     // A value that is cut short at the end of the line still counts where the path ends.

@@ -1,0 +1,149 @@
+//! From the windows of scans to the answer of a metric query.
+
+use model::Labels;
+
+use crate::{
+    answer::{Answer, Sample, Series},
+    ast::{Grouping, RangeOp},
+    binary,
+    partial::{Found, Partial, SeriesData},
+    plan::{MetricPlan, Node, RangeNode},
+    query::QueryError,
+    samples, vector,
+};
+
+/// One series: values by the number of the step, ascending; steps without a value are left out.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Track {
+    pub(crate) labels: Labels,
+    pub(crate) points: Vec<(u32, f64)>,
+}
+
+/// What a node yields.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    /// The same number at each step.
+    Scalar(f64),
+    Tracks(Vec<Track>),
+}
+
+pub(crate) fn evaluate(plan: &MetricPlan, partials: Vec<Partial>, series_max: u32) -> Result<Answer, QueryError> {
+    let mut evaluator = Evaluator { steps: plan.steps.steps, partials: partials.into_iter().map(Some).collect() };
+    let value = evaluator.node(&plan.root)?;
+    let t_ms = |step: u32| plan.steps.at(step).div_euclid(1_000_000);
+    let mut tracks = match value {
+        Value::Scalar(v) if plan.is_instant => return Ok(Answer::Scalar { t_ms: t_ms(0), v }),
+        Value::Scalar(v) => vec![vector::constant(v, plan.steps.steps)],
+        Value::Tracks(tracks) => tracks,
+    };
+    tracks.retain(|t| !t.points.is_empty());
+    if series_max > 0 && tracks.len() > series_max as usize {
+        return Err(QueryError::SeriesLimit(series_max));
+    }
+    if !plan.is_sorted {
+        tracks.sort_by(|a, b| a.labels.cmp(&b.labels));
+    }
+    if plan.is_instant {
+        let sample = |t: Track| t.points.first().map(|(step, value)| Sample { labels: t.labels.clone(), t_ms: t_ms(*step), value: *value });
+        return Ok(Answer::Vector(tracks.into_iter().filter_map(sample).collect()));
+    }
+    let series = |t: Track| Series { labels: t.labels, points: t.points.into_iter().map(|(step, v)| (t_ms(step), v)).collect() };
+    Ok(Answer::Matrix(tracks.into_iter().map(series).collect()))
+}
+
+struct Evaluator {
+    steps: u32,
+    /// Each is taken once.
+    partials: Vec<Option<Partial>>,
+}
+
+impl Evaluator {
+    fn node(&mut self, node: &Node) -> Result<Value, QueryError> {
+        Ok(match node {
+            Node::Literal(value) => Value::Scalar(*value),
+            Node::VectorFn(value) => Value::Tracks(vec![vector::constant(*value, self.steps)]),
+            Node::Range(range) => Value::Tracks(self.range(range)?),
+            Node::Vector { op, k, grouping, inner } => match self.node(inner)? {
+                Value::Tracks(tracks) => Value::Tracks(vector::aggregate(*op, *k, grouping.as_ref(), tracks, self.steps)),
+                scalar @ Value::Scalar(_) => scalar,
+            },
+            Node::Binary { op, return_bool, matching, legs } => {
+                let (left, right) = (self.node(&legs.0)?, self.node(&legs.1)?);
+                binary::apply(binary::Operation { op: *op, return_bool: *return_bool, matching: matching.as_ref() }, left, right, self.steps)?
+            }
+            Node::LabelReplace { inner, target, replacement, source, regex } => match self.node(inner)? {
+                Value::Tracks(mut tracks) => {
+                    for track in &mut tracks {
+                        let text = track.labels.get(source).unwrap_or("");
+                        if let Some(found) = regex.captures(text) {
+                            let mut value = String::new();
+                            found.expand(replacement, &mut value);
+                            track.labels = with_label(&track.labels, target, Some(value.as_str()).filter(|v| !v.is_empty()));
+                        }
+                    }
+                    Value::Tracks(tracks)
+                }
+                scalar @ Value::Scalar(_) => scalar,
+            },
+        })
+    }
+
+    fn range(&mut self, node: &RangeNode) -> Result<Vec<Track>, QueryError> {
+        let partial = self.partials.get_mut(node.scan).and_then(Option::take);
+        let Some(Partial { found: Found::Series(table), .. }) = partial else {
+            return Err(QueryError::Evaluation("a partial of another query".to_owned()));
+        };
+        let steps = self.steps;
+        // The order in which series were found depends on who came first.
+        let mut series = table.series;
+        series.sort_by(|a, b| a.labels.cmp(&b.labels));
+        let mut tracks: Vec<Track> = series
+            .into_iter()
+            .map(|data| {
+                let labels = data.labels.clone();
+                let points = if node.is_unwrapped { samples::points(node, data.samples) } else { counted(node, data, steps) };
+                Track { labels, points }
+            })
+            .collect();
+        tracks.retain(|t| !t.points.is_empty());
+        if node.op == RangeOp::AbsentOverTime {
+            let mut is_present = vec![false; steps as usize];
+            tracks.iter().flat_map(|t| &t.points).for_each(|(step, _)| is_present[*step as usize] = true);
+            let points = (0..steps).filter(|step| !is_present[*step as usize]).map(|step| (step, 1.0)).collect();
+            tracks = vec![Track { labels: node.absent.clone(), points }];
+        }
+        Ok(tracks)
+    }
+}
+
+/// The values of the counting functions.
+fn counted(node: &RangeNode, data: SeriesData, steps: u32) -> Vec<(u32, f64)> {
+    let seconds = node.windows.range as f64 / 1e9;
+    let counts = data.counts.sums(steps);
+    let present = |step: &u32| counts[*step as usize] > 0;
+    let of_counts = |divisor: f64| (0..steps).filter(present).map(|s| (s, counts[s as usize] as f64 / divisor)).collect();
+    let of_bytes = |divisor: f64| {
+        let bytes = data.bytes.sums(steps);
+        (0..steps).filter(present).map(|s| (s, bytes[s as usize] as f64 / divisor)).collect()
+    };
+    match node.op {
+        RangeOp::Rate => of_counts(seconds),
+        RangeOp::BytesOverTime => of_bytes(1.0),
+        RangeOp::BytesRate => of_bytes(seconds),
+        _ => of_counts(1.0),
+    }
+}
+
+/// A set with one label set, or removed.
+pub(crate) fn with_label(labels: &Labels, name: &str, value: Option<&str>) -> Labels {
+    let others = labels.iter().filter(|(n, _)| *n != name);
+    Labels::with_empty_values(others.chain(value.map(|v| (name, v))))
+}
+
+/// The labels that make a group.
+pub(crate) fn group_labels(labels: &Labels, grouping: Option<&Grouping>) -> Labels {
+    let Some(grouping) = grouping else { return Labels::empty() };
+    let listed = |name: &str| grouping.labels.iter().any(|l| l == name);
+    let kept = labels.iter().filter(|(name, _)| listed(name) != grouping.without);
+    if kept.clone().count() == labels.len() { labels.clone() } else { Labels::with_empty_values(kept) }
+}

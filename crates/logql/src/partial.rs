@@ -1,0 +1,121 @@
+//! What a scan has found so far.
+
+use std::collections::HashMap;
+
+use model::Labels;
+use serde::{Deserialize, Serialize};
+
+use crate::{entries::Entries, stats::ScanStats, steps::Differences};
+
+/// What a scan has found in some of the rows. Partials of one scan merge in any order with the same result, and can be
+/// sent. Made by [`crate::Scan::partial`], filled by [`crate::Scan::accept`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Partial {
+    pub(crate) stats: ScanStats,
+    pub(crate) found: Found,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Found {
+    Entries(Entries),
+    Series(SeriesTable),
+}
+
+impl Partial {
+    /// What was looked at.
+    pub fn stats(&self) -> ScanStats {
+        self.stats
+    }
+
+    /// Adds what another partial of the same scan has found.
+    ///
+    /// # Panics
+    /// When the other one is of another kind of query.
+    pub fn merge(&mut self, other: Self) {
+        self.stats.add(&other.stats);
+        match (&mut self.found, other.found) {
+            (Found::Entries(mine), Found::Entries(other)) => mine.merge(other),
+            (Found::Series(mine), Found::Series(other)) => mine.merge(other),
+            _ => panic!("partials of different scans do not merge"),
+        }
+    }
+}
+
+/// The series of one range aggregation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SeriesTable {
+    pub(crate) steps: u32,
+    pub(crate) series: Vec<SeriesData>,
+    /// Numbers of series by [`SeriesTable`]'s key; made anew when it was not sent.
+    #[serde(skip)]
+    index: HashMap<Box<[u8]>, u32>,
+}
+
+/// What is known of one series.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SeriesData {
+    pub(crate) labels: Labels,
+    /// Entries for each step's window.
+    pub(crate) counts: Differences,
+    /// Bytes of their lines.
+    pub(crate) bytes: Differences,
+    /// Unwrapped values: time, and the bits of the number (so that NaN can be sent).
+    pub(crate) samples: Vec<(i64, u64)>,
+}
+
+/// Appends one label to a series' key.
+pub(crate) fn push_key(key: &mut Vec<u8>, name: &str, value: &str) {
+    key.extend_from_slice(name.as_bytes());
+    key.push(0xff);
+    key.extend_from_slice(value.as_bytes());
+    key.push(0xff);
+}
+
+impl SeriesTable {
+    pub(crate) fn new(steps: u32) -> Self {
+        Self { steps, series: Vec::new(), index: HashMap::new() }
+    }
+
+    fn refresh_index(&mut self) {
+        if self.index.len() == self.series.len() {
+            return;
+        }
+        self.index.clear();
+        for (number, series) in self.series.iter().enumerate() {
+            let mut key = Vec::new();
+            series.labels.iter().for_each(|(n, v)| push_key(&mut key, n, v));
+            self.index.insert(key.into(), number as u32);
+        }
+    }
+
+    /// The number of the series with this key (its labels in name order, see [`push_key`]).
+    pub(crate) fn number(&mut self, key: &[u8], labels: impl FnOnce() -> Labels) -> u32 {
+        self.refresh_index();
+        if let Some(number) = self.index.get(key) {
+            return *number;
+        }
+        let number = self.series.len() as u32;
+        self.series.push(SeriesData {
+            labels: labels(),
+            counts: Differences::default(),
+            bytes: Differences::default(),
+            samples: Vec::new(),
+        });
+        self.index.insert(key.into(), number);
+        number
+    }
+
+    fn merge(&mut self, other: Self) {
+        let steps = self.steps;
+        let mut key = Vec::new();
+        for theirs in other.series {
+            key.clear();
+            theirs.labels.iter().for_each(|(n, v)| push_key(&mut key, n, v));
+            let number = self.number(&key, || theirs.labels.clone());
+            let mine = &mut self.series[number as usize];
+            mine.counts.merge(theirs.counts, steps);
+            mine.bytes.merge(theirs.bytes, steps);
+            mine.samples.extend(theirs.samples);
+        }
+    }
+}

@@ -1,0 +1,556 @@
+//! One pass over rows: what it needs, and what it makes of a batch.
+
+use std::{collections::HashMap, sync::Arc};
+
+use model::{Batch, ByteColumn, Labels, Matcher, MetadataValues, TimeRange, TimestampNs};
+
+use crate::{
+    ast::{Conversion, Grouping, LogExpr, RangeAggregation},
+    duration,
+    entries::{Entries, EntryKey, FoundEntry},
+    number,
+    partial::{Found, Partial, SeriesData, SeriesTable, push_key},
+    pipeline::{Category, ERROR, LabelTest, Pipeline, Row, RowError, RowLabels, Rows, Want, columns, parse_bytes},
+    query::{Direction, Params, QueryError},
+    stats::ScanStats,
+    steps::{RunCache, Windows},
+};
+
+/// What a scan needs to know of a row beside its time and its stream's labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Of the line.
+    pub lines: LineNeed,
+    /// Of structured metadata.
+    pub metadata: MetadataNeed,
+    /// Whether [`Batch::offsets`] are needed.
+    pub offsets: bool,
+}
+
+/// What is needed of lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LineNeed {
+    /// Nothing: [`Batch::lines`] may be empty.
+    None,
+    /// Their lengths: the offsets of [`Batch::lines`] are right, the bytes may be any.
+    Lengths,
+    /// Their bytes.
+    Content,
+}
+
+/// What is needed of structured metadata. More may be given; it is not looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetadataNeed {
+    /// Nothing.
+    None,
+    /// The values of these names, as stored.
+    Names(Vec<String>),
+    /// Everything.
+    All,
+}
+
+/// One pass over the rows of some streams. Cheap to clone; any number of threads may use it, each with a [`Partial`].
+#[derive(Clone, Debug)]
+pub struct Scan {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    matchers: Vec<Matcher>,
+    time: TimeRange,
+    needs: Needs,
+    pipeline: Pipeline,
+    sink: Sink,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Log { direction: Direction, limit: u32 },
+    Metric(MetricSink),
+}
+
+/// What a range aggregation adds up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sample {
+    Count,
+    Bytes,
+    Unwrapped,
+}
+
+/// The part of a range aggregation that its log part does not say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Metric {
+    pub(crate) sample: Sample,
+    pub(crate) windows: Windows,
+    /// Most series; 0: any number.
+    pub(crate) series_max: u32,
+}
+
+#[derive(Debug)]
+struct MetricSink {
+    metric: Metric,
+    grouping: Keys,
+    unwrap: Option<Unwrap>,
+    /// Grouping by `__error__` makes errors of parsers a label like any other.
+    keeps_errors: bool,
+}
+
+/// Which labels make a series.
+#[derive(Debug)]
+enum Keys {
+    /// Only these, in order.
+    By(Vec<String>),
+    /// All but these.
+    Without(Vec<String>),
+}
+
+#[derive(Debug)]
+struct Unwrap {
+    label: String,
+    conversion: Conversion,
+    filters: Vec<LabelTest>,
+}
+
+impl Scan {
+    pub(crate) fn log(log: &LogExpr, params: &Params) -> Result<Self, QueryError> {
+        let pipeline = Pipeline::new(&log.stages, Want::All, true)?;
+        let needs = Needs { lines: LineNeed::Content, metadata: MetadataNeed::All, offsets: true };
+        let time = TimeRange::new(params.start, params.end);
+        let sink = Sink::Log { direction: params.direction, limit: params.limit };
+        Ok(Self { inner: Arc::new(Inner { matchers: log.matchers.clone(), time, needs, pipeline, sink }) })
+    }
+
+    pub(crate) fn metric(range: &RangeAggregation, grouping: Option<&Grouping>, metric: Metric) -> Result<Self, QueryError> {
+        let unwrapped = range.unwrap.as_ref().map(|u| u.label.clone());
+        let (keys, mut want) = match grouping {
+            Some(Grouping { without: false, labels }) => {
+                let mut want = Want::Names(Vec::new());
+                labels.iter().for_each(|name| want.add(name));
+                let Want::Names(names) = &want else { return Err(QueryError::Evaluation("grouping".to_owned())) };
+                (Keys::By(names.clone()), want)
+            }
+            other => {
+                let without = other.map(|g| g.labels.clone()).unwrap_or_default();
+                (Keys::Without(without.into_iter().chain(unwrapped.clone()).collect()), Want::All)
+            }
+        };
+        let keeps_errors = matches!(&keys, Keys::By(names) if names.iter().any(|n| n == ERROR));
+        let unwrap = match &range.unwrap {
+            None => None,
+            Some(unwrap) => {
+                let filters = unwrap.filters.iter().map(LabelTest::new).collect::<Result<Vec<_>, _>>()?;
+                want.add(&unwrap.label);
+                filters.iter().for_each(|f| f.names(&mut |name| want.add(name)));
+                Some(Unwrap { label: unwrap.label.clone(), conversion: unwrap.conversion, filters })
+            }
+        };
+        let measures = metric.sample == Sample::Bytes;
+        let pipeline = Pipeline::new(&range.log.stages, want, measures)?;
+        let lines = match (pipeline.reads_line(), measures) {
+            (true, _) => LineNeed::Content,
+            (false, true) => LineNeed::Lengths,
+            (false, false) => LineNeed::None,
+        };
+        let metadata = metadata_need(pipeline.want(), &range.log.matchers);
+        let (start, end) = metric.windows.entries();
+        Ok(Self {
+            inner: Arc::new(Inner {
+                matchers: range.log.matchers.clone(),
+                time: TimeRange::new(TimestampNs::from_nanos(start), TimestampNs::from_nanos(end)),
+                needs: Needs { lines, metadata, offsets: false },
+                pipeline,
+                sink: Sink::Metric(MetricSink { metric, grouping: keys, unwrap, keeps_errors }),
+            }),
+        })
+    }
+
+    /// Which streams: those whose labels match all of them.
+    pub fn matchers(&self) -> &[Matcher] {
+        &self.inner.matchers
+    }
+
+    /// Rows outside do not matter.
+    pub fn time(&self) -> TimeRange {
+        self.inner.time
+    }
+
+    /// What batches must have.
+    pub fn needs(&self) -> &Needs {
+        &self.inner.needs
+    }
+
+    /// A partial that has seen no rows.
+    pub fn partial(&self) -> Partial {
+        let found = match &self.inner.sink {
+            Sink::Log { direction, limit } => Found::Entries(Entries::new(*direction, *limit)),
+            Sink::Metric(sink) => Found::Series(SeriesTable::new(sink.metric.windows.steps)),
+        };
+        Partial { stats: ScanStats::default(), found }
+    }
+
+    /// The time in which rows can still matter to a partial of a log query that has its limit; `None` while every row
+    /// of [`Scan::time`] can. Readers may skip what lies outside; rows at its edges must be given, since equal times
+    /// are ordered by stream and offset.
+    pub fn still_wanted(&self, partial: &Partial) -> Option<TimeRange> {
+        let (Sink::Log { direction, .. }, Found::Entries(entries)) = (&self.inner.sink, &partial.found) else { return None };
+        let bound = entries.bound()?;
+        let time = self.inner.time;
+        Some(match direction {
+            Direction::Backward => TimeRange::new(time.start.max(TimestampNs::from_nanos(bound)), time.end),
+            Direction::Forward => {
+                TimeRange::new(time.start, time.end.min(TimestampNs::from_nanos(bound.saturating_add(1))))
+            }
+        })
+    }
+
+    /// Adds the rows of a batch. The caller has checked the stream's labels; rows outside [`Scan::time`] are skipped.
+    /// For log queries rows of one stream and offset must come in their order.
+    ///
+    /// # Errors
+    /// When a row's error fails the query, there are too many series, or the batch lacks what the scan needs.
+    pub fn accept(&self, batch: &Batch, partial: &mut Partial) -> Result<(), QueryError> {
+        let inner = &*self.inner;
+        if inner.needs.lines != LineNeed::None && batch.lines.len() != batch.len() {
+            let text = format!("a batch has {} rows and {} lines", batch.len(), batch.lines.len());
+            return Err(QueryError::Evaluation(text));
+        }
+        let time = self.still_wanted(partial).unwrap_or(inner.time);
+        let rows = Rows::in_time(&batch.timestamps, time.start.nanos(), time.end.nanos());
+        partial.stats.lines += rows.len() as u64;
+        if rows.is_empty() {
+            if let Found::Entries(entries) = &mut partial.found {
+                entries.rows_seen += batch.len() as u64;
+            }
+            return Ok(());
+        }
+        if inner.needs.lines != LineNeed::None {
+            partial.stats.bytes += line_bytes(&batch.lines, &rows);
+        }
+        partial.stats.metadata_bytes += metadata_bytes(batch);
+        let rows = inner.pipeline.select(&batch.lines, rows);
+        match (&inner.sink, &mut partial.found) {
+            (Sink::Log { direction, .. }, Found::Entries(entries)) => {
+                partial.stats.post_filter_lines += self.accept_entries(batch, &rows, *direction, entries);
+                Ok(())
+            }
+            (Sink::Metric(sink), Found::Series(table)) => {
+                let by_class = !inner.pipeline.has_line_steps() && sink.unwrap.is_none();
+                let counter = Counter { sink, batch, table, runs: RunCache::new(sink.metric.windows), passed: 0, key: Vec::new() };
+                let passed = if by_class { counter.by_class(&inner.pipeline, &rows) } else { counter.by_row(&inner.pipeline, &rows) };
+                partial.stats.post_filter_lines += passed?;
+                Ok(())
+            }
+            _ => Err(QueryError::Evaluation("a partial of another query".to_owned())),
+        }
+    }
+
+    /// Returns how many rows passed.
+    fn accept_entries(&self, batch: &Batch, rows: &Rows, direction: Direction, entries: &mut Entries) -> u64 {
+        let columns = columns(batch);
+        let mut row = Row::new(RowLabels::new(&batch.labels, &columns));
+        let first_row = entries.rows_seen;
+        entries.rows_seen += batch.len() as u64;
+        let mut passed = 0;
+        let mut take = |i: usize| {
+            let ts = batch.timestamps[i];
+            if !entries.wants_time(ts) {
+                return;
+            }
+            let offset = batch.offsets.get(i).copied().unwrap_or(0);
+            let key = EntryKey { ts, stream: batch.labels.clone(), offset, row: first_row + i as u64 };
+            if !entries.wants(&key) {
+                return;
+            }
+            row.begin(i, batch.lines.get(i));
+            if !self.inner.pipeline.run(&mut row) {
+                return;
+            }
+            passed += 1;
+            let (mut metadata, mut parsed) = (Vec::new(), Vec::new());
+            row.labels.for_each(|category, name, value| match category {
+                Category::Stream => {}
+                Category::Metadata => metadata.push((name.to_owned(), value.to_owned())),
+                Category::Parsed => parsed.push((name.to_owned(), value.to_owned())),
+            });
+            entries.push(FoundEntry { key, line: row.line().to_vec(), seen: row.labels.stream_labels(), metadata, parsed });
+        };
+        // The best first, so that the rest is not even looked at.
+        match direction {
+            Direction::Backward => rows.iter().rev().for_each(&mut take),
+            Direction::Forward => rows.iter().for_each(&mut take),
+        }
+        passed
+    }
+}
+
+/// The names of metadata that may show up as one of the wanted labels.
+fn metadata_need(want: &Want, matchers: &[Matcher]) -> MetadataNeed {
+    let Want::Names(wanted) = want else { return MetadataNeed::All };
+    let mut names = Vec::new();
+    for name in wanted {
+        let mut name = name.as_str();
+        loop {
+            // Every stream has such a label, so metadata of the name shows up under another one.
+            let is_streams = matchers.iter().any(|m| m.name() == name && !m.matches_empty());
+            let is_error = name.starts_with(ERROR.trim_end_matches('_'));
+            if !is_streams && !is_error && !names.iter().any(|n| n == name) {
+                names.push(name.to_owned());
+            }
+            let Some(base) = name.strip_suffix("_extracted") else { break };
+            name = base;
+            // Here the base name is wanted whoever has it.
+            if !names.iter().any(|n| n == name) {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    if names.is_empty() { MetadataNeed::None } else { MetadataNeed::Names(names) }
+}
+
+fn line_bytes(lines: &ByteColumn, rows: &Rows) -> u64 {
+    match rows {
+        Rows::Span(span) if span.is_empty() => 0,
+        Rows::Span(span) => u64::from(lines.offsets()[span.end] - lines.offsets()[span.start]),
+        Rows::List(_) => rows.iter().map(|row| lines.bytes_of(row) as u64).sum(),
+    }
+}
+
+/// Of the values that came with a batch.
+fn metadata_bytes(batch: &Batch) -> u64 {
+    let of_column = |values: &MetadataValues| match values {
+        MetadataValues::Constant(value) => (value.len() * batch.len()) as u64,
+        MetadataValues::Dictionary { dictionary, ids } => {
+            let of_row = |id: &u32| if *id == MetadataValues::ABSENT { 0 } else { dictionary.bytes_of(*id as usize) as u64 };
+            ids.iter().map(of_row).sum()
+        }
+    };
+    batch.metadata.iter().map(|column| of_column(&column.values)).sum()
+}
+
+/// Adds the rows of one batch to the series of a range aggregation.
+struct Counter<'p, 'b> {
+    sink: &'p MetricSink,
+    batch: &'b Batch,
+    table: &'p mut SeriesTable,
+    runs: RunCache,
+    passed: u64,
+    key: Vec<u8>,
+}
+
+impl<'b> Counter<'_, 'b> {
+    /// What becomes of a row depends on its metadata alone: it is found out once for each combination of values.
+    fn by_class(mut self, pipeline: &Pipeline, rows: &Rows) -> Result<u64, QueryError> {
+        let batch = self.batch;
+        let columns = self.columns(pipeline);
+        let ids = |c: &crate::pipeline::Column<'b>| match &c.values.values {
+            MetadataValues::Constant(_) => None,
+            MetadataValues::Dictionary { dictionary, ids } => Some((dictionary.len(), ids.as_slice())),
+        };
+        let dictionaries: Vec<(usize, &[u32])> = columns.iter().filter_map(ids).collect();
+        let mut row = Row::new(RowLabels::new(&batch.labels, &columns));
+        let Some(first) = rows.iter().next() else { return Ok(0) };
+        match dictionaries.as_slice() {
+            [] => {
+                if let Some(series) = self.class(pipeline, &mut row, first)? {
+                    self.add_rows(series, rows);
+                }
+            }
+            [(size, ids)] => {
+                // One slot for each value, the last for none.
+                let mut known: Vec<Option<Option<u32>>> = vec![None; size + 1];
+                for i in rows.iter() {
+                    let slot = (ids[i] as usize).min(*size);
+                    let class = match known[slot] {
+                        Some(class) => class,
+                        None => {
+                            let class = self.class(pipeline, &mut row, i)?;
+                            known[slot] = Some(class);
+                            class
+                        }
+                    };
+                    if let Some(series) = class {
+                        self.add_row(series, i);
+                    }
+                }
+            }
+            several => {
+                let mut known: HashMap<Vec<u32>, Option<u32>> = HashMap::new();
+                let mut last: (Vec<u32>, Option<u32>) = (Vec::new(), None);
+                for i in rows.iter() {
+                    let is_same = !last.0.is_empty() && several.iter().zip(&last.0).all(|((_, ids), id)| ids[i] == *id);
+                    if !is_same {
+                        last.0.clear();
+                        last.0.extend(several.iter().map(|(_, ids)| ids[i]));
+                        last.1 = match known.get(&last.0) {
+                            Some(class) => *class,
+                            None => {
+                                let class = self.class(pipeline, &mut row, i)?;
+                                known.insert(last.0.clone(), class);
+                                class
+                            }
+                        };
+                    }
+                    if let Some(series) = last.1 {
+                        self.add_row(series, i);
+                    }
+                }
+            }
+        }
+        Ok(self.passed)
+    }
+
+    /// Those metadata columns that may show up as a wanted label.
+    fn columns(&self, pipeline: &Pipeline) -> Vec<crate::pipeline::Column<'b>> {
+        let mut columns = columns(self.batch);
+        columns.retain(|c| match pipeline.want() {
+            Want::All => true,
+            Want::Names(names) => {
+                names.iter().any(|n| n.strip_prefix(&*c.name).is_some_and(|rest| rest.is_empty() || rest == "_extracted"))
+            }
+        });
+        columns
+    }
+
+    /// The series of rows like this one; `None` when they are dropped.
+    fn class(&mut self, pipeline: &Pipeline, row: &mut Row<'_>, i: usize) -> Result<Option<u32>, QueryError> {
+        row.begin(i, b"");
+        if !pipeline.run(row) {
+            return Ok(None);
+        }
+        self.series(&row.labels).map(Some)
+    }
+
+    fn by_row(mut self, pipeline: &Pipeline, rows: &Rows) -> Result<u64, QueryError> {
+        let batch = self.batch;
+        let columns = self.columns(pipeline);
+        let mut row = Row::new(RowLabels::new(&batch.labels, &columns));
+        let has_lines = batch.lines.len() == batch.len();
+        for i in rows.iter() {
+            row.begin(i, if has_lines { batch.lines.get(i) } else { b"" });
+            if !pipeline.run(&mut row) {
+                continue;
+            }
+            let mut value = 0.0;
+            if let Some(unwrap) = &self.sink.unwrap {
+                match unwrap.sample(&mut row.labels) {
+                    Some(found) => value = found,
+                    None => continue,
+                }
+            }
+            let series = self.series(&row.labels)?;
+            self.passed += 1;
+            let ts = batch.timestamps[i];
+            let steps = self.sink.metric.windows.steps;
+            let run = self.runs.run_of(ts);
+            let data = &mut self.table.series[series as usize];
+            match self.sink.metric.sample {
+                Sample::Count => data.counts.add(run, 1, steps),
+                Sample::Bytes => {
+                    data.counts.add(run, 1, steps);
+                    data.bytes.add(run, row.line().len() as u64, steps);
+                }
+                Sample::Unwrapped if run.from < run.to => data.samples.push((ts, value.to_bits())),
+                Sample::Unwrapped => {}
+            }
+        }
+        Ok(self.passed)
+    }
+
+    /// The number of the row's series.
+    fn series(&mut self, labels: &RowLabels<'_>) -> Result<u32, QueryError> {
+        let sink = self.sink;
+        if labels.has_error() && (!sink.keeps_errors || labels.is_sample_error()) {
+            let error = labels.get(ERROR).unwrap_or_default().to_owned();
+            return Err(QueryError::Pipeline { error, series: labels.to_labels().to_string() });
+        }
+        self.key.clear();
+        match &sink.grouping {
+            Keys::By(names) => {
+                for name in names {
+                    if let Some(value) = labels.get(name) {
+                        push_key(&mut self.key, name, value);
+                    }
+                }
+            }
+            Keys::Without(names) => {
+                let mut pairs = Vec::new();
+                labels.for_each(|_, name, value| {
+                    if !names.iter().any(|n| n == name) {
+                        pairs.push((name, value));
+                    }
+                });
+                pairs.sort_unstable();
+                pairs.iter().for_each(|(name, value)| push_key(&mut self.key, name, value));
+            }
+        }
+        let number = self.table.number(&self.key, || labels_of(&self.key));
+        let max = sink.metric.series_max;
+        if max > 0 && self.table.series.len() > max as usize {
+            return Err(QueryError::SeriesLimit(max));
+        }
+        Ok(number)
+    }
+
+    #[inline]
+    fn add_row(&mut self, series: u32, i: usize) {
+        let run = self.runs.run_of(self.batch.timestamps[i]);
+        let steps = self.sink.metric.windows.steps;
+        let data: &mut SeriesData = &mut self.table.series[series as usize];
+        data.counts.add(run, 1, steps);
+        if self.sink.metric.sample == Sample::Bytes {
+            data.bytes.add(run, self.batch.lines.bytes_of(i) as u64, steps);
+        }
+        self.passed += 1;
+    }
+
+    /// Adds many rows of one series, run by run.
+    fn add_rows(&mut self, series: u32, rows: &Rows) {
+        let Rows::Span(span) = rows else {
+            return rows.iter().for_each(|i| self.add_row(series, i));
+        };
+        let timestamps = &self.batch.timestamps[..span.end];
+        let steps = self.sink.metric.windows.steps;
+        let data = &mut self.table.series[series as usize];
+        let mut from = span.start;
+        while from < span.end {
+            let run = self.runs.run_of(timestamps[from]);
+            let more = timestamps[from..].iter().take_while(|ts| self.runs.holds(**ts)).count();
+            let to = from + more.max(1);
+            data.counts.add(run, (to - from) as u64, steps);
+            if self.sink.metric.sample == Sample::Bytes {
+                let offsets = self.batch.lines.offsets();
+                data.bytes.add(run, u64::from(offsets[to] - offsets[from]), steps);
+            }
+            from = to;
+        }
+        self.passed += span.len() as u64;
+    }
+}
+
+impl Unwrap {
+    /// The row's value; `None` when it has none, or is filtered. What cannot be read is 0 and an error.
+    fn sample(&self, labels: &mut RowLabels<'_>) -> Option<f64> {
+        let text = labels.get(&self.label).filter(|text| !text.is_empty())?;
+        let converted = match self.conversion {
+            Conversion::Number => number::parse_float(text),
+            Conversion::Duration | Conversion::DurationSeconds => duration::parse_go(text).map(|ns| ns as f64 / 1e9),
+            Conversion::Bytes => parse_bytes(text).map(|bytes| bytes as f64),
+        };
+        let value = converted.unwrap_or_else(|details| {
+            labels.set_error(RowError::SampleExtraction, Some(&details));
+            0.0
+        });
+        self.filters.iter().all(|filter| filter.passes(labels)).then_some(value)
+    }
+}
+
+/// The labels that a series' key was made of.
+fn labels_of(key: &[u8]) -> Labels {
+    let mut texts = key.split(|b| *b == 0xff).map(|text| std::str::from_utf8(text).unwrap_or_default());
+    let mut pairs = Vec::new();
+    while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
+        pairs.push((name, value));
+    }
+    Labels::with_empty_values(pairs)
+}

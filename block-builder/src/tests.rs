@@ -115,12 +115,16 @@ proptest! {
         let block = encode(&cut, "log", TimestampNs::from_secs(9), &BlockOptions::default()).unwrap();
         prop_assert_eq!(block.summary.rows, segment_rows);
         prop_assert_eq!(block.summary.offsets, cut.range);
-        verify(block.bytes.clone()).unwrap();
+        prop_assert_eq!(verify(block.bytes.clone()).unwrap().problems, Vec::<String>::new());
         let found = read_block(&block.bytes, block.summary.tail_bytes);
         // Within one (stream, time, offset), rows of slices with the same common metadata keep the order of pushing;
         // which slice comes first is the record's business, so compare as sets there.
-        let key = |row: &Row| (row.0.clone(), row.1.clone(), row.2, row.3);
-        prop_assert!(found.is_sorted_by_key(key));
+        // Tenants ascend, and each stream's rows follow one another, sorted.
+        prop_assert!(found.is_sorted_by_key(|row| row.0.clone()));
+        let runs: Vec<&[Row]> = found.chunk_by(|a, b| (&a.0, &a.1) == (&b.0, &b.1)).collect();
+        let streams: std::collections::BTreeSet<_> = found.iter().map(|row| (&row.0, &row.1)).collect();
+        prop_assert_eq!(runs.len(), streams.len());
+        prop_assert!(runs.iter().all(|run| run.is_sorted_by_key(|row| (row.2, row.3))));
         let mut expected: Vec<Row> = expected.into_iter().map(|(_, row)| row).collect();
         let mut found = found;
         expected.sort();

@@ -5,8 +5,8 @@
 //! cargo run --release -p millrace-ingest-gateway --example decode -- FOLDER [repeats]
 //! ```
 //!
-//! FOLDER is what `corpus.py` wrote: `batch-*.json`, `.json.gz` or `.pb` and `manifest.json`. `mem` instead of
-//! CPU time of the kernel: user and system time of this process, nothing else runs in it.
+//! FOLDER is what `corpus.py` wrote: `batch-*.json`, `.json.gz` or `.pb` and `manifest.json`. The time is that of all
+//! threads of this process, user and system; reading the files is not in it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -30,7 +30,7 @@ struct Sink {
 
 const NOTHING: LogError = LogError::NoPartition { partition: PartitionId::new(0), count: 0 };
 
-#[tonic::async_trait]
+#[async_trait::async_trait]
 impl LogBus for Sink {
     fn log_id(&self) -> &LogId {
         self.id.as_ref().expect("set in main")

@@ -99,12 +99,7 @@ pub(crate) fn unpack(
     }
 }
 
-fn bounded(
-    mut from: impl Read,
-    name: &str,
-    config: &Config,
-    reservation: &mut Reservation,
-) -> Result<Bytes, Refusal> {
+fn bounded(mut from: impl Read, name: &str, config: &Config, reservation: &mut Reservation) -> Result<Bytes, Refusal> {
     const STEP: usize = 256 << 10;
     let bytes_max = config.max_decompressed_size.as_usize();
     let mut out = Vec::new();

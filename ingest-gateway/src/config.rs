@@ -70,7 +70,10 @@ impl Config {
         }
         check(!self.max_recv_msg_size.is_zero(), "max_recv_msg_size: must not be 0".into());
         check(!self.max_decompressed_size.is_zero(), "max_decompressed_size: must not be 0".into());
-        check(self.max_decompressed_size <= ByteSize::from_mb(2048), "max_decompressed_size: must be at most 2GB".into());
+        check(
+            self.max_decompressed_size <= ByteSize::from_mb(2048),
+            "max_decompressed_size: must be at most 2GB".into(),
+        );
         let needed = self.max_recv_msg_size.max(self.max_decompressed_size).bytes().saturating_mul(2);
         check(
             self.inflight_bytes_max.bytes() >= needed,

@@ -122,7 +122,7 @@ impl Gateway {
             self.tenants.sweep(self.clock.now(), self.config.stream_idle_timeout.get());
             self.rules.retain(|tenant, _| self.tenants.contains(tenant));
             self.metrics.streams(self.tenants.active());
-            self.metrics.inflight(self.budget.used());
+            self.count_inflight();
         }
     }
 
@@ -136,6 +136,10 @@ impl Gateway {
 
     pub(crate) fn no_auth_tenant(&self) -> &TenantId {
         &self.no_auth_tenant
+    }
+
+    pub(crate) fn count_inflight(&self) {
+        self.metrics.inflight(self.budget.used());
     }
 
     /// Counts an answer that says "come back later".
@@ -177,7 +181,7 @@ impl Gateway {
         body: Bytes,
         mut reservation: Reservation,
     ) -> Result<Decoded, Refusal> {
-        self.metrics.inflight(self.budget.used());
+        self.count_inflight();
         let is_large = body.len() > self.config.offload_bytes_min.as_usize();
         let this = self.clone();
         self.offload(is_large, move || {
@@ -254,7 +258,8 @@ impl Gateway {
             }
             Content::OtlpProtobuf => {
                 reservation.grow(unpacked.len().saturating_mul(2))?;
-                let message = ExportLogsServiceRequest::decode(unpacked).map_err(|e| Refusal::new(400, e.to_string()))?;
+                let message =
+                    ExportLogsServiceRequest::decode(unpacked).map_err(|e| Refusal::new(400, e.to_string()))?;
                 self.convert_into(&message, arrival, &mut intake)?;
             }
             Content::OtlpJson => {

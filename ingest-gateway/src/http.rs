@@ -197,6 +197,7 @@ fn agent(headers: &HeaderMap) -> &'static str {
 }
 
 fn respond(gateway: &Gateway, result: Result<(), Refusal>, refused: fn(&Refusal) -> Response) -> Response {
+    gateway.count_inflight();
     let Err(refusal) = result else { return StatusCode::NO_CONTENT.into_response() };
     gateway.count_refusal(&refusal);
     let mut response = if refusal.status == 401 { plain(&refusal) } else { refused(&refusal) };
@@ -253,7 +254,9 @@ impl LogsService for OtlpGrpc {
     ) -> Result<tonic::Response<ExportLogsServiceResponse>, tonic::Status> {
         let (metadata, _, message) = request.into_parts();
         let headers = metadata.into_headers();
-        match self.take(&headers, message).await {
+        let result = self.take(&headers, message).await;
+        self.0.count_inflight();
+        match result {
             Ok(()) => Ok(tonic::Response::new(ExportLogsServiceResponse::default())),
             Err(refusal) => {
                 self.0.count_refusal(&refusal);

@@ -92,7 +92,11 @@ fn action(rules: &[Rule], name: &str) -> AttributeAction {
 type Pairs = Vec<(String, String)>;
 
 /// Takes a request into `intake`.
-pub(crate) fn convert(request: &ExportLogsServiceRequest, rules: &OtlpRules, intake: &mut Intake) -> Result<(), Refusal> {
+pub(crate) fn convert(
+    request: &ExportLogsServiceRequest,
+    rules: &OtlpRules,
+    intake: &mut Intake,
+) -> Result<(), Refusal> {
     for resource in &request.resource_logs {
         if resource.scope_logs.iter().any(|scope| !scope.log_records.is_empty()) {
             take_resource(resource, rules, intake)?;
@@ -237,7 +241,8 @@ fn flatten(name: Cow<'_, str>, value: Option<&AnyValue>, to: &mut Pairs) -> Resu
         }
         return Ok(());
     }
-    let empty = || Refusal::new(400, format!("attribute name {name:?} has no character that may be kept (a-z, A-Z, 0-9)"));
+    let empty =
+        || Refusal::new(400, format!("attribute name {name:?} has no character that may be kept (a-z, A-Z, 0-9)"));
     let fit = label_name(&name).ok_or_else(empty)?.into_owned();
     let mut text = String::new();
     write_text(value, &mut text);

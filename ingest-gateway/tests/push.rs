@@ -42,7 +42,8 @@ async fn json_bodies() {
     let early = format!(r#"{{"streams":[{{"values":[["{t}","e",{{"k":"v"}}]],"x":[1],"stream":{{"app":"web"}}}}]}}"#);
     check(&early, Ok(&[r#"{app="web", service_name="web"} 0 e detected_level=unknown k=v"#])).await;
     // No line; more than three elements; numbers as label values; unknown keys.
-    let odd = |values: &str| format!(r#"{{"a":{{"b":[]}},"streams":[{{"stream":{{"app":"web"}},"values":[{values}]}}]}}"#);
+    let odd =
+        |values: &str| format!(r#"{{"a":{{"b":[]}},"streams":[{{"stream":{{"app":"web"}},"values":[{values}]}}]}}"#);
     check(&odd(&format!(r#"["{t}"]"#)), Ok(&[&row("")])).await;
     check(&odd(&format!(r#"["{t}","x",{{}},5,null]"#)), Ok(&[&row("x")])).await;
     let number = format!(r#"{{"streams":[{{"stream":{{"a":5,"app":"web"}},"values":[["{t}","x"]]}}]}}"#);
@@ -54,8 +55,13 @@ async fn json_bodies() {
         Ok(&[r#"{app="web", service_name="web"} 0 x __x__=y a_b=c detected_level=unknown key_1st=b trace_id=A"#]),
     )
     .await;
-    check(&meta(r#"{"level":"WARNING"}"#), Ok(&[r#"{app="web", service_name="web"} 0 x detected_level=warn level=WARNING"#])).await;
-    check(&meta(r#"{"detected_level":"Err"}"#), Ok(&[r#"{app="web", service_name="web"} 0 x detected_level=error"#])).await;
+    check(
+        &meta(r#"{"level":"WARNING"}"#),
+        Ok(&[r#"{app="web", service_name="web"} 0 x detected_level=warn level=WARNING"#]),
+    )
+    .await;
+    check(&meta(r#"{"detected_level":"Err"}"#), Ok(&[r#"{app="web", service_name="web"} 0 x detected_level=error"#]))
+        .await;
     check(&meta("null"), Err((400, "expected an object of strings"))).await;
     check(&meta(r#"{"a":1}"#), Err((400, "expected a string"))).await;
     check(&meta(r#"{"a":{"b":"c"}}"#), Err((400, "expected a string"))).await;
@@ -87,7 +93,11 @@ async fn json_bodies() {
     let labels = |labels: &str| format!(r#"{{"streams":[{{"stream":{labels},"values":[["{t}","x"]]}}]}}"#);
     check(&labels("{}"), Err((400, "error at least one label pair is required per stream"))).await;
     check(&labels(r#"{"a":""}"#), Err((400, "error at least one label pair is required per stream"))).await;
-    check(&labels(r#"{"a.b":"c"}"#), Err((400, r#"error parsing labels '{a.b="c"}' with error: expected '=' at byte 2"#))).await;
+    check(
+        &labels(r#"{"a.b":"c"}"#),
+        Err((400, r#"error parsing labels '{a.b="c"}' with error: expected '=' at byte 2"#)),
+    )
+    .await;
     check(&labels(r#"{"a":["b"]}"#), Err((400, "expected a string"))).await;
     check(&labels("5"), Err((400, "expected an object of labels"))).await;
     let reserved = "streams must not contain the reserved labels __backfill__ or __backfill_shard__";
@@ -103,10 +113,14 @@ async fn bytes_that_are_no_utf8() {
     assert_eq!(setup.lines().await, [b"a\xffb".to_vec()]);
     // In a label it is refused, in metadata it becomes a blank.
     let setup = Setup::new("");
-    let raw = |text: String| text.into_bytes().into_iter().map(|b| if b == 0x7f { 0xff } else { b }).collect::<Vec<u8>>();
+    let raw =
+        |text: String| text.into_bytes().into_iter().map(|b| if b == 0x7f { 0xff } else { b }).collect::<Vec<u8>>();
     let label = format!("{{\"streams\":[{{\"stream\":{{\"a\":\"\u{7f}\"}},\"values\":[[\"{}\",\"x\"]]}}]}}", ts(0));
     assert_eq!(setup.push(JSON, "", raw(label)).await.0, 400);
-    let meta = format!("{{\"streams\":[{{\"stream\":{{\"a\":\"b\"}},\"values\":[[\"{}\",\"x\",{{\"k\":\"a\u{7f}b\"}}]]}}]}}", ts(0));
+    let meta = format!(
+        "{{\"streams\":[{{\"stream\":{{\"a\":\"b\"}},\"values\":[[\"{}\",\"x\",{{\"k\":\"a\u{7f}b\"}}]]}}]}}",
+        ts(0)
+    );
     assert_eq!(setup.push(JSON, "", raw(meta)).await, ok());
     assert_eq!(setup.rows().await, [r#"{a="b", service_name="unknown_service"} 0 x detected_level=unknown k=a b"#]);
 }
@@ -161,9 +175,24 @@ async fn protobuf_bodies() {
             Err((status, text)) => assert_eq!(answer, refused(status, text)),
         }
     };
-    check(r#"{b="2", a="1"}"#, &[], Ok(r#"{a="1", b="2", service_name="unknown_service"} 7 level=warn line detected_level=warn"#)).await;
-    check(r#"{a="1", b=""}"#, &[("x.y", "z")], Ok(r#"{a="1", service_name="unknown_service"} 7 level=warn line detected_level=warn x_y=z"#)).await;
-    check(r#"{a="1", level="Error"}"#, &[], Ok(r#"{a="1", level="Error", service_name="unknown_service"} 7 level=warn line detected_level=error"#)).await;
+    check(
+        r#"{b="2", a="1"}"#,
+        &[],
+        Ok(r#"{a="1", b="2", service_name="unknown_service"} 7 level=warn line detected_level=warn"#),
+    )
+    .await;
+    check(
+        r#"{a="1", b=""}"#,
+        &[("x.y", "z")],
+        Ok(r#"{a="1", service_name="unknown_service"} 7 level=warn line detected_level=warn x_y=z"#),
+    )
+    .await;
+    check(
+        r#"{a="1", level="Error"}"#,
+        &[],
+        Ok(r#"{a="1", level="Error", service_name="unknown_service"} 7 level=warn line detected_level=error"#),
+    )
+    .await;
     check("{a=1}", &[], Err((400, "error parsing labels '{a=1}' with error: expected a quoted value at byte 3"))).await;
     check("", &[], Err((400, "error parsing labels '' with error: expected '{' at byte 0"))).await;
     check(r#"{a="1", a="2"}"#, &[], Err((400, r#"stream '{a="1", a="2"}' has duplicate label name: 'a'"#))).await;
@@ -189,7 +218,12 @@ async fn limits() {
         "{max_line_size: 10}",
         web,
         &long,
-        (400, &format!("max entry size '10' bytes exceeded for stream '{stream}' while adding an entry with length '20' bytes")),
+        (
+            400,
+            &format!(
+                "max entry size '10' bytes exceeded for stream '{stream}' while adding an entry with length '20' bytes"
+            ),
+        ),
         "line_too_long",
     )
     .await;
@@ -205,7 +239,10 @@ async fn limits() {
         "{max_label_name_length: 12}",
         r#"{"app":"web","abcdefghijklm":"c"}"#,
         &x,
-        (400, r#"stream '{abcdefghijklm="c", app="web", service_name="web"}' has label name too long: 'abcdefghijklm'"#),
+        (
+            400,
+            r#"stream '{abcdefghijklm="c", app="web", service_name="web"}' has label name too long: 'abcdefghijklm'"#,
+        ),
         "label_name_too_long",
     )
     .await;
@@ -304,7 +341,12 @@ async fn limits_that_do_not_apply() {
         assert_eq!(setup.rows().await, expected, "{limits}");
     };
     let x = format!(r#"["{}","x"]"#, ts(0));
-    check("{block_ingestion_until: '2026-11-01T00:00:00Z'}", &x, &[r#"{app="web", service_name="web"} 0 x detected_level=unknown"#]).await;
+    check(
+        "{block_ingestion_until: '2026-11-01T00:00:00Z'}",
+        &x,
+        &[r#"{app="web", service_name="web"} 0 x detected_level=unknown"#],
+    )
+    .await;
     check("{block_ingestion_until: '2026-12-01T00:00:00Z', block_ingestion_status_code: 200}", &x, &[]).await;
     check("{discover_service_name: [], discover_log_levels: false}", &x, &[r#"{app="web"} 0 x"#]).await;
     // Years ago, out of order, all of it.
@@ -334,7 +376,10 @@ async fn limits_that_do_not_apply() {
 async fn valid_entries_are_stored_beside_refused_ones() {
     let setup = Setup::new("{max_line_size: 5, discover_log_levels: false, discover_service_name: []}");
     let values = format!(r#"["{0}","good"],["{0}","too long"],["{0}","too long"],["{0}","much too long"]"#, ts(0));
-    let body = format!(r#"{{"streams":[{{"stream":{{"a":"b"}},"values":[{values}]}},{{"stream":{{}},"values":[["{0}","x"]]}},{{"stream":{{"a":"c"}},"values":[["{0}","fine"]]}}]}}"#, ts(0));
+    let body = format!(
+        r#"{{"streams":[{{"stream":{{"a":"b"}},"values":[{values}]}},{{"stream":{{}},"values":[["{0}","x"]]}},{{"stream":{{"a":"c"}},"values":[["{0}","fine"]]}}]}}"#,
+        ts(0)
+    );
     let (status, text) = setup.push(JSON, "", body.into_bytes()).await;
     assert_eq!(status, 400);
     for part in [
@@ -411,7 +456,10 @@ async fn size_limits() {
     }
     let bomb = gateway::pack("snappy", &vec![b' '; 10_000]);
     let answer = setup.push("application/x-protobuf", "", bomb).await;
-    assert_eq!(answer, refused(413, "request body too large: decompressed message size too large than max (10000 vs 2000)"));
+    assert_eq!(
+        answer,
+        refused(413, "request body too large: decompressed message size too large than max (10000 vs 2000)")
+    );
     // A length that is a lie.
     let mut lie = vec![0xff, 0xff, 0xff, 0xff, 0x0f];
     lie.extend_from_slice(b"xxxx");
@@ -442,7 +490,10 @@ async fn overload_and_a_log_that_is_down() {
     setup.log.inject(|f| f.append_delay = std::time::Duration::ZERO);
     assert_eq!(setup.push(JSON, "", body()).await, ok());
     setup.log.inject(|f| f.unavailable = true);
-    assert_eq!(setup.push(JSON, "", body()).await, refused(503, "The server cannot accept more requests at this time."));
+    assert_eq!(
+        setup.push(JSON, "", body()).await,
+        refused(503, "The server cannot accept more requests at this time.")
+    );
 }
 
 #[tokio::test]
@@ -463,7 +514,8 @@ async fn large_requests_become_several_records() {
     assert_eq!(lines.len(), 2000);
     assert!(lines.iter().enumerate().all(|(i, l)| l.starts_with(format!("line {i} ").as_bytes())));
     let long = "x".repeat(129);
-    let answer = setup.request("/loki/api/v1/push", JSON, &[("X-Millrace-Batch-Id", &long)], one("\"x\"").into_bytes()).await;
+    let answer =
+        setup.request("/loki/api/v1/push", JSON, &[("X-Millrace-Batch-Id", &long)], one("\"x\"").into_bytes()).await;
     assert_eq!(answer.0, 400);
 }
 

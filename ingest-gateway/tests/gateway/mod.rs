@@ -18,33 +18,33 @@ use schemas::Record;
 use tower::ServiceExt;
 
 /// 2026-11-20T12:00:00Z
-pub const NOW_S: i64 = 1_795_176_000;
+pub(crate) const NOW_S: i64 = 1_795_176_000;
 
-pub struct Setup {
-    pub log: Arc<MemoryLog>,
-    pub clock: Arc<ManualClock>,
-    pub registry: prometheus::Registry,
-    pub router: Router,
+pub(crate) struct Setup {
+    pub(crate) log: Arc<MemoryLog>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) registry: prometheus::Registry,
+    pub(crate) router: Router,
 }
 
 /// What a push answers.
-pub type Answer = (u16, String);
+pub(crate) type Answer = (u16, String);
 
-pub fn ok() -> Answer {
+pub(crate) fn ok() -> Answer {
     (204, String::new())
 }
 
-pub fn refused(status: u16, text: &str) -> Answer {
+pub(crate) fn refused(status: u16, text: &str) -> Answer {
     (status, format!("{text}\n"))
 }
 
 impl Setup {
     /// A gateway whose default limits are changed so.
-    pub fn new(limits_yaml: &str) -> Self {
+    pub(crate) fn new(limits_yaml: &str) -> Self {
         Self::with(|_| {}, limits_yaml)
     }
 
-    pub fn with(change: impl FnOnce(&mut Config), limits_yaml: &str) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut Config), limits_yaml: &str) -> Self {
         let yaml = if limits_yaml.is_empty() { "{}" } else { limits_yaml };
         let limits = Limits::default().changed(&serde_yaml_ng::from_str(yaml).unwrap()).unwrap();
         let mut config = Config::default();
@@ -62,14 +62,14 @@ impl Setup {
         Self { log, clock, registry, router }
     }
 
-    pub async fn push(&self, content_type: &str, encoding: &str, body: Vec<u8>) -> Answer {
+    pub(crate) async fn push(&self, content_type: &str, encoding: &str, body: Vec<u8>) -> Answer {
         let headers = [("Content-Encoding", encoding)];
         let headers = if encoding.is_empty() { &headers[..0] } else { &headers[..] };
         let (status, text, _) = self.request("/loki/api/v1/push", content_type, headers, body).await;
         (status, text)
     }
 
-    pub async fn request(
+    pub(crate) async fn request(
         &self,
         path: &str,
         content_type: &str,
@@ -86,12 +86,12 @@ impl Setup {
         self.send(request.body(Body::from(body)).unwrap()).await
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         let (status, text, _) = self.send(Request::get(path).body(Body::empty()).unwrap()).await;
         (status, text)
     }
 
-    pub async fn send(&self, request: Request<Body>) -> (u16, String, HeaderMap) {
+    pub(crate) async fn send(&self, request: Request<Body>) -> (u16, String, HeaderMap) {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let text = body.collect().await.unwrap().to_bytes();
@@ -99,7 +99,7 @@ impl Setup {
     }
 
     /// All records of all partitions.
-    pub async fn records(&self) -> Vec<Record> {
+    pub(crate) async fn records(&self) -> Vec<Record> {
         let mut records = Vec::new();
         for partition in 0..self.log.partition_count() {
             let mut from = Offset::ZERO;
@@ -117,7 +117,7 @@ impl Setup {
     }
 
     /// All entries as `{labels} nanoseconds-after-NOW_S line metadata…`.
-    pub async fn rows(&self) -> Vec<String> {
+    pub(crate) async fn rows(&self) -> Vec<String> {
         let mut rows = Vec::new();
         for record in self.records().await {
             for slice in record.streams() {
@@ -135,33 +135,33 @@ impl Setup {
     }
 
     /// All lines.
-    pub async fn lines(&self) -> Vec<Vec<u8>> {
+    pub(crate) async fn lines(&self) -> Vec<Vec<u8>> {
         let records = self.records().await;
         let slices = records.iter().flat_map(|r| r.streams().collect::<Vec<_>>());
         slices.flat_map(|s| s.rows().map(|r| r.line.to_vec()).collect::<Vec<_>>()).collect()
     }
 
     /// The sum of a metric's series with these labels.
-    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let families = self.registry.gather();
         let family = families.iter().filter(|f| f.name() == name);
         let has = |m: &&prometheus::proto::Metric| {
             labels.iter().all(|(n, v)| m.get_label().iter().any(|l| l.name() == *n && l.value() == *v))
         };
-        let value = |m: &prometheus::proto::Metric| m.get_counter().value() + m.get_gauge().value();
+        let value = |m: &prometheus::proto::Metric| m.get_counter().get_value() + m.get_gauge().get_value();
         family.flat_map(|f| f.get_metric()).filter(has).map(value).sum()
     }
 
-    pub fn discarded(&self, reason: &str) -> f64 {
+    pub(crate) fn discarded(&self, reason: &str) -> f64 {
         self.metric("loki_discarded_samples_total", &[("reason", reason)])
     }
 
-    pub fn inflight(&self) -> f64 {
+    pub(crate) fn inflight(&self) -> f64 {
         self.metric("millrace_gateway_inflight_bytes", &[])
     }
 }
 
-pub fn varint(mut number: u64, out: &mut Vec<u8>) {
+pub(crate) fn varint(mut number: u64, out: &mut Vec<u8>) {
     while number > 127 {
         out.push(number as u8 | 128);
         number >>= 7;
@@ -169,7 +169,7 @@ pub fn varint(mut number: u64, out: &mut Vec<u8>) {
     out.push(number as u8);
 }
 
-pub fn field(number: u64, data: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn field(number: u64, data: &[u8], out: &mut Vec<u8>) {
     varint(number << 3 | 2, out);
     varint(data.len() as u64, out);
     out.extend_from_slice(data);
@@ -178,7 +178,7 @@ pub fn field(number: u64, data: &[u8], out: &mut Vec<u8>) {
 type ProtoEntry<'a> = (i64, &'a str, &'a [(&'a str, &'a str)]);
 
 /// A push request with one stream.
-pub fn proto(labels: &str, entries: &[ProtoEntry<'_>]) -> Vec<u8> {
+pub(crate) fn proto(labels: &str, entries: &[ProtoEntry<'_>]) -> Vec<u8> {
     let mut stream = Vec::new();
     field(1, labels.as_bytes(), &mut stream);
     for (ts, line, metadata) in entries {
@@ -203,7 +203,7 @@ pub fn proto(labels: &str, entries: &[ProtoEntry<'_>]) -> Vec<u8> {
     out
 }
 
-pub fn pack(packing: &str, body: &[u8]) -> Vec<u8> {
+pub(crate) fn pack(packing: &str, body: &[u8]) -> Vec<u8> {
     match packing {
         "snappy" => snap::raw::Encoder::new().compress_vec(body).unwrap(),
         "zstd" => zstd::bulk::compress(body, 3).unwrap(),

@@ -12,6 +12,15 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::http::Client;
 
+/// Settings for many small cuts and journal files, so that kills hit all of their steps often.
+pub(crate) const SMALL_CUTS: [(&str, &str); 5] = [
+    ("CONSUMER__CUT_BYTES", "256KB"),
+    ("CONSUMER__CUT_AGE", "400ms"),
+    ("CONSUMER__PUBLISHED_GRACE", "200ms"),
+    ("LOG__SEGMENT_SIZE", "1MB"),
+    ("LOG__RETENTION_PERIOD", "1s"),
+];
+
 /// How to start a server.
 pub(crate) struct ServerSpec {
     pub(crate) binary: PathBuf,

@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::Router;
-use block_builder::BlockBuilder;
+use block_builder::Builder;
 use catalogue::Heads;
 use ingest_gateway::Gateway;
 use limits::Overrides;
@@ -29,7 +29,10 @@ use telemetry::{
     AdminState, ConfigPages, LogLevel, Readiness, RequestMetrics, ServeConfig, ServiceState, TracingConfig,
     admin_router, observe_requests, register_process_metrics, serve, shutdown_signal,
 };
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    task::{JoinError, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Settings;
@@ -114,14 +117,15 @@ impl Process {
             let components = block_builder::Components {
                 log: bus.clone(),
                 store: store.clone(),
-                heads: heads.clone(),
+                heads: heads.as_ref().clone(),
                 clock: clock.clone(),
                 metrics: registry.clone(),
+                owner: format!("millrace pid {}", std::process::id()),
             };
-            let builder = BlockBuilder::new(settings.builder.clone(), components)?;
+            let builder = Builder::new(settings.builder.clone(), components)?;
             let components = partition_consumer::Components {
                 log: bus.clone(),
-                sink: builder,
+                blocks: builder,
                 clock: clock.clone(),
                 metrics: registry.clone(),
             };
@@ -208,7 +212,7 @@ impl Process {
     /// Serves until a signal, then: no new work, drain, cut, close.
     async fn run(self, listener: TcpListener) -> anyhow::Result<()> {
         let (serving, consuming) = (CancellationToken::new(), CancellationToken::new());
-        let mut parts: JoinSet<anyhow::Result<&'static str>> = JoinSet::new();
+        let (mut parts, mut consumers) = (Parts::new(), Parts::new());
         let grace = self.settings.server.graceful_shutdown_timeout.get();
 
         let (router, registry, token) = (self.router.clone(), self.registry.clone(), serving.clone());
@@ -222,11 +226,21 @@ impl Process {
         if let Some(consumer) = self.consumer.clone() {
             let (token, ready) = (consuming.clone(), self.readiness.service("consumer"));
             ready.set(ServiceState::Starting("reading the log".into()));
-            let watched = consumer.clone();
-            parts.spawn(async move { consumer.run(token).await.map(|()| "consumer").context("the consumer failed") });
-            tokio::spawn(async move {
-                watched.caught_up().await;
-                ready.set(ServiceState::Running);
+            let (watched, stop) = (consumer.clone(), serving.clone());
+            consumers.spawn(async move { consumer.run(token).await.context("the consumer failed").map(|()| "consumer") });
+            parts.spawn(async move {
+                if stop.run_until_cancelled(caught_up(&watched)).await.is_some() {
+                    ready.set(ServiceState::Running);
+                    stop.cancelled().await;
+                }
+                Ok("readiness")
+            });
+        }
+        if let Some(gateway) = self.gateway.clone() {
+            let token = serving.clone();
+            parts.spawn(async move {
+                gateway.run(token).await;
+                Ok("gateway")
             });
         }
         let (overrides, token) = (self.overrides.clone(), serving.clone());
@@ -245,9 +259,10 @@ impl Process {
         let failure = tokio::select! {
             signal = shutdown_signal(), if self.role != Role::Builder => signal.err().map(anyhow::Error::from),
             ended = parts.join_next() => failure_of(ended),
+            Some(ended) = consumers.join_next() => failure_of(Some(ended)),
         };
         self.readiness.stop();
-        let stopped = tokio::time::timeout(grace, self.stop(parts, &serving, &consuming)).await;
+        let stopped = tokio::time::timeout(grace, self.stop(parts, consumers, &serving, &consuming)).await;
         match (failure, stopped) {
             (Some(error), _) | (None, Ok(Err(error))) => Err(error),
             (None, Ok(Ok(()))) => Ok(()),
@@ -261,7 +276,8 @@ impl Process {
     /// Requests first, then the consumer's last cut, then the log.
     async fn stop(
         &self,
-        mut parts: JoinSet<anyhow::Result<&'static str>>,
+        mut parts: Parts,
+        mut consumers: Parts,
         serving: &CancellationToken,
         consuming: &CancellationToken,
     ) -> anyhow::Result<()> {
@@ -269,16 +285,15 @@ impl Process {
         if let Some(query) = &self.query {
             query.stop().await;
         }
-        let consumers = usize::from(self.consumer.is_some());
         let mut failure = None;
-        while parts.len() > consumers {
-            failure = failure_of(parts.join_next().await).or(failure);
-        }
-        consuming.cancel();
         while let Some(ended) = parts.join_next().await {
             failure = failure_of(Some(ended)).or(failure);
         }
-        self.log.close().await?;
+        consuming.cancel();
+        while let Some(ended) = consumers.join_next().await {
+            failure = failure_of(Some(ended)).or(failure);
+        }
+        self.log.close().await;
         tracing::info!("stopped");
         failure.map_or(Ok(()), Err)
     }
@@ -287,7 +302,7 @@ impl Process {
     async fn build_everything(&self) -> anyhow::Result<()> {
         use owner::Owner as _;
         let consumer = self.consumer.as_ref().context("a builder consumes")?;
-        consumer.caught_up().await;
+        caught_up(consumer).await;
         consumer.flush().await.context("not everything could be made into blocks")
     }
 
@@ -302,8 +317,18 @@ impl Process {
     }
 }
 
+/// Waits until every partition is served.
+async fn caught_up(consumer: &Consumer) {
+    while !consumer.is_ready() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Tasks that run as long as the process; each says its name when it ends well.
+type Parts = JoinSet<anyhow::Result<&'static str>>;
+
 /// The error a part ended with, if it did not end well.
-fn failure_of(ended: Option<Result<anyhow::Result<&'static str>, tokio::task::JoinError>>) -> Option<anyhow::Error> {
+fn failure_of(ended: Option<Result<anyhow::Result<&'static str>, JoinError>>) -> Option<anyhow::Error> {
     match ended? {
         Ok(Ok(part)) => {
             tracing::debug!(part, "ended");

@@ -98,10 +98,10 @@ impl Default for Log {
     fn default() -> Self {
         Self {
             partitions: 2,
-            segment_size: ByteSize::mib(64),
+            segment_size: ByteSize::from_mb(64),
             retention_period: PromDuration::from_secs(24 * 3600),
-            retention_size: ByteSize::mib(4096),
-            cache_size: ByteSize::mib(32),
+            retention_size: ByteSize::from_mb(4096),
+            cache_size: ByteSize::from_mb(32),
         }
     }
 }
@@ -188,8 +188,8 @@ impl Settings {
         add("gateway", self.gateway.problems());
         add("consumer", self.consumer.problems());
         add("builder", self.builder.problems());
-        add("querier", self.querier.problems());
-        add("limits_config", self.limits_config.problems());
+        add("querier", self.querier.validate().err().map(|e| e.to_string()).into_iter().collect());
+        add("limits_config", self.limits_config.validate().err().unwrap_or_default());
         problems
     }
 
@@ -211,7 +211,7 @@ impl Settings {
             segment_bytes: self.log.segment_size.bytes(),
             retention_age: self.log.retention_period.get(),
             retention_bytes: self.log.retention_size.bytes(),
-            cache_bytes: usize::try_from(self.log.cache_size.bytes()).unwrap_or(usize::MAX),
+            cache_bytes: self.log.cache_size.as_usize(),
             ..log_bus::LocalLogConfig::new(self.log_folder())
         }
     }

@@ -50,7 +50,12 @@ impl Operation<'_> {
         }
     }
 
-    fn each(&self, mut tracks: Vec<Track>, pair: impl Fn(f64) -> (f64, f64), kept: impl Fn(f64, f64) -> f64) -> Vec<Track> {
+    fn each(
+        &self,
+        mut tracks: Vec<Track>,
+        pair: impl Fn(f64) -> (f64, f64),
+        kept: impl Fn(f64, f64) -> f64,
+    ) -> Vec<Track> {
         for track in &mut tracks {
             let result = |(step, value): (u32, f64)| {
                 let (a, b) = pair(value);
@@ -100,7 +105,9 @@ impl Operation<'_> {
             points.sort_by_key(|(step, _)| *step);
             if points.windows(2).any(|p| p[0].0 == p[1].0) {
                 let text = match group {
-                    None => "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)",
+                    None => {
+                        "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)"
+                    }
                     Some(_) => "multiple matches for labels: grouping labels must ensure unique matches",
                 };
                 return Err(QueryError::Evaluation(text.to_owned()));

@@ -28,7 +28,8 @@ pub(crate) struct EntryKey {
 
 impl Ord for EntryKey {
     fn cmp(&self, other: &Self) -> Ordering {
-        let by_stream = || self.stream.stream_hash().cmp(&other.stream.stream_hash()).then_with(|| self.stream.cmp(&other.stream));
+        let by_stream =
+            || self.stream.stream_hash().cmp(&other.stream.stream_hash()).then_with(|| self.stream.cmp(&other.stream));
         let by_place = || self.offset.cmp(&other.offset).then(self.row.cmp(&other.row));
         self.ts.cmp(&other.ts).then_with(by_stream).then_with(by_place)
     }
@@ -123,10 +124,10 @@ impl Entries {
     fn put(&mut self, ranked: Ranked) {
         if self.heap.len() < self.limit {
             self.heap.push(ranked);
-        } else if let Some(mut worst) = self.heap.peek_mut() {
-            if ranked < *worst {
-                *worst = ranked;
-            }
+        } else if let Some(mut worst) = self.heap.peek_mut()
+            && ranked < *worst
+        {
+            *worst = ranked;
         }
     }
 

@@ -44,10 +44,13 @@ pub(crate) fn evaluate(plan: &MetricPlan, partials: Vec<Partial>, series_max: u3
         tracks.sort_by(|a, b| a.labels.cmp(&b.labels));
     }
     if plan.is_instant {
-        let sample = |t: Track| t.points.first().map(|(step, value)| Sample { labels: t.labels.clone(), t_ms: t_ms(*step), value: *value });
+        let sample = |t: Track| {
+            t.points.first().map(|(step, value)| Sample { labels: t.labels.clone(), t_ms: t_ms(*step), value: *value })
+        };
         return Ok(Answer::Vector(tracks.into_iter().filter_map(sample).collect()));
     }
-    let series = |t: Track| Series { labels: t.labels, points: t.points.into_iter().map(|(step, v)| (t_ms(step), v)).collect() };
+    let series =
+        |t: Track| Series { labels: t.labels, points: t.points.into_iter().map(|(step, v)| (t_ms(step), v)).collect() };
     Ok(Answer::Matrix(tracks.into_iter().map(series).collect()))
 }
 
@@ -64,12 +67,19 @@ impl Evaluator {
             Node::VectorFn(value) => Value::Tracks(vec![vector::constant(*value, self.steps)]),
             Node::Range(range) => Value::Tracks(self.range(range)?),
             Node::Vector { op, k, grouping, inner } => match self.node(inner)? {
-                Value::Tracks(tracks) => Value::Tracks(vector::aggregate(*op, *k, grouping.as_ref(), tracks, self.steps)),
+                Value::Tracks(tracks) => {
+                    Value::Tracks(vector::aggregate(*op, *k, grouping.as_ref(), tracks, self.steps))
+                }
                 scalar @ Value::Scalar(_) => scalar,
             },
             Node::Binary { op, return_bool, matching, legs } => {
                 let (left, right) = (self.node(&legs.0)?, self.node(&legs.1)?);
-                binary::apply(binary::Operation { op: *op, return_bool: *return_bool, matching: matching.as_ref() }, left, right, self.steps)?
+                binary::apply(
+                    binary::Operation { op: *op, return_bool: *return_bool, matching: matching.as_ref() },
+                    left,
+                    right,
+                    self.steps,
+                )?
             }
             Node::LabelReplace { inner, target, replacement, source, regex } => match self.node(inner)? {
                 Value::Tracks(mut tracks) => {
@@ -78,7 +88,8 @@ impl Evaluator {
                         if let Some(found) = regex.captures(text) {
                             let mut value = String::new();
                             found.expand(replacement, &mut value);
-                            track.labels = with_label(&track.labels, target, Some(value.as_str()).filter(|v| !v.is_empty()));
+                            track.labels =
+                                with_label(&track.labels, target, Some(value.as_str()).filter(|v| !v.is_empty()));
                         }
                     }
                     Value::Tracks(tracks)
@@ -101,7 +112,8 @@ impl Evaluator {
             .into_iter()
             .map(|data| {
                 let labels = data.labels.clone();
-                let points = if node.is_unwrapped { samples::points(node, data.samples) } else { counted(node, data, steps) };
+                let points =
+                    if node.is_unwrapped { samples::points(node, data.samples) } else { counted(node, data, steps) };
                 Track { labels, points }
             })
             .collect();
@@ -121,7 +133,8 @@ fn counted(node: &RangeNode, data: SeriesData, steps: u32) -> Vec<(u32, f64)> {
     let seconds = node.windows.range as f64 / 1e9;
     let counts = data.counts.sums(steps);
     let present = |step: &u32| counts[*step as usize] > 0;
-    let of_counts = |divisor: f64| (0..steps).filter(present).map(|s| (s, counts[s as usize] as f64 / divisor)).collect();
+    let of_counts =
+        |divisor: f64| (0..steps).filter(present).map(|s| (s, counts[s as usize] as f64 / divisor)).collect();
     let of_bytes = |divisor: f64| {
         let bytes = data.bytes.sums(steps);
         (0..steps).filter(present).map(|s| (s, bytes[s as usize] as f64 / divisor)).collect()

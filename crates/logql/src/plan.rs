@@ -5,9 +5,7 @@ use std::time::Duration;
 use model::MatchOp;
 
 use crate::{
-    ast::{
-        BinaryOp, Expr, Grouping, Matching, MetricExpr, RangeAggregation, RangeOp, VectorAggregation, VectorOp,
-    },
+    ast::{BinaryOp, Expr, Grouping, Matching, MetricExpr, RangeAggregation, RangeOp, VectorAggregation, VectorOp},
     pipeline::whole_regex,
     query::{Params, QueryError},
     scan::{Metric, Sample, Scan},
@@ -39,11 +37,27 @@ pub(crate) struct MetricPlan {
 pub(crate) enum Node {
     /// The windows of a scan.
     Range(RangeNode),
-    Vector { op: VectorOp, k: usize, grouping: Option<Grouping>, inner: Box<Node> },
-    Binary { op: BinaryOp, return_bool: bool, matching: Option<Matching>, legs: Box<(Node, Node)> },
+    Vector {
+        op: VectorOp,
+        k: usize,
+        grouping: Option<Grouping>,
+        inner: Box<Node>,
+    },
+    Binary {
+        op: BinaryOp,
+        return_bool: bool,
+        matching: Option<Matching>,
+        legs: Box<(Node, Node)>,
+    },
     Literal(f64),
     VectorFn(f64),
-    LabelReplace { inner: Box<Node>, target: String, replacement: String, source: String, regex: regex::Regex },
+    LabelReplace {
+        inner: Box<Node>,
+        target: String,
+        replacement: String,
+        source: String,
+        regex: regex::Regex,
+    },
 }
 
 /// One range aggregation.
@@ -134,7 +148,9 @@ impl Planner {
 
     fn vector(&mut self, vector: &VectorAggregation) -> Result<Node, QueryError> {
         if vector.op == VectorOp::ApproxTopk {
-            return Err(QueryError::Evaluation("approx_topk is not enabled. See -limits.shard_aggregations".to_owned()));
+            return Err(QueryError::Evaluation(
+                "approx_topk is not enabled. See -limits.shard_aggregations".to_owned(),
+            ));
         }
         // A sum of sums over windows is the sum over the windows of all of them: group while scanning.
         if let (VectorOp::Sum, MetricExpr::Range(range)) = (vector.op, &*vector.inner) {
@@ -157,7 +173,12 @@ impl Planner {
     }
 
     /// `grouping`: that of the sum around it. `is_root`: its series are the answer's.
-    fn range(&mut self, range: &RangeAggregation, grouping: Option<&Grouping>, is_root: bool) -> Result<Node, QueryError> {
+    fn range(
+        &mut self,
+        range: &RangeAggregation,
+        grouping: Option<&Grouping>,
+        is_root: bool,
+    ) -> Result<Node, QueryError> {
         let windows = Windows { range: nanos(range.range), offset: range.offset_ns, ..self.steps };
         let is_unwrapped = range.unwrap.is_some();
         let sample = match range.op {
@@ -194,4 +215,3 @@ fn absent_labels(matchers: &[model::Matcher]) -> model::Labels {
     };
     model::Labels::from_pairs(matchers.iter().filter(once).map(|m| (m.name(), m.value())))
 }
-

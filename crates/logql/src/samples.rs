@@ -49,7 +49,9 @@ fn aggregate(node: &RangeNode, window: &[Point], start: i64, end: i64) -> f64 {
         RangeOp::FirstOverTime => window.first().map_or(f64::NAN, |p| p.value),
         RangeOp::LastOverTime => window.last().map_or(f64::NAN, |p| p.value),
         RangeOp::RateCounter => rate_counter(window, start, end),
-        RangeOp::CountOverTime | RangeOp::BytesRate | RangeOp::BytesOverTime | RangeOp::AbsentOverTime => window.len() as f64,
+        RangeOp::CountOverTime | RangeOp::BytesRate | RangeOp::BytesOverTime | RangeOp::AbsentOverTime => {
+            window.len() as f64
+        }
     }
 }
 
@@ -123,7 +125,9 @@ mod tests {
     #[test]
     fn values() {
         const INF: f64 = f64::INFINITY;
-        let same = |found: f64, expected: f64| assert!(found == expected || (found.is_nan() && expected.is_nan()), "{found} {expected}");
+        let same = |found: f64, expected: f64| {
+            assert!(found == expected || (found.is_nan() && expected.is_nan()), "{found} {expected}")
+        };
         same(mean([1.0, 2.0, 6.0].into_iter()), 3.0);
         same(mean([1.0, INF, 2.0].into_iter()), INF);
         same(mean([INF, -INF].into_iter()), f64::NAN);
@@ -134,7 +138,8 @@ mod tests {
         same(quantile(0.25, vec![1.0, 2.0]), 1.25);
         same(quantile(0.99, vec![7.0]), 7.0);
         same(quantile(1.5, vec![7.0]), INF);
-        let window: Vec<Point> = [(75, 30.0), (105, 90.0)].map(|(s, value)| Point { ts: s * 1_000_000_000, value }).to_vec();
+        let window: Vec<Point> =
+            [(75, 30.0), (105, 90.0)].map(|(s, value)| Point { ts: s * 1_000_000_000, value }).to_vec();
         same(rate_counter(&window, 45_000_000_000, 105_000_000_000), 1.5);
         same(rate_counter(&window[..1], 45_000_000_000, 105_000_000_000), 0.0);
     }

@@ -121,7 +121,11 @@ impl Scan {
         Ok(Self { inner: Arc::new(Inner { matchers: log.matchers.clone(), time, needs, pipeline, sink }) })
     }
 
-    pub(crate) fn metric(range: &RangeAggregation, grouping: Option<&Grouping>, metric: Metric) -> Result<Self, QueryError> {
+    pub(crate) fn metric(
+        range: &RangeAggregation,
+        grouping: Option<&Grouping>,
+        metric: Metric,
+    ) -> Result<Self, QueryError> {
         let unwrapped = range.unwrap.as_ref().map(|u| u.label.clone());
         let (keys, mut want) = match grouping {
             Some(Grouping { without: false, labels }) => {
@@ -193,7 +197,9 @@ impl Scan {
     /// of [`Scan::time`] can. Readers may skip what lies outside; rows at its edges must be given, since equal times
     /// are ordered by stream and offset.
     pub fn still_wanted(&self, partial: &Partial) -> Option<TimeRange> {
-        let (Sink::Log { direction, .. }, Found::Entries(entries)) = (&self.inner.sink, &partial.found) else { return None };
+        let (Sink::Log { direction, .. }, Found::Entries(entries)) = (&self.inner.sink, &partial.found) else {
+            return None;
+        };
         let bound = entries.bound()?;
         let time = self.inner.time;
         Some(match direction {
@@ -236,8 +242,19 @@ impl Scan {
             }
             (Sink::Metric(sink), Found::Series(table)) => {
                 let by_class = !inner.pipeline.has_line_steps() && sink.unwrap.is_none();
-                let counter = Counter { sink, batch, table, runs: RunCache::new(sink.metric.windows), passed: 0, key: Vec::new() };
-                let passed = if by_class { counter.by_class(&inner.pipeline, &rows) } else { counter.by_row(&inner.pipeline, &rows) };
+                let counter = Counter {
+                    sink,
+                    batch,
+                    table,
+                    runs: RunCache::new(sink.metric.windows),
+                    passed: 0,
+                    key: Vec::new(),
+                };
+                let passed = if by_class {
+                    counter.by_class(&inner.pipeline, &rows)
+                } else {
+                    counter.by_row(&inner.pipeline, &rows)
+                };
                 partial.stats.post_filter_lines += passed?;
                 Ok(())
             }
@@ -273,7 +290,13 @@ impl Scan {
                 Category::Metadata => metadata.push((name.to_owned(), value.to_owned())),
                 Category::Parsed => parsed.push((name.to_owned(), value.to_owned())),
             });
-            entries.push(FoundEntry { key, line: row.line().to_vec(), seen: row.labels.stream_labels(), metadata, parsed });
+            entries.push(FoundEntry {
+                key,
+                line: row.line().to_vec(),
+                seen: row.labels.stream_labels(),
+                metadata,
+                parsed,
+            });
         };
         // The best first, so that the rest is not even looked at.
         match direction {
@@ -321,7 +344,8 @@ fn metadata_bytes(batch: &Batch) -> u64 {
     let of_column = |values: &MetadataValues| match values {
         MetadataValues::Constant(value) => (value.len() * batch.len()) as u64,
         MetadataValues::Dictionary { dictionary, ids } => {
-            let of_row = |id: &u32| if *id == MetadataValues::ABSENT { 0 } else { dictionary.bytes_of(*id as usize) as u64 };
+            let of_row =
+                |id: &u32| if *id == MetadataValues::ABSENT { 0 } else { dictionary.bytes_of(*id as usize) as u64 };
             ids.iter().map(of_row).sum()
         }
     };
@@ -405,9 +429,9 @@ impl<'b> Counter<'_, 'b> {
         let mut columns = columns(self.batch);
         columns.retain(|c| match pipeline.want() {
             Want::All => true,
-            Want::Names(names) => {
-                names.iter().any(|n| n.strip_prefix(&*c.name).is_some_and(|rest| rest.is_empty() || rest == "_extracted"))
-            }
+            Want::Names(names) => names
+                .iter()
+                .any(|n| n.strip_prefix(&*c.name).is_some_and(|rest| rest.is_empty() || rest == "_extracted")),
         });
         columns
     }

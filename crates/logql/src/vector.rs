@@ -15,7 +15,13 @@ pub(crate) fn constant(value: f64, steps: u32) -> Track {
     Track { labels: Labels::empty(), points: (0..steps).map(|step| (step, value)).collect() }
 }
 
-pub(crate) fn aggregate(op: VectorOp, k: usize, grouping: Option<&Grouping>, tracks: Vec<Track>, steps: u32) -> Vec<Track> {
+pub(crate) fn aggregate(
+    op: VectorOp,
+    k: usize,
+    grouping: Option<&Grouping>,
+    tracks: Vec<Track>,
+    steps: u32,
+) -> Vec<Track> {
     match op {
         VectorOp::Sort | VectorOp::SortDesc => return sort(op == VectorOp::SortDesc, tracks),
         VectorOp::Topk | VectorOp::ApproxTopk => return pick(true, k, grouping, tracks),
@@ -112,15 +118,26 @@ mod tests {
     }
 
     fn show(tracks: &[Track]) -> String {
-        let one = |t: &Track| format!("{}{:?}", t.labels, t.points.iter().map(|(s, v)| format!("{s}:{v}")).collect::<Vec<_>>());
+        let one = |t: &Track| {
+            format!("{}{:?}", t.labels, t.points.iter().map(|(s, v)| format!("{s}:{v}")).collect::<Vec<_>>())
+        };
         tracks.iter().map(one).collect::<Vec<_>>().join(" ").replace('"', "")
     }
 
     #[test]
     fn operations() {
         const NAN: f64 = f64::NAN;
-        let tracks = || vec![track(r#"{a="1", b="x"}"#, &[1.0, 5.0]), track(r#"{a="1", b="y"}"#, &[3.0]), track(r#"{a="2"}"#, &[NAN, 7.0])];
-        let by = |without: bool, labels: &[&str]| Grouping { without, labels: labels.iter().map(|l| (*l).to_owned()).collect() };
+        let tracks = || {
+            vec![
+                track(r#"{a="1", b="x"}"#, &[1.0, 5.0]),
+                track(r#"{a="1", b="y"}"#, &[3.0]),
+                track(r#"{a="2"}"#, &[NAN, 7.0]),
+            ]
+        };
+        let by = |without: bool, labels: &[&str]| Grouping {
+            without,
+            labels: labels.iter().map(|l| (*l).to_owned()).collect(),
+        };
         let check = |op, k, grouping: Option<Grouping>, expected: &str| {
             assert_eq!(show(&aggregate(op, k, grouping.as_ref(), tracks(), 2)), expected, "{op:?}");
         };

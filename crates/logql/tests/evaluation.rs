@@ -1,5 +1,7 @@
 //! Queries over small batches, as the specification gives them.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::{sync::Arc, time::Duration};
 
 use millrace_logql::{Answer, Direction, LineNeed, MetadataNeed, Params, Query, QueryError, format_value};
@@ -79,7 +81,8 @@ fn run(text: &str, params: Params, batches: &[Batch]) -> Result<Answer, QueryErr
 }
 
 fn show(answer: Result<Answer, QueryError>) -> String {
-    let pairs = |pairs: &[(String, String)]| pairs.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join(",");
+    let pairs =
+        |pairs: &[(String, String)]| pairs.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join(",");
     match answer {
         Err(error) => error.to_string(),
         Ok(Answer::Scalar { t_ms, v }) => format!("{t_ms}: {}", format_value(v)),
@@ -87,8 +90,14 @@ fn show(answer: Result<Answer, QueryError>) -> String {
             samples.iter().map(|s| format!("{} {}", s.labels, format_value(s.value))).collect::<Vec<_>>().join("; ")
         }
         Ok(Answer::Matrix(series)) => {
-            let points = |points: &[(i64, f64)]| points.iter().map(|(t, v)| format!("{t}:{}", format_value(*v))).collect::<Vec<_>>();
-            series.iter().map(|s| format!("{} {}", s.labels, points(&s.points).join(" "))).collect::<Vec<_>>().join("; ")
+            let points = |points: &[(i64, f64)]| {
+                points.iter().map(|(t, v)| format!("{t}:{}", format_value(*v))).collect::<Vec<_>>()
+            };
+            series
+                .iter()
+                .map(|s| format!("{} {}", s.labels, points(&s.points).join(" ")))
+                .collect::<Vec<_>>()
+                .join("; ")
         }
         Ok(Answer::Streams(streams)) => streams
             .iter()
@@ -121,7 +130,11 @@ fn sample() -> Vec<Batch> {
         ),
         batch(
             r#"{app="db", env="prod"}"#,
-            &[(15.0, "level=warn took=1.5s size=1KB", &[]), (25.0, "level=info took=500ms size=2KB app=x", &[]), (35.0, "broken=", &[])],
+            &[
+                (15.0, "level=warn took=1.5s size=1KB", &[]),
+                (25.0, "level=info took=500ms size=2KB app=x", &[]),
+                (35.0, "broken=", &[]),
+            ],
         ),
     ]
 }
@@ -129,7 +142,10 @@ fn sample() -> Vec<Batch> {
 #[test]
 fn entries() {
     let check = |text: &str, expected: &str| check_with(text, params(), &sample(), expected);
-    check(r#"{app="db"} |= "info""#, r#"{app="db", env="prod"} of {app="db", env="prod"}: level=info took=500ms size=2KB app=x[|]"#);
+    check(
+        r#"{app="db"} |= "info""#,
+        r#"{app="db", env="prod"} of {app="db", env="prod"}: level=info took=500ms size=2KB app=x[|]"#,
+    );
     check(
         r#"{app="web"} |= "error""#,
         r#"{app="web", env="prod", trace="t2"} of {app="web", env="prod"}: {"level":"error","path":"/b","ms":30}[trace=t2|]"#,
@@ -156,7 +172,12 @@ fn entries() {
         r#"{a="level", app="db", b="warn", env="prod", n="", t="1.5"} of {app="db", env="prod"}: level=warn took=1.5s size=1KB[|a=level,b=warn,n=,t=1.5]"#,
     );
     let colours = [batch(r#"{app="c"}"#, &[(1.0, "\u{1b}[31mred\u{1b}[0m \u{1b} \u{1b}[", &[])])];
-    check_with(r#"{app="c"} | decolorize |= "red""#, params(), &colours, "{app=\"c\"} of {app=\"c\"}: red \u{1b} \u{1b}[[|]");
+    check_with(
+        r#"{app="c"} | decolorize |= "red""#,
+        params(),
+        &colours,
+        "{app=\"c\"} of {app=\"c\"}: red \u{1b} \u{1b}[[|]",
+    );
 }
 
 #[test]
@@ -190,14 +211,20 @@ fn the_end_is_outside_and_bounds_are_told() {
     let mut partial = scan.partial();
     assert_eq!(scan.still_wanted(&partial), None);
     scan.accept(&batches[0], &mut partial).unwrap();
-    assert_eq!(scan.still_wanted(&partial).map(|t| (t.start.nanos(), t.end.nanos())), Some((50 * SECOND, 100 * SECOND)));
+    assert_eq!(
+        scan.still_wanted(&partial).map(|t| (t.start.nanos(), t.end.nanos())),
+        Some((50 * SECOND, 100 * SECOND))
+    );
     assert_eq!((partial.stats().lines, partial.stats().bytes, partial.stats().post_filter_lines), (2, 8, 1));
 }
 
 #[test]
 fn counting() {
     let check = |text: &str, expected: &str| check_with(text, params(), &sample(), expected);
-    check(r#"count_over_time({app="web"}[100s])"#, r#"{app="web", env="prod"} 1; {app="web", env="prod", trace="t1"} 1; {app="web", env="prod", trace="t2"} 1"#);
+    check(
+        r#"count_over_time({app="web"}[100s])"#,
+        r#"{app="web", env="prod"} 1; {app="web", env="prod", trace="t1"} 1; {app="web", env="prod", trace="t2"} 1"#,
+    );
     check(r#"sum by (app) (count_over_time({env="prod"}[100s]))"#, r#"{app="db"} 3; {app="web"} 3"#);
     check(r#"sum(rate({env="prod"}[100s]))"#, "{} 0.06");
     check(r#"sum without (trace, env) (count_over_time({app="web"}[100s]))"#, r#"{app="web"} 3"#);
@@ -208,10 +235,16 @@ fn counting() {
     check(r#"sum(bytes_over_time({app="db"}[100s]))"#, "{} 72");
     check(r#"sum(bytes_rate({app="db"} |= "warn" [100s]))"#, "{} 0.29");
     check(r#"sum by (level) (count_over_time({app="web"} | json [100s]))"#, r#"{level="error"} 1; {level="info"} 2"#);
-    check(r#"sum by (level) (count_over_time({app="web"} | json | ms >= 20 [100s]))"#, r#"{level="error"} 1; {level="info"} 1"#);
+    check(
+        r#"sum by (level) (count_over_time({app="web"} | json | ms >= 20 [100s]))"#,
+        r#"{level="error"} 1; {level="info"} 1"#,
+    );
     check(r#"avg(count_over_time({env="prod"} |= "info" [100s]))"#, "{} 1");
     check(r#"topk(1, sum by (app) (count_over_time({env="prod"}[88s])))"#, r#"{app="db"} 3"#);
-    check(r#"sort_desc(sum by (level) (count_over_time({app="web"} | json [100s])))"#, r#"{level="info"} 2; {level="error"} 1"#);
+    check(
+        r#"sort_desc(sum by (level) (count_over_time({app="web"} | json [100s])))"#,
+        r#"{level="info"} 2; {level="error"} 1"#,
+    );
     check(r#"absent_over_time({app="none", env=~"p.*", x="1", x!="2"}[5m])"#, r#"{app="none"} 1"#);
     check(r#"absent_over_time({app="web"}[100s])"#, "");
     check(r#"count(rate({app="web"} | trace="t1" [100s]))"#, "{} 1");
@@ -240,15 +273,28 @@ fn errors_fail_metric_queries() {
 #[test]
 fn unwrapping() {
     let check = |text: &str, expected: &str| check_with(text, params(), &sample(), expected);
-    check(r#"sum_over_time({app="web"} | json | unwrap ms [100s]) > 20"#, r#"{app="web", env="prod", level="error", path="/b", trace="t2"} 30"#);
-    check(r#"sum by (level) (sum_over_time({app="web"} | json | unwrap ms [100s]))"#, r#"{level="error"} 30; {level="info"} 30"#);
+    check(
+        r#"sum_over_time({app="web"} | json | unwrap ms [100s]) > 20"#,
+        r#"{app="web", env="prod", level="error", path="/b", trace="t2"} 30"#,
+    );
+    check(
+        r#"sum by (level) (sum_over_time({app="web"} | json | unwrap ms [100s]))"#,
+        r#"{level="error"} 30; {level="info"} 30"#,
+    );
     check(r#"avg_over_time({app="web"} | json | unwrap ms [100s]) by (path)"#, r#"{path="/a"} 15; {path="/b"} 30"#);
     check(r#"quantile_over_time(0.5, {app="web"} | json | unwrap ms [100s]) by (app)"#, r#"{app="web"} 20"#);
     check(r#"max_over_time({app="db"} | logfmt | unwrap duration(took) [100s]) by ()"#, "{} 1.5");
     check(r#"sum(sum_over_time({app="db"} | logfmt | unwrap bytes(size) [100s]))"#, "{} 3000");
     check(r#"sum(rate({app="web"} | json | unwrap ms [100s]))"#, "{} 0.6");
-    check(r#"first_over_time({app="web"} | json | unwrap ms [100s]) by (level)"#, r#"{level="error"} 30; {level="info"} 10"#);
-    let found = show(run(r#"sum by (__error__) (sum_over_time({app="web"} | json | unwrap path [100s]))"#, params(), &sample()));
+    check(
+        r#"first_over_time({app="web"} | json | unwrap ms [100s]) by (level)"#,
+        r#"{level="error"} 30; {level="info"} 10"#,
+    );
+    let found = show(run(
+        r#"sum by (__error__) (sum_over_time({app="web"} | json | unwrap path [100s]))"#,
+        params(),
+        &sample(),
+    ));
     assert!(found.starts_with("pipeline error: 'SampleExtractionErr'"), "{found}");
     check(r#"sum(sum_over_time({app="web"} | json | unwrap path | __error__="" [100s]))"#, "");
 }
@@ -283,7 +329,12 @@ fn arithmetic() {
 
 #[test]
 fn ranges() {
-    let params = Params { step: Duration::from_secs(10), start: TimestampNs::from_secs(10), end: TimestampNs::from_secs(45), ..params() };
+    let params = Params {
+        step: Duration::from_secs(10),
+        start: TimestampNs::from_secs(10),
+        end: TimestampNs::from_secs(45),
+        ..params()
+    };
     let check = |text: &str, expected: &str| check_with(text, params.clone(), &sample(), expected);
     check(r#"sum(count_over_time({env="prod"}[10s]))"#, "{} 10000:1 20000:2 30000:2 40000:1");
     check(r#"sum(count_over_time({env="prod"}[5s]))"#, "{} 10000:1 20000:1 30000:1");
@@ -291,7 +342,10 @@ fn ranges() {
     check(r#"absent_over_time({app="web"}[5s])"#, r#"{app="web"} 40000:1"#);
     check("vector(2) ^ 2", "{} 10000:4 20000:4 30000:4 40000:4");
     check("3", "{} 10000:3 20000:3 30000:3 40000:3");
-    check(r#"topk(1, sum by (app) (count_over_time({env="prod"}[10s])))"#, r#"{app="db"} 20000:1 30000:1 40000:1; {app="web"} 10000:1"#);
+    check(
+        r#"topk(1, sum by (app) (count_over_time({env="prod"}[10s])))"#,
+        r#"{app="db"} 20000:1 30000:1 40000:1; {app="web"} 10000:1"#,
+    );
 }
 
 #[test]

@@ -61,7 +61,12 @@ pub(crate) fn fields(line: &[u8], want: &Want, labels: &mut RowLabels<'_>) {
     }
 }
 
-fn object_fields(data: &[u8], name: &mut String, finder: &mut Finder<'_, '_>, depth: usize) -> Result<(), &'static str> {
+fn object_fields(
+    data: &[u8],
+    name: &mut String,
+    finder: &mut Finder<'_, '_>,
+    depth: usize,
+) -> Result<(), &'static str> {
     let mut members = Members::new(data)?;
     while !finder.is_done() {
         let Some((key, value)) = members.next()? else { return Ok(()) };
@@ -152,6 +157,9 @@ fn element(data: &[u8], wanted: usize) -> Option<Value<'_>> {
     None
 }
 
+/// A key without its escapes, and its value.
+type Member<'l> = (Cow<'l, [u8]>, Value<'l>);
+
 /// The members of an object, one after the other.
 struct Members<'l> {
     data: &'l [u8],
@@ -169,7 +177,7 @@ impl<'l> Members<'l> {
     }
 
     /// The next member's key and value; `None` behind the last one.
-    fn next(&mut self) -> Result<Option<(Cow<'l, [u8]>, Value<'l>)>, &'static str> {
+    fn next(&mut self) -> Result<Option<Member<'l>>, &'static str> {
         let data = self.data;
         let mut at = skip_blanks(data, self.at);
         if !self.first {
@@ -189,7 +197,8 @@ impl<'l> Members<'l> {
         self.first = false;
         let (end, escaped) = string_end(data, at).ok_or(MALFORMED)?;
         let raw = &data[at..end];
-        let key = if escaped { unescape(raw).map(|t| Cow::Owned(t.into_bytes())).ok_or(ESCAPE)? } else { Cow::Borrowed(raw) };
+        let key =
+            if escaped { unescape(raw).map(|t| Cow::Owned(t.into_bytes())).ok_or(ESCAPE)? } else { Cow::Borrowed(raw) };
         at = skip_blanks(data, end + 1);
         if data.get(at) != Some(&b':') {
             return Err(MALFORMED);
@@ -346,13 +355,16 @@ mod tests {
         let ok = |line: &str, labels: &str| {
             check(line, &format!("{{app=\"a\"{}{labels}}}", if labels.is_empty() { "" } else { ", " }));
         };
-        ok(r#"{"x":"1","n":{"y":2,"z":{"q":true}},"l":[1,{"a":2}],"u":null,"e":""}"#, r#"e="", n_y="2", n_z_q="true", x="1""#);
+        ok(
+            r#"{"x":"1","n":{"y":2,"z":{"q":true}},"l":[1,{"a":2}],"u":null,"e":""}"#,
+            r#"e="", n_y="2", n_z_q="true", x="1""#,
+        );
         ok(r#"  {"x":1} x"#, r#"x="1""#);
         ok(r#"{"x":1}{"y":1}"#, r#"x="1""#);
         ok(r#"{"x":01,"y":1x}"#, r#"x="01", y="1x""#);
         ok(r#"{"x":"\q","y":"\ud800","z":"\ud83d\ude00\u00e9\n"}"#, r#"x="", y="", z="😀é\n""#);
         ok(r#"{"x":1,"x":2}"#, r#"x="1""#);
-        ok(r#"{" p.q ":1,"":2,"é":3,"s":{"":{"t":1}}}"#, r#"_="3", p_q="1", s_t="1""#);
+        ok(r#"{" p.q ":1,"":2,"xé":3,"s":{"":{"t":1}}}"#, r#"p_q="1", s_t="1", x_="3""#);
         check(r#"{"1a":1,"b":{"1":2}}"#, r#"{_1a="1", app="a", b_1="2"}"#);
         ok(r#"{"app":"x"}"#, r#"app_extracted="x""#);
         ok("{\"x\":\"a\u{1}b\"}", r#"x="a\x01b""#);
@@ -396,8 +408,16 @@ mod tests {
             assert_eq!(labels.to_labels().to_string(), expected, "{line}");
         };
         let line = r#"{"x":{"y":"1\n"},"l":[{"q":2},"b"],"k-1":true,"u":null}"#;
-        check(line, &[("a", "x.y"), ("b", "l[0]"), ("c", r#"["k-1"]"#)], r#"{a="1\n", app="a", b="{\"q\":2}", c="true"}"#);
-        check(line, &[("a", "l[0].q"), ("b", "l[1]"), ("c", "l[2]"), ("d", "u")], r#"{a="2", app="a", b="b", c="", d=""}"#);
+        check(
+            line,
+            &[("a", "x.y"), ("b", "l[0]"), ("c", r#"["k-1"]"#)],
+            r#"{a="1\n", app="a", b="{\"q\":2}", c="true"}"#,
+        );
+        check(
+            line,
+            &[("a", "l[0].q"), ("b", "l[1]"), ("c", "l[2]"), ("d", "u")],
+            r#"{a="2", app="a", b="b", c="", d=""}"#,
+        );
         check(line, &[("app", "l[1]")], r#"{app="a", app_extracted="b"}"#);
         check(line, &[("app", "none")], r#"{app="a"}"#);
         check(r#"{"a":1"#, &[("x", "a")], r#"{app="a", x="1"}"#);

@@ -145,21 +145,19 @@ impl<'b> RowLabels<'b> {
 
     fn find_stream(&self, name: &str) -> Option<&'b str> {
         let value = self.stream.get(name)?;
+        if self.hidden.is_empty() {
+            return Some(value);
+        }
         let index = self.stream.iter().position(|(n, _)| n == name)?;
-        (self.hidden.is_empty() || !self.hidden.contains(&Hidden::Stream(index))).then_some(value)
+        (!self.hidden.contains(&Hidden::Stream(index))).then_some(value)
     }
 
     /// The value of a label.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        if let Some(error) = self.error {
-            if name == ERROR {
-                return Some(error.as_str());
-            }
-        }
-        if let Some(details) = self.details {
-            if name == ERROR_DETAILS {
-                return Some(self.piece(details));
-            }
+        match (self.error, self.details) {
+            (Some(error), _) if name == ERROR => return Some(error.as_str()),
+            (_, Some(details)) if name == ERROR_DETAILS => return Some(self.piece(details)),
+            _ => {}
         }
         if let Some(i) = self.find_parsed(name) {
             return Some(self.piece(self.parsed[i].1));
@@ -188,7 +186,6 @@ impl<'b> RowLabels<'b> {
     }
 
     /// Sets a label whatever it was before.
-    #[allow(dead_code, reason = "label_format")]
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.hide(name);
         let mut deleted = std::mem::take(&mut self.deleted);
@@ -205,11 +202,8 @@ impl<'b> RowLabels<'b> {
 
     /// Hides what the stream and the metadata have under a name.
     fn hide(&mut self, name: &str) {
-        if self.find_stream(name).is_some() {
-            if let Some(index) = self.stream.iter().position(|(n, _)| n == name) {
-                self.hidden.push(Hidden::Stream(index));
-            }
-        }
+        let index = self.find_stream(name).and_then(|_| self.stream.iter().position(|(n, _)| n == name));
+        self.hidden.extend(index.map(Hidden::Stream));
         while let Some((index, _)) = self.find_column(name) {
             self.hidden.push(Hidden::Column(index));
         }

@@ -25,7 +25,7 @@ pub(crate) struct LineTest {
 
 #[derive(Debug)]
 enum Search {
-    Text(memmem::Finder<'static>),
+    Text(Box<memmem::Finder<'static>>),
     Regex {
         regex: regex::bytes::Regex,
         /// Its matches depend on nothing outside them, and are not empty.
@@ -53,8 +53,8 @@ impl LineTest {
         }
         match texts.as_slice() {
             [] => {}
-            [text] => any.push(Search::Text(memmem::Finder::new(text.as_bytes()).into_owned())),
-            _ if texts.contains(&"") => any.push(Search::Text(memmem::Finder::new(b"").into_owned())),
+            [text] => any.push(Search::Text(Box::new(memmem::Finder::new(text.as_bytes()).into_owned()))),
+            _ if texts.contains(&"") => any.push(Search::Text(Box::new(memmem::Finder::new(b"").into_owned()))),
             // The regex engine searches several texts in one pass.
             _ => {
                 let escaped: Vec<String> = texts.iter().map(|t| regex::escape(t)).collect();

@@ -17,13 +17,13 @@ use std::borrow::Cow;
 
 use model::{RegexMode, compile_regex, compile_regex_bytes};
 
+use self::{filter::NameTest, labels::ERROR_DETAILS, line::LineTest, want::Finder};
 pub(crate) use self::{
     filter::{LabelTest, parse_bytes},
     labels::{Category, Column, ERROR, RowError, RowLabels, columns},
     rows::Rows,
     want::Want,
 };
-use self::{filter::NameTest, labels::ERROR_DETAILS, line::LineTest, want::Finder};
 use crate::{
     ast::{LabelFormatSource, Stage},
     jsonpath::JsonPath,
@@ -145,7 +145,9 @@ impl Planner {
             }
             Stage::Json(list) => {
                 if self.needs_one(list.iter().map(|e| e.target.as_str())) {
-                    let path = |e: &crate::ast::Extraction| Ok((e.target.clone(), JsonPath::parse(&e.source).map_err(|e| bad(&e))?));
+                    let path = |e: &crate::ast::Extraction| {
+                        Ok((e.target.clone(), JsonPath::parse(&e.source).map_err(|e| bad(&e))?))
+                    };
                     let paths = list.iter().map(path).collect::<Result<_, QueryError>>()?;
                     self.parser(Step::JsonPaths(paths, self.want.clone()));
                 }
@@ -199,7 +201,9 @@ impl Planner {
                 // Reversed, as everything here.
                 for item in items.iter().rev() {
                     let LabelFormatSource::Label(from) = &item.source else {
-                        return Err(QueryError::NotEvaluated("`| label_format` with a template is not evaluated yet".to_owned()));
+                        return Err(QueryError::NotEvaluated(
+                            "`| label_format` with a template is not evaluated yet".to_owned(),
+                        ));
                     };
                     self.want.add(from);
                     self.steps.push(Step::Rename { from: from.clone(), to: item.target.clone() });
@@ -274,7 +278,9 @@ impl<'b> Row<'b> {
                 if let Some(found) = regex.captures(line) {
                     let mut finder = Finder::new(labels, want);
                     for (group, name) in names {
-                        finder.found(name, || found.get(*group).map_or(Cow::Borrowed(""), |m| want::to_text(m.as_bytes())));
+                        finder.found(name, || {
+                            found.get(*group).map_or(Cow::Borrowed(""), |m| want::to_text(m.as_bytes()))
+                        });
                     }
                 }
             }

@@ -51,11 +51,16 @@ mod tests {
             assert_eq!(labels.to_labels().to_string(), expected, "{line}");
         };
         check(r#"{"x":"1","n":2,"_entry":"the \"line\""}"#, r#"{app="a", x="1"}"#, Some("the \"line\""));
-        check(r#"{"x":"1","x":"2","app":"b","_entry":"a","_entry":"b"} z"#, r#"{app="a", app_extracted="b", x="2"}"#, Some("b"));
+        check(
+            r#"{"x":"1","x":"2","app":"b","_entry":"a","_entry":"b"} z"#,
+            r#"{app="a", app_extracted="b", x="2"}"#,
+            Some("b"),
+        );
         check(r#"{"x":"1"}"#, r#"{app="a"}"#, None);
         check(r#"{"x":"1","_entry":5}"#, r#"{app="a"}"#, None);
         check("", r#"{app="a"}"#, None);
-        let error = r#"{__error__="JSONParserErr", __error_details__="expecting json object(6), but it is not", app="a"}"#;
+        let error =
+            r#"{__error__="JSONParserErr", __error_details__="expecting json object(6), but it is not", app="a"}"#;
         check(" {}", error, None);
         check("x", error, None);
     }

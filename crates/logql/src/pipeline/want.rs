@@ -14,10 +14,9 @@ pub(crate) enum Want {
 impl Want {
     /// Those and one more.
     pub(crate) fn add(&mut self, name: &str) {
-        if let Self::Names(names) = self {
-            if let Err(at) = names.binary_search_by(|n| n.as_str().cmp(name)) {
-                names.insert(at, name.to_owned());
-            }
+        let Self::Names(names) = self else { return };
+        if let Err(at) = names.binary_search_by(|n| n.as_str().cmp(name)) {
+            names.insert(at, name.to_owned());
         }
     }
 

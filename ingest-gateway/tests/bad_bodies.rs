@@ -7,8 +7,9 @@ use std::sync::LazyLock;
 use gateway::{NOW_S, Setup, pack, proto};
 use proptest::prelude::*;
 
-static RUNTIME: LazyLock<tokio::runtime::Runtime> =
-    LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap());
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+});
 
 /// Pushes; the answer must be one that a push may have, and every record must decode.
 fn push(content_type: &str, encoding: &str, path: &str, body: Vec<u8>) {

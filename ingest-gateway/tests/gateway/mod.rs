@@ -1,5 +1,6 @@
 //! A gateway over a log in memory, and what tests ask of it.
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "a helper of tests")]
 
 use std::io::Write;
 use std::sync::Arc;

@@ -240,6 +240,7 @@ async fn encodings_and_errors() {
 }
 
 /// One unary call as gRPC frames it, without a client.
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
 async fn call(setup: &Setup, tenant: Option<&str>, message: &[u8]) -> (Option<String>, Option<String>) {
     use axum::body::Body;
     use http_body_util::BodyExt;

@@ -405,3 +405,85 @@ async fn settings_that_cannot_work_are_all_named() {
     assert!(small().problems().is_empty());
     drop(world);
 }
+
+#[tokio::test]
+async fn scans_answer_queries() {
+    let mut rng = fastrand::Rng::with_seed(16);
+    let world = World::new(1, 16);
+    let config = Config { published_grace: Duration::from_secs(60).into(), ..small() };
+    let process = world.start("a", config, all_partitions(1));
+    process.ready().await;
+    for round in 0..40 {
+        world.push(&mut rng, ONE, 10, 10).await;
+        if round % 15 == 14 {
+            process.consumer.flush().await.unwrap();
+        }
+    }
+    process.consumer.wait_consumed(ONE, Offset::new(40), Instant::now() + Duration::from_secs(10)).await.unwrap();
+    let (now, tenant) = (world.clock.now(), tenants()[1].clone());
+    let expected = |from: i64, since: Duration| -> Vec<(i64, u64)> {
+        let ledger = world.ledger(ONE).lock();
+        let mine = ledger.acknowledged.iter().filter(|(row, offset)| {
+            let in_time = row.ts >= now.minus(since).nanos() && row.ts < now.nanos();
+            row.tenant == tenant.as_str() && offset.value() >= from && in_time
+        });
+        mine.map(|(row, _)| (row.ts, row.id)).collect()
+    };
+    let ask = async |text: &str, params: logql::Params, from: i64| {
+        let query = Arc::new(logql::Query::prepare(text, params).unwrap());
+        let (partition, from) = (ONE, Offset::new(from));
+        let request = owner::ScanRequest { partition, tenant: tenant.clone(), from, query: query.clone(), scan: 0 };
+        let reply = process.consumer.scan(request).await.unwrap();
+        assert_eq!(reply.held, OffsetRange::new(Offset::ZERO, Offset::new(40)));
+        query.finish(vec![reply.partial]).unwrap()
+    };
+    let all_time = Duration::from_secs(10 * 365 * 86_400);
+    let params = |direction, limit| logql::Params {
+        start: now.minus(all_time),
+        end: now,
+        step: Duration::ZERO,
+        interval: Duration::ZERO,
+        direction,
+        limit,
+        series_max: 0,
+    };
+    for direction in [logql::Direction::Forward, logql::Direction::Backward] {
+        for (from, limit) in [(0, 10_000), (0, 7), (3, 25), (17, 1), (39, 100)] {
+            let logql::Answer::Streams(streams) = ask(r#"{env="prod"}"#, params(direction, limit), from).await else {
+                panic!("a log query answers with streams")
+            };
+            let mut found: Vec<i64> =
+                streams.iter().flat_map(|stream| stream.entries.iter().map(|entry| entry.ts.nanos())).collect();
+            found.sort_unstable();
+            let mut wanted: Vec<i64> = expected(from, all_time).into_iter().map(|(ts, _)| ts).collect();
+            wanted.sort_unstable();
+            if direction == logql::Direction::Backward {
+                wanted.reverse();
+            }
+            wanted.truncate(limit as usize);
+            wanted.sort_unstable();
+            assert_eq!(found, wanted, "{direction:?} from {from} limit {limit}");
+        }
+    }
+    let day = Duration::from_secs(86_400);
+    for from in [0, 5, 22] {
+        // The window of an instant query excludes its start and includes its end: ask so that both do not matter.
+        let params = logql::Params { start: now, end: now, ..params(logql::Direction::Forward, 0) };
+        let answer = ask(r#"sum(count_over_time({app=~"a.*"}[24h]))"#, params, from).await;
+        let logql::Answer::Vector(samples) = answer else { panic!("an instant query answers with a vector") };
+        let at_end = world.ledger(ONE).lock().acknowledged.iter()
+            .filter(|(row, offset)| row.tenant == tenant.as_str() && offset.value() >= from && row.ts == now.nanos())
+            .count();
+        let wanted = expected(from, day).len() + at_end;
+        assert_eq!(samples.first().map_or(0.0, |sample| sample.value), wanted as f64, "from {from}");
+    }
+    let missing = owner::ScanRequest {
+        partition: ONE,
+        tenant: tenant.clone(),
+        from: Offset::ZERO,
+        query: Arc::new(logql::Query::prepare("{a=\"b\"}", params(logql::Direction::Forward, 1)).unwrap()),
+        scan: 1,
+    };
+    assert!(process.consumer.scan(missing).await.is_err());
+    process.stop().await.unwrap();
+}

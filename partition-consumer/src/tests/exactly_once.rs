@@ -77,7 +77,7 @@ async fn run(seed: u64, steps: usize) {
                     old.kill();
                 }
                 process = world.start(&format!("{step}"), small(), all_partitions(PARTITIONS));
-                *current.lock() = (process.consumer.clone(), current.lock().1);
+                current.lock().0 = process.consumer.clone();
             }
             92..=93 => {
                 // Another takes over while this one still runs, and does not know.
@@ -85,15 +85,13 @@ async fn run(seed: u64, steps: usize) {
                     old.kill();
                 }
                 let next = world.start(&format!("{step}"), small(), all_partitions(PARTITIONS));
-                let before = current.lock().1;
-                *current.lock() = (next.consumer.clone(), before + 1);
+                take_over(&current, &next);
                 old = Some(std::mem::replace(&mut process, next));
             }
             94 => {
                 let next = world.start(&format!("{step}"), small(), all_partitions(PARTITIONS));
                 let stopping = std::mem::replace(&mut process, next);
-                let before = current.lock().1;
-                *current.lock() = (process.consumer.clone(), before + 1);
+                take_over(&current, &process);
                 stopping.stop().await.unwrap();
             }
             _ => tokio::time::sleep(Duration::from_millis(rng.u64(..15))).await,
@@ -127,6 +125,11 @@ async fn run(seed: u64, steps: usize) {
     }
     assert!(reads > 0, "somebody read");
     process.stop().await.unwrap();
+}
+
+fn take_over(current: &Current, next: &Process) {
+    let mut current = current.lock();
+    *current = (next.consumer.clone(), current.1 + 1);
 }
 
 /// Reads a partition again and again; each answer must be right. Returns how many there were.

@@ -10,7 +10,7 @@
 
 use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::Instant};
 
-use block::{BlockIndex, BlockScan, Columns, LineColumn, MetadataColumns, Step};
+use block::{BlockIndex, BlockScan, Columns, LineColumn, MetadataColumns, Step, StreamRef};
 use bytes::Bytes;
 use logql::{Direction, LineNeed, MetadataNeed, Partial, QueryKind, Scan};
 use model::{TenantId, TimeRange, TimestampNs};
@@ -23,6 +23,7 @@ use crate::{
     error::Error,
     index_cache::{BlockAddress, IndexCache},
     stats::ReadStats,
+    whole::{self, WindowEdges},
 };
 
 /// One block that a plan reads.
@@ -53,6 +54,8 @@ pub(crate) struct ScanTask {
     pub(crate) direction: Direction,
     pub(crate) limit: u32,
     pub(crate) tenant: TenantId,
+    /// Where whole streams may be counted without reading them.
+    pub(crate) edges: Option<WindowEdges>,
     pub(crate) abandoned: Abandoned,
 }
 
@@ -197,6 +200,7 @@ struct BlockWork {
     kind: QueryKind,
     direction: Direction,
     limit: u32,
+    edges: Option<WindowEdges>,
     abandoned: Abandoned,
     wanted: Wanted,
     cautious: bool,
@@ -218,6 +222,7 @@ impl BlockWork {
             kind: task.kind,
             direction: task.direction,
             limit: task.limit,
+            edges: task.edges.clone(),
             abandoned: task.abandoned.clone(),
             wanted,
             cautious,
@@ -244,7 +249,7 @@ impl BlockWork {
 
     fn advance(&mut self) -> Result<Progress, WorkError> {
         if self.windows.is_none() {
-            self.choose_streams();
+            self.choose_streams()?;
         }
         loop {
             if self.abandoned.is_set() {
@@ -271,19 +276,31 @@ impl BlockWork {
         }
     }
 
-    fn choose_streams(&mut self) {
+    fn choose_streams(&mut self) -> Result<(), WorkError> {
         let time = self.wanted.get();
-        let found = self.index.streams(&self.tenant, self.scan.matchers(), time);
+        let mut found = self.index.streams(&self.tenant, self.scan.matchers(), time);
         self.streams = found.len() as u64;
+        if let Some(edges) = self.edges.as_ref().filter(|_| whole::needs_times_only(&self.scan)) {
+            let is_whole = |s: &StreamRef<'_>| self.scan.time().covers(&s.time) && edges.are_outside(s.time);
+            let (whole, rest): (Vec<_>, Vec<_>) = found.into_iter().partition(is_whole);
+            for s in whole {
+                whole::accept_rows(&self.scan, s.labels, s.rows, s.time, &mut self.partial)
+                    .map_err(WorkError::Query)?;
+            }
+            found = rest;
+        }
         let rows: u64 = found.iter().map(|s| s.rows).sum();
         let start = found.iter().map(|s| s.time.start).min().unwrap_or(time.start).max(time.start);
         let end = found.iter().map(|s| s.time.end).max().unwrap_or(time.end).min(time.end);
         self.ordinals = found.iter().map(|s| s.ordinal).collect();
-        self.windows = Some(if self.cautious && self.kind == QueryKind::Log {
+        self.windows = Some(if self.ordinals.is_empty() {
+            Vec::new()
+        } else if self.cautious && self.kind == QueryKind::Log {
             windows(TimeRange::new(start, end), rows, self.limit, self.direction)
         } else {
             vec![time]
         });
+        Ok(())
     }
 
     fn open(&self, window: TimeRange) -> Option<BlockScan> {

@@ -13,8 +13,11 @@ use crate::error::Error;
 pub struct Config {
     /// Where [`crate::run`] listens. A process that serves several roles on one port uses
     /// [`crate::QueryService::router`] and never reads this.
+    #[serde(skip)]
     pub listen: SocketAddr,
-    /// Whether requests must name their tenant. Off: all belong to [`Config::no_auth_tenant`].
+    /// Whether requests must name their tenant. Off: all belong to [`Config::no_auth_tenant`]. The binary sets it from its
+    /// own `auth_enabled`.
+    #[serde(skip)]
     pub auth_enabled: bool,
     /// The tenant of all requests while authentication is off. Loki's name by default.
     pub no_auth_tenant: String,

@@ -40,6 +40,7 @@ mod blocks;
 mod heads;
 mod index_cache;
 mod read;
+mod whole;
 
 mod encode;
 mod gzip;

@@ -28,6 +28,7 @@ use crate::{
     heads::{Freshness, HeadCache},
     index_cache::BlockAddress,
     stats::ReadStats,
+    whole::WindowEdges,
 };
 
 /// There is no catalogue of compacted blocks yet, so nothing is compacted.
@@ -136,6 +137,7 @@ impl Reader {
             direction: query.params().direction,
             limit: query.params().limit,
             tenant: tenant.clone(),
+            edges: WindowEdges::of(query),
             abandoned: abandoned.clone(),
         };
         let mut planning = Planning::default();

@@ -193,6 +193,25 @@ async fn lost_ranges_are_told() {
 }
 
 #[tokio::test]
+async fn whole_streams_are_counted_without_reading_them() {
+    let world = World::new(1);
+    let rows: Vec<Row> =
+        (1..=300).map(|i| row(&[("app", "web")], NOW.minus(Duration::from_secs(i)), &i.to_string())).collect();
+    world.owner.append(0, &rows);
+    world.cut(0, 300).await;
+    world.owner.evict(0, 300);
+    let check = async |query: &str, expected: &str, fetches: bool| {
+        let reply = world.get(&format!("/loki/api/v1/query?query={}&time={}", encode(query), NOW.nanos())).await.json();
+        assert_eq!(reply["data"]["result"][0]["value"][1], expected, "{query}: {reply}");
+        let fetched = reply["data"]["stats"]["querier"]["store"]["chunk"]["compressedBytes"].as_u64();
+        assert_eq!(fetched.is_some_and(|bytes| bytes > 0), fetches, "{query}");
+    };
+    check(r#"sum(count_over_time({app="web"}[1h]))"#, "300", false).await;
+    check(r#"count_over_time({app="web"}[100s])"#, "99", true).await;
+    check(r#"bytes_over_time({app="web"}[1h])"#, "792", true).await;
+}
+
+#[tokio::test]
 async fn a_limit_that_is_met_early_reads_little() {
     let world = World::new(1);
     for block in 0..20u64 {

@@ -215,6 +215,8 @@ impl Process {
         let (mut parts, mut consumers) = (Parts::new(), Parts::new());
         let grace = self.settings.server.graceful_shutdown_timeout.get();
 
+        // Before the first request can ask whether all is ready.
+        let consumer_state = self.consumer.is_some().then(|| self.readiness.service("consumer"));
         let (router, registry, token) = (self.router.clone(), self.registry.clone(), serving.clone());
         let config = ServeConfig { grace: grace / 2, ..ServeConfig::default() };
         parts.spawn(async move {
@@ -223,8 +225,8 @@ impl Process {
         });
         let http = self.readiness.service("http");
         http.set(ServiceState::Running);
-        if let Some(consumer) = self.consumer.clone() {
-            let (token, ready) = (consuming.clone(), self.readiness.service("consumer"));
+        if let (Some(consumer), Some(ready)) = (self.consumer.clone(), consumer_state) {
+            let token = consuming.clone();
             ready.set(ServiceState::Starting("reading the log".into()));
             let (watched, stop) = (consumer.clone(), serving.clone());
             consumers.spawn(async move { consumer.run(token).await.context("the consumer failed").map(|()| "consumer") });

@@ -321,7 +321,7 @@ mod tests {
             assert!(found.contains(expected), "{yaml}: {found}");
         };
         check("limits_config: {ingestion_rate_mbs: 5}", &[], "did you mean `ingestion_rate_mb`");
-        check("auth_enable: true", &[], "unknown key `auth_enable` at line 1");
+        check("auth_enable: true", &[], "unknown key `auth_enable`; did you mean `auth_enabled`?");
         check("log: {partitions: 0}", &[], "partitions must be");
         check("", &[("MILLRACE_SERVER__HTTP_LISTEN_PORTS", "1")], "did you mean `http_listen_port`");
     }

@@ -238,6 +238,19 @@ impl Owner for Consumer {
         Ok(())
     }
 
+    async fn catch_up(&self, partition: PartitionId, deadline: Instant) -> Result<(), OwnerError> {
+        // A partition is served soon after the start of the process, once what the log held then is in memory.
+        while self.0.serving(partition).is_err() {
+            if Instant::now() >= deadline {
+                return Err(OwnerError::NotLeading { partition });
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        let marks = self.0.components.log.watermarks(partition).await;
+        let end = marks.map_err(|error| OwnerError::Unavailable(error.to_string()))?.end;
+        self.wait_consumed(partition, end, deadline).await
+    }
+
     async fn wait_consumed(&self, partition: PartitionId, to: Offset, deadline: Instant) -> Result<(), OwnerError> {
         let memory = self.0.led(partition)?;
         match tokio::time::timeout_at(deadline, reached(&memory, memory.watch_consumed(), to)).await {

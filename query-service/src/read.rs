@@ -40,11 +40,15 @@ const INDEXES_PARALLEL: usize = 32;
 /// How often a plan is made before a read is given up.
 const PLANS_MAX: u32 = 6;
 
+/// How long a read waits for memory to catch up with the log, as it must after a start or when the store is slow.
+const CATCH_UP_MAX: Duration = Duration::from_secs(10);
+
 /// Reads what matches, exactly once each, from memory and blocks.
 pub(crate) struct Reader {
     owner: Arc<dyn Owner>,
     heads: HeadCache,
     blocks: BlockReader,
+    partitions: Vec<PartitionId>,
 }
 
 /// What a scan found.
@@ -119,7 +123,18 @@ impl Reader {
         head_age_max: Duration,
         blocks: BlockReader,
     ) -> Self {
-        Self { owner, heads: HeadCache::new(heads, partitions, head_age_max), blocks }
+        let partitions_all = (0..partitions).map(PartitionId::new).collect();
+        Self { owner, heads: HeadCache::new(heads, partitions, head_age_max), blocks, partitions: partitions_all }
+    }
+
+    /// Waits until memory has all that was acknowledged before now, so that a caller finds what it just pushed.
+    async fn catch_up(&self) -> Result<(), Error> {
+        let deadline = tokio::time::Instant::now() + CATCH_UP_MAX;
+        let waits = self.partitions.iter().map(|&partition| async move {
+            let caught_up = self.owner.catch_up(partition, deadline).await;
+            caught_up.map_err(|source| Error::Owner { partition, source })
+        });
+        try_join_all(waits).await.map(|_| ())
     }
 
     /// Runs one scan of a query over all rows.
@@ -140,6 +155,7 @@ impl Reader {
             edges: WindowEdges::of(query),
             abandoned: abandoned.clone(),
         };
+        self.catch_up().await?;
         let mut planning = Planning::default();
         loop {
             match self.try_scan(&task, query, scan, bytes, planning.freshness).await {
@@ -191,6 +207,7 @@ impl Reader {
         matchers: Arc<[Matcher]>,
         time: TimeRange,
     ) -> Result<FoundStreams, Error> {
+        self.catch_up().await?;
         let mut planning = Planning::default();
         loop {
             match self.try_streams(tenant, &matchers, time, planning.freshness).await {

@@ -64,6 +64,18 @@ pub trait Owner: Send + Sync + 'static {
     /// [`OwnerError::Unavailable`] when the log cannot be asked.
     async fn flush(&self) -> Result<(), OwnerError>;
 
+    /// Waits until everything of `partition` that was acknowledged before this call can be read here: until the partition
+    /// is served and consumed up to what is the log's end now. With it a read sees all that its caller knows to be
+    /// written. An owner that cannot ask the log answers at once.
+    ///
+    /// # Errors
+    /// [`OwnerError::Deadline`] or [`OwnerError::NotLeading`] when that does not happen in time,
+    /// [`OwnerError::Unavailable`] when the log cannot be asked.
+    async fn catch_up(&self, partition: PartitionId, deadline: Instant) -> Result<(), OwnerError> {
+        let _ = (partition, deadline);
+        Ok(())
+    }
+
     /// Waits until all of `partition` below `to` is in memory or in blocks.
     ///
     /// # Errors

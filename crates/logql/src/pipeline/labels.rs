@@ -6,7 +6,10 @@
 //! Names belong to the stream first, then to metadata, then to what is parsed; who finds its name taken appears as
 //! `<name>_extracted`, where parsed values come before metadata. A dropped stream label still holds its name.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
 
 use model::{Batch, Labels, MetadataColumn};
 
@@ -81,6 +84,9 @@ enum Hidden {
     Column(usize),
 }
 
+/// Up to so many parsed labels are searched one after the other.
+const FEW: usize = 32;
+
 /// See the module.
 pub(crate) struct RowLabels<'b> {
     stream: &'b Labels,
@@ -89,7 +95,9 @@ pub(crate) struct RowLabels<'b> {
     hidden: Vec<Hidden>,
     text: String,
     parsed: Vec<(Piece, Piece)>,
-    deleted: Vec<Piece>,
+    /// Places in `parsed` by name once there are more than [`FEW`].
+    index: HashMap<Box<str>, usize>,
+    deleted: HashSet<Box<str>>,
     error: Option<RowError>,
     details: Option<Piece>,
 }
@@ -103,7 +111,8 @@ impl<'b> RowLabels<'b> {
             hidden: Vec::new(),
             text: String::new(),
             parsed: Vec::new(),
-            deleted: Vec::new(),
+            index: HashMap::new(),
+            deleted: HashSet::new(),
             error: None,
             details: None,
         }
@@ -115,6 +124,7 @@ impl<'b> RowLabels<'b> {
         self.hidden.clear();
         self.text.clear();
         self.parsed.clear();
+        self.index.clear();
         self.deleted.clear();
         self.error = None;
         self.details = None;
@@ -131,7 +141,41 @@ impl<'b> RowLabels<'b> {
     }
 
     fn find_parsed(&self, name: &str) -> Option<usize> {
+        if self.parsed.len() > FEW {
+            return self.index.get(name).copied();
+        }
         self.parsed.iter().position(|(n, _)| self.piece(*n) == name)
+    }
+
+    /// Adds a label that is not there yet.
+    fn push_parsed(&mut self, name: &str, value: Piece) {
+        let piece = self.put(name);
+        self.parsed.push((piece, value));
+        match self.parsed.len() - 1 {
+            last if last < FEW => {}
+            FEW => {
+                let place = |(i, (n, _)): (usize, &(Piece, Piece))| (self.piece(*n).into(), i);
+                self.index = self.parsed.iter().enumerate().map(place).collect();
+            }
+            last => {
+                self.index.insert(name.into(), last);
+            }
+        }
+    }
+
+    fn remove_parsed(&mut self, i: usize) {
+        let (name, _) = self.parsed.swap_remove(i);
+        if self.parsed.len() < FEW {
+            return;
+        }
+        let name = self.text[name.start as usize..name.end as usize].to_owned();
+        self.index.remove(name.as_str());
+        if let Some((moved, _)) = self.parsed.get(i) {
+            let moved = &self.text[moved.start as usize..moved.end as usize];
+            if let Some(place) = self.index.get_mut(moved) {
+                *place = i;
+            }
+        }
     }
 
     /// The column that shows `name` on this row. A hidden one does not hold its name any more.
@@ -177,26 +221,22 @@ impl<'b> RowLabels<'b> {
 
     /// Sets what a parser found, under its final name; false when the name is already parsed or was dropped.
     pub(crate) fn extract(&mut self, name: &str, value: &str) -> bool {
-        if self.is_parsed(name) || self.deleted.iter().any(|d| self.piece(*d) == name) {
+        if self.is_parsed(name) || (!self.deleted.is_empty() && self.deleted.contains(name)) {
             return false;
         }
-        let pieces = (self.put(name), self.put(value));
-        self.parsed.push(pieces);
+        let value = self.put(value);
+        self.push_parsed(name, value);
         true
     }
 
     /// Sets a label whatever it was before.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.hide(name);
-        let mut deleted = std::mem::take(&mut self.deleted);
-        deleted.retain(|d| self.piece(*d) != name);
-        self.deleted = deleted;
+        self.deleted.remove(name);
         let value = self.put(value);
-        if let Some(i) = self.find_parsed(name) {
-            self.parsed[i].1 = value;
-        } else {
-            let name = self.put(name);
-            self.parsed.push((name, value));
+        match self.find_parsed(name) {
+            Some(i) => self.parsed[i].1 = value,
+            None => self.push_parsed(name, value),
         }
     }
 
@@ -218,10 +258,9 @@ impl<'b> RowLabels<'b> {
         }
         self.hide(name);
         if let Some(i) = self.find_parsed(name) {
-            self.parsed.remove(i);
+            self.remove_parsed(i);
         }
-        let name = self.put(name);
-        self.deleted.push(name);
+        self.deleted.insert(name.into());
     }
 
     /// Whether an error was set by the pipeline, or is in the line or the metadata.
@@ -352,6 +391,33 @@ mod tests {
         assert_eq!((row.get(ERROR), row.get(ERROR_DETAILS)), (Some("JSONParserErr"), Some("why")));
         row.begin(0);
         assert_eq!(row.stream_labels(), batch.labels);
+    }
+
+    #[test]
+    fn many_labels() {
+        let batch = batch(&[]);
+        let mut row = RowLabels::new(&batch.labels, &[]);
+        for _ in 0..2 {
+            row.begin(0);
+            for i in 0..100 {
+                assert!(row.extract(&format!("l{i}"), &i.to_string()));
+                assert!(!row.extract(&format!("l{}", i / 2), "again"));
+            }
+            for i in (0..100).step_by(3) {
+                row.remove(&format!("l{i}"));
+            }
+            for i in 0..100 {
+                let value = i.to_string();
+                let name = format!("l{i}");
+                assert_eq!(row.get(&name), (i % 3 != 0).then_some(value.as_str()), "{name}");
+                assert!(!row.extract(&name, "again"));
+            }
+            for i in 0..90 {
+                row.set(&format!("l{i}"), "x");
+                row.remove(&format!("l{}", 99 - i));
+            }
+            assert_eq!((row.get("l5"), row.get("l50"), row.get("l95")), (Some("x"), Some("x"), None));
+        }
     }
 
     #[test]

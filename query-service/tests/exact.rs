@@ -97,6 +97,24 @@ async fn check_answers(world: &World, rows: &[Row], rng: &mut Rng, seed: u64) {
         let found = world.result(&format!("/loki/api/v1/query?query={query}&time={}", at.nanos())).await;
         let found = found[0]["value"][1].as_str().map_or(0, |v| v.parse().expect("a number"));
         assert_eq!(found, expected, "seed {seed}: {} in {window}s", case.query);
+
+        // Their number in each of many windows, which may overlap or leave gaps.
+        let (window, step) = (rng.i64(1..200), rng.i64(1..200));
+        let (start, end) = (NOW.nanos() / 1_000_000_000 - 600, NOW.nanos() / 1_000_000_000);
+        let query = encode(&format!("sum(count_over_time({}[{window}s]))", case.query));
+        let path = format!("/loki/api/v1/query_range?query={query}&start={start}&end={end}&step={step}");
+        let result = world.result(&path).await;
+        let points = result[0]["values"].as_array().cloned().unwrap_or_default();
+        let point =
+            |p: &Value| (p[0].as_i64().expect("a second"), p[1].as_str().expect("text").parse().expect("a number"));
+        let found: Vec<(i64, usize)> = points.iter().map(point).collect();
+        let (first, last) = (start.div_euclid(step), (end + step - 1).div_euclid(step));
+        let count = |at: i64| {
+            let inside = |r: &&&Row| (at - window) * 1_000_000_000 < r.ts.nanos() && r.ts.nanos() <= at * 1_000_000_000;
+            matching.iter().filter(inside).count()
+        };
+        let expected = (first..=last).map(|i| (i * step, count(i * step))).filter(|(_, n)| *n > 0);
+        assert_eq!(found, expected.collect::<Vec<_>>(), "seed {seed}: {} in {window}s by {step}s", case.query);
     }
 }
 

@@ -2,9 +2,10 @@
 //! into a log that forgets.
 //!
 //! ```text
-//! cargo run --release -p millrace-ingest-gateway --example decode -- FOLDER [repeats]
+//! cargo run --release -p millrace-ingest-gateway --example decode -- FOLDER [repeats] [as-is|protobuf|scan]
 //! ```
 //!
+//! `protobuf` turns JSON bodies into snappy-packed protobuf first; `scan` takes the level from the lines.
 //! FOLDER is what `corpus.py` wrote: `batch-*.json`, `.json.gz` or `.pb` and `manifest.json`. The time is that of all
 //! threads of this process, user and system; reading the files is not in it.
 
@@ -77,7 +78,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let repeats: u32 = args.next().map_or(Ok(3), |n| n.parse())?;
     let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(format!("{folder}/manifest.json"))?)?;
     let raw_bytes = manifest["counts"]["raw_bytes"].as_f64().ok_or("the manifest tells no raw_bytes")?;
-    let encoding = manifest["encoding"].as_str().ok_or("the manifest tells no encoding")?;
+    let mut encoding = manifest["encoding"].as_str().ok_or("the manifest tells no encoding")?;
+    let mode = args.next().unwrap_or_else(|| "as-is".to_owned());
     let mut bodies = Vec::new();
     for entry in std::fs::read_dir(&folder)? {
         let path = entry?.path();
@@ -85,9 +87,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             bodies.push(bytes::Bytes::from(std::fs::read(path)?));
         }
     }
+    if mode == "protobuf" && encoding == "json" {
+        encoding = "pb";
+        bodies = bodies.iter().map(|body| to_protobuf(body)).collect::<Result<_, _>>()?;
+    }
     let sink = Arc::new(Sink { id: Some(LogId("sink".into())), ..Sink::default() });
     // All times of the corpus count as young; the limits are out of the way.
+    let fields = Limits::default().log_level_fields;
     let limits = Limits {
+        // Without names to look for, neither labels nor keys tell a level: every line is read.
+        log_level_fields: if mode == "scan" { Vec::new() } else { fields },
         reject_old_samples: false,
         ingestion_rate_mb: 0.0,
         per_stream_rate_limit: limits::ByteSize::from_bytes(0),
@@ -123,6 +132,42 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     Ok(())
+}
+
+/// A JSON body as snappy-packed protobuf.
+fn to_protobuf(body: &[u8]) -> Result<bytes::Bytes, Box<dyn std::error::Error>> {
+    fn varint(mut number: u64, out: &mut Vec<u8>) {
+        while number > 127 {
+            out.push(number as u8 | 128);
+            number >>= 7;
+        }
+        out.push(number as u8);
+    }
+    fn field(number: u64, data: &[u8], out: &mut Vec<u8>) {
+        varint(number << 3 | 2, out);
+        varint(data.len() as u64, out);
+        out.extend_from_slice(data);
+    }
+    let body: serde_json::Value = serde_json::from_slice(body)?;
+    let mut request = Vec::new();
+    for stream in body["streams"].as_array().ok_or("no streams")? {
+        let labels = stream["stream"].as_object().ok_or("no labels")?;
+        let labels = model::Labels::from_pairs(labels.iter().map(|(n, v)| (n.as_str(), v.as_str().unwrap_or(""))));
+        let mut message = Vec::new();
+        field(1, labels.to_string().as_bytes(), &mut message);
+        for value in stream["values"].as_array().ok_or("no values")? {
+            let nanos: u64 = value[0].as_str().ok_or("no time")?.parse()?;
+            let (mut time, mut entry) = (vec![8], Vec::new());
+            varint(nanos / 1_000_000_000, &mut time);
+            time.push(16);
+            varint(nanos % 1_000_000_000, &mut time);
+            field(1, &time, &mut entry);
+            field(2, value[1].as_str().ok_or("no line")?.as_bytes(), &mut entry);
+            field(2, &entry, &mut message);
+        }
+        field(1, &message, &mut request);
+    }
+    Ok(snap::raw::Encoder::new().compress_vec(&request)?.into())
 }
 
 /// User and system time of this process, from /proc.

@@ -66,7 +66,8 @@ fn stream(message: &[u8], texts: &LabelTexts, intake: &mut Intake) -> Result<(),
         let text = format!("request body too large: labels of {} bytes, at most {LABELS_BYTES_MAX}", labels.len());
         return Err(Refusal::new(413, text));
     }
-    let text = std::str::from_utf8(labels).map_err(|_| malformed("labels are not UTF-8"))?;
+    // Values that are not UTF-8 cannot be shown; U+FFFD takes the place of what is not.
+    let text = &*String::from_utf8_lossy(labels);
     let pushed = match texts.parse(text) {
         Ok(labels) => PushedLabels::Read(labels),
         Err(LabelsError::Duplicate(name)) => PushedLabels::Duplicate { text: text.to_owned(), name },

@@ -202,7 +202,7 @@ impl Owner for Consumer {
     async fn scan(&self, request: ScanRequest) -> Result<ScanReply, OwnerError> {
         let ScanRequest { partition, tenant, from, query, scan: number } = request;
         if number >= query.scans().len() {
-            return Err(OwnerError::Unavailable(format!("the query has no scan {number}")));
+            return Err(logql::QueryError::Evaluation(format!("the query has no scan {number}")).into());
         }
         let work = move |snapshot: &Snapshot, abandoned: &std::sync::atomic::AtomicBool| {
             scan(snapshot, &tenant, &query, &query.scans()[number], abandoned)
@@ -226,8 +226,13 @@ impl Owner for Consumer {
 
     async fn flush(&self) -> Result<(), OwnerError> {
         let unavailable = |error: LogError| OwnerError::Unavailable(error.to_string());
+        let led = self.0.all_led();
+        if self.0.assigned.borrow().is_none_or(|assigned| led.len() < assigned) {
+            // Saying that all is in blocks would not be true.
+            return Err(OwnerError::Unavailable("not all partitions of this process are led yet; try again".to_owned()));
+        }
         let mut wanted = Vec::new();
-        for memory in self.0.all_led() {
+        for memory in led {
             let held = self.0.components.log.watermarks(memory.partition()).await.map_err(unavailable)?;
             memory.want_flushed(held.end);
             wanted.push((memory, held.end));

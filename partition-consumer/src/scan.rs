@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cut::{Slice, StreamRows};
 use logql::{Direction, LineNeed, MetadataNeed, Partial, Query, QueryError, QueryKind, Scan};
-use model::{Labels, Matcher, OffsetRange, TenantId, TimeRange, TimestampNs};
+use model::{Labels, Matcher, Offset, OffsetRange, TenantId, TimeRange, TimestampNs};
 use owner::StreamStat;
 use schemas::record::{MetadataWanted, StreamSlice};
 
@@ -41,20 +41,24 @@ pub(crate) fn scan(
     abandoned: &AtomicBool,
 ) -> Result<Partial, QueryError> {
     let mut partial = scan.partial();
-    let mut slices = Vec::new();
     let time = scan.time();
+    let mut units: Vec<Unit> = Vec::new();
     for_each_stream(snapshot, tenant, scan.matchers(), time, |stream| {
-        let all = stream.slices();
-        let wanted = all.iter().filter(|s| snapshot.range.contains(s.offset) && s.rows.time_range().overlaps(&time));
-        slices.extend(wanted.cloned());
+        let first_unit = units.len();
+        for slice in stream.slices().iter().filter(|s| snapshot.range.contains(s.offset)) {
+            match units[first_unit..].last_mut().filter(|unit| unit.offset() == slice.offset) {
+                Some(unit) => unit.add(slice),
+                None => units.push(Unit::new(slice)),
+            }
+        }
     });
-    // The limit of a log query is met soonest when the rows wanted first come first.
-    let newest_first = query.params().direction == Direction::Backward;
+    units.retain(|unit| unit.time.overlaps(&time));
     if query.kind() == QueryKind::Log {
-        slices.sort_by_key(|slice| {
-            let time = slice.rows.time_range();
-            if newest_first { time.end.nanos().saturating_neg() } else { time.start.nanos() }
-        });
+        // The limit is met soonest when the rows wanted first come first.
+        match query.params().direction {
+            Direction::Forward => units.sort_by_key(|unit| unit.time.start),
+            Direction::Backward => units.sort_by_key(|unit| std::cmp::Reverse(unit.time.end)),
+        }
     }
     let needs = scan.needs();
     let needs_lines = !matches!(needs.lines, LineNeed::None);
@@ -63,16 +67,44 @@ pub(crate) fn scan(
         MetadataNeed::Names(names) => MetadataWanted::Names(names.clone()),
         MetadataNeed::All => MetadataWanted::All,
     };
-    for slice in slices {
+    for unit in &units {
         if abandoned.load(Ordering::Relaxed) {
             break;
         }
-        let is_wanted = scan.still_wanted(&partial).is_none_or(|wanted| slice.rows.time_range().overlaps(&wanted));
-        if is_wanted {
-            scan.accept(&slice.rows.batch(slice.offset, needs_lines, &metadata), &mut partial)?;
+        if scan.still_wanted(&partial).is_none_or(|wanted| unit.time.overlaps(&wanted)) {
+            for slice in unit.slices() {
+                scan.accept(&slice.rows.batch(slice.offset, needs_lines, &metadata), &mut partial)?;
+            }
         }
     }
     Ok(partial)
+}
+
+/// What one record has for one stream. Mostly one slice; rows of one stream and offset must be scanned in their order.
+struct Unit {
+    first: Slice,
+    more: Vec<Slice>,
+    time: TimeRange,
+}
+
+impl Unit {
+    fn new(slice: &Slice) -> Self {
+        Self { first: slice.clone(), more: Vec::new(), time: slice.rows.time_range() }
+    }
+
+    fn add(&mut self, slice: &Slice) {
+        let time = slice.rows.time_range();
+        self.time = TimeRange::new(self.time.start.min(time.start), self.time.end.max(time.end));
+        self.more.push(slice.clone());
+    }
+
+    fn offset(&self) -> Offset {
+        self.first.offset
+    }
+
+    fn slices(&self) -> impl Iterator<Item = &Slice> {
+        std::iter::once(&self.first).chain(&self.more)
+    }
 }
 
 /// Names the streams of a snapshot that match, with counts of their rows in `time`.

@@ -43,7 +43,8 @@ pub trait Owner: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`OwnerError::NotHeld`] when `from` lies below what is held (plan again), [`OwnerError::NotLeading`] when the
-    /// partition is not served here, [`OwnerError::Query`] when the query itself fails.
+    /// partition is not served here, [`OwnerError::Query`] when the query itself fails, [`OwnerError::Stopped`] when the
+    /// owner is shutting down.
     async fn scan(&self, request: ScanRequest) -> Result<ScanReply, OwnerError>;
 
     /// The streams with rows of offset `from` and above that match and overlap the time range, with counts of the
@@ -61,7 +62,7 @@ pub trait Owner: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`OwnerError::NotLeading`] or [`OwnerError::Stopped`] when a partition stops being served meanwhile,
-    /// [`OwnerError::Unavailable`] when the log cannot be asked.
+    /// [`OwnerError::Unavailable`] when the log cannot be asked, or not all partitions of this process are led yet.
     async fn flush(&self) -> Result<(), OwnerError>;
 
     /// Waits until everything of `partition` that was acknowledged before this call can be read here: until the partition
@@ -70,7 +71,7 @@ pub trait Owner: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`OwnerError::Deadline`] or [`OwnerError::NotLeading`] when that does not happen in time,
-    /// [`OwnerError::Unavailable`] when the log cannot be asked.
+    /// [`OwnerError::Unavailable`] when the log cannot be asked, or not all partitions of this process are led yet.
     async fn catch_up(&self, partition: PartitionId, deadline: Instant) -> Result<(), OwnerError> {
         let _ = (partition, deadline);
         Ok(())

@@ -384,6 +384,8 @@ async fn nothing_is_served_before_it_is_caught_up() {
     world.log.inject(|faults| faults.fetch_delay = Duration::from_millis(30));
     let process = world.start("a", small(), all_partitions(1));
     let wait = process.consumer.clone();
+    let early = wait.flush().await.unwrap_err();
+    assert!(matches!(early, OwnerError::Unavailable(_)), "nothing is led yet, so nothing is known to be in blocks: {early}");
     until("taking the lead", || !wait.warming().is_empty()).await;
     assert!(world.read(&wait, ONE).await.is_none());
     assert!(wait.partitions().is_empty() && !wait.is_ready());

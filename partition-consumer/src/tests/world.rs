@@ -32,6 +32,8 @@ pub(super) struct Row {
     pub(super) ts: i64,
 }
 
+type BlockRows = Vec<(Row, Offset)>;
+
 /// What was pushed to one partition.
 #[derive(Default)]
 pub(super) struct Ledger {
@@ -50,7 +52,7 @@ pub(super) struct World {
     pub(super) clock: Arc<ManualClock>,
     pub(super) ledgers: Vec<Mutex<Ledger>>,
     next_id: AtomicU64,
-    blocks: Mutex<HashMap<String, Arc<Vec<(Row, Offset)>>>>,
+    blocks: Mutex<HashMap<String, Arc<BlockRows>>>,
 }
 
 /// One process with a consumer and a builder.
@@ -239,7 +241,7 @@ impl World {
     }
 
     /// The rows of a block, with their offsets.
-    pub(super) async fn block(&self, key: &str, tail_bytes: u64) -> Arc<Vec<(Row, Offset)>> {
+    pub(super) async fn block(&self, key: &str, tail_bytes: u64) -> Arc<BlockRows> {
         if let Some(known) = self.blocks.lock().get(key) {
             return known.clone();
         }
@@ -360,7 +362,7 @@ fn id_of(line: &[u8]) -> u64 {
     text.split(' ').next().unwrap().parse().unwrap()
 }
 
-fn rows_of_block(bytes: &Bytes, tail_bytes: u64) -> Vec<(Row, Offset)> {
+fn rows_of_block(bytes: &Bytes, tail_bytes: u64) -> BlockRows {
     let total = bytes.len() as u64;
     let index = BlockIndex::open(total, bytes.slice((total - tail_bytes) as usize..)).unwrap();
     let tenants: Vec<TenantId> = index.tenants().map(|t| t.tenant.clone()).collect();

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use block::{
-    BlockError, BlockOptions, BlockWriter, EncodedBlock, METADATA_KEYS_MAX, Provenance, Row, StreamSketch, packing_order,
+    BlockError, BlockOptions, BlockWriter, EncodedBlock, METADATA_KEYS_MAX, Provenance, Row, StreamSketch,
+    packing_order,
 };
 use cut::{Cut, Segment, Slice, Slices, StreamRows};
 use model::TimestampNs;
@@ -19,7 +20,12 @@ const KEY_ROWS_SHARE: u64 = 200;
 ///
 /// # Errors
 /// When the block format refuses a row; trying again gives the same answer.
-pub fn encode(cut: &Cut, log_id: &str, created: TimestampNs, options: &BlockOptions) -> Result<EncodedBlock, BlockError> {
+pub fn encode(
+    cut: &Cut,
+    log_id: &str,
+    created: TimestampNs,
+    options: &BlockOptions,
+) -> Result<EncodedBlock, BlockError> {
     let provenance = Provenance { log_id: log_id.to_owned(), partition: cut.partition, range: cut.range, created };
     let keys = frequent_keys(&cut.segment);
     let mut writer = BlockWriter::new(options.clone(), provenance, &keys)?;

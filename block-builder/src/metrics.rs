@@ -48,10 +48,13 @@ impl Metrics {
             registry.register(Box::new(counter.clone()))?;
             Ok::<_, prometheus::Error>(counter)
         };
-        let chunks_flushed =
-            IntCounterVec::new(Opts::new("loki_ingester_chunks_flushed_total", "Blocks written, by why they were cut."), &["reason"])?;
+        let chunks_flushed = IntCounterVec::new(
+            Opts::new("loki_ingester_chunks_flushed_total", "Blocks written, by why they were cut."),
+            &["reason"],
+        )?;
         registry.register(Box::new(chunks_flushed.clone()))?;
-        for reason in [CutReason::Full, CutReason::MaxAge, CutReason::Pressure, CutReason::Forced, CutReason::NotOwned] {
+        for reason in [CutReason::Full, CutReason::MaxAge, CutReason::Pressure, CutReason::Forced, CutReason::NotOwned]
+        {
             chunks_flushed.with_label_values(&[reason.as_str()]);
         }
         let encoding = IntGauge::new("millrace_builder_encoding", "Cuts that are being encoded now.")?;
@@ -86,12 +89,29 @@ impl Metrics {
             )?,
             raw_bytes: counter("millrace_builder_line_bytes_total", "Bytes of lines put into blocks, before packing.")?,
             block_bytes: counter("millrace_builder_block_bytes_total", "Bytes of blocks that heads list.")?,
-            quarantined: counter("millrace_builder_quarantined_records_total", "Records put into blocks as they were, since they could not be decoded.")?,
+            quarantined: counter(
+                "millrace_builder_quarantined_records_total",
+                "Records put into blocks as they were, since they could not be decoded.",
+            )?,
             encode_seconds: histogram("millrace_builder_encode_seconds", "Time to encode a block.", seconds())?,
-            put_seconds: histogram("millrace_builder_put_seconds", "Time to upload a block, retries included.", seconds())?,
-            head_seconds: histogram("millrace_builder_head_seconds", "Time to list a block in its head, retries included.", seconds())?,
-            retries: counter("millrace_builder_store_retries_total", "Requests to the object store that failed and were tried again.")?,
-            orphans: counter("millrace_builder_orphaned_blocks_total", "Blocks that no head will list, since another process leads the partition.")?,
+            put_seconds: histogram(
+                "millrace_builder_put_seconds",
+                "Time to upload a block, retries included.",
+                seconds(),
+            )?,
+            head_seconds: histogram(
+                "millrace_builder_head_seconds",
+                "Time to list a block in its head, retries included.",
+                seconds(),
+            )?,
+            retries: counter(
+                "millrace_builder_store_retries_total",
+                "Requests to the object store that failed and were tried again.",
+            )?,
+            orphans: counter(
+                "millrace_builder_orphaned_blocks_total",
+                "Blocks that no head will list, since another process leads the partition.",
+            )?,
             encoding,
         })
     }

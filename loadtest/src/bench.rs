@@ -85,7 +85,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let corpus = Corpus::open(&corpus_folder)?;
     let manifest = &corpus.manifest;
     let (lines, raw) = (manifest.lines(), manifest.raw_bytes());
-    println!("corpus: {lines} lines, {} MB raw, {} MB of {} bodies", mb(raw), mb(manifest.body_bytes()), manifest.encoding);
+    println!(
+        "corpus: {lines} lines, {} MB raw, {} MB of {} bodies",
+        mb(raw),
+        mb(manifest.body_bytes()),
+        manifest.encoding
+    );
 
     let binary = args.millrace.clone().map_or_else(default_binary, Ok)?;
     let mut spec = ServerSpec::new(binary, &folder)?;
@@ -148,14 +153,23 @@ fn corpus_folder(args: &Args, folder: &Path) -> anyhow::Result<PathBuf> {
         ensure!(status.success(), "corpus.py ended with {status}");
     } else {
         ensure!(args.encoding == "json", "without {} only json corpora can be made", script.display());
-        println!("{} is absent: generating a corpus of our own; compare its figures with themselves only", script.display());
+        println!(
+            "{} is absent: generating a corpus of our own; compare its figures with themselves only",
+            script.display()
+        );
         corpus::generate(&made, args.lines, 1_795_204_800, 1)?;
     }
     Ok(made)
 }
 
 /// Pushes everything, waits for blocks, prints what it cost.
-fn ingest(args: &Args, corpus: &Corpus, spec: &ServerSpec, server: &Server, first_answer: Duration) -> anyhow::Result<()> {
+fn ingest(
+    args: &Args,
+    corpus: &Corpus,
+    spec: &ServerSpec,
+    server: &Server,
+    first_answer: Duration,
+) -> anyhow::Result<()> {
     let gb = corpus.manifest.raw_bytes() as f64 / 1e9;
     let pid = server.pid();
     let (cpu_before, began) = (cpu_seconds(pid)?, Instant::now());
@@ -178,7 +192,10 @@ fn ingest(args: &Args, corpus: &Corpus, spec: &ServerSpec, server: &Server, firs
     println!("\nstart to first answer        {:.3} s", first_answer.as_secs_f64());
     println!("ingest, all in blocks        {:.1} CPU-s per raw GB ({cpu:.1} CPU-s)", cpu / gb);
     println!("  of it until the last 204   {:.1} CPU-s per raw GB", pushed_cpu / gb);
-    println!("  wall                       {pushed_wall:.1} s pushing, {wall:.1} s with blocks: {:.1} raw MB/s", gb * 1e3 / wall);
+    println!(
+        "  wall                       {pushed_wall:.1} s pushing, {wall:.1} s with blocks: {:.1} raw MB/s",
+        gb * 1e3 / wall
+    );
     println!("  a push                     p50 {:.1} ms, p99 {:.1} ms", at(0.5), at(0.99));
     println!("peak rss while ingesting     {} MB", mb(peak_rss_bytes(pid)?));
     print_stages(&spec.client(Duration::from_secs(60)), gb)?;
@@ -258,21 +275,33 @@ fn visibility(spec: &ServerSpec) -> anyhow::Result<()> {
     for i in 0..300 {
         let now = SystemClock.now().nanos();
         let body = serde_json::json!({"streams": [{"stream": {"app": "visibility"}, "values": [[now.to_string(), format!("line {i}")]]}]});
-        let answer = client.post("/loki/api/v1/push", "fake", &[("Content-Type", "application/json")], &serde_json::to_vec(&body)?)?;
+        let answer = client.post(
+            "/loki/api/v1/push",
+            "fake",
+            &[("Content-Type", "application/json")],
+            &serde_json::to_vec(&body)?,
+        )?;
         ensure!(answer.status == 204, "a push was answered {}: {}", answer.status, answer.text());
         let acknowledged = Instant::now();
-        let span = [("query", r#"{app="visibility"}"#.to_owned()), ("start", now.to_string()), ("end", (now + 1).to_string())];
+        let span =
+            [("query", r#"{app="visibility"}"#.to_owned()), ("start", now.to_string()), ("end", (now + 1).to_string())];
         loop {
             let found = client.get("/loki/api/v1/query_range", "fake", &span)?.json()?;
             if found["data"]["result"].as_array().is_some_and(|r| !r.is_empty()) {
                 break;
             }
-            ensure!(acknowledged.elapsed() < Duration::from_secs(10), "an acknowledged line is not in the answers after 10 s");
+            ensure!(
+                acknowledged.elapsed() < Duration::from_secs(10),
+                "an acknowledged line is not in the answers after 10 s"
+            );
         }
         waits.push(acknowledged.elapsed().as_secs_f64() * 1e3);
     }
     waits.sort_by(f64::total_cmp);
-    println!("acknowledged to visible      p50 {:.1} ms, p99 {:.1} ms (with the query's own time)", waits[150], waits[297]);
+    println!(
+        "acknowledged to visible      p50 {:.1} ms, p99 {:.1} ms (with the query's own time)",
+        waits[150], waits[297]
+    );
     Ok(())
 }
 
@@ -376,11 +405,19 @@ fn restart(spec: &ServerSpec, server: Server) -> anyhow::Result<()> {
 fn clickhouse(args: &Args, python: &Path, corpus: &Path, folder: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
     let out = folder.join("clickhouse.json");
     let mut command = Command::new(python);
-    command.arg(args.shared.join("clickhouse.py")).arg("--corpus").arg(corpus).arg("--work").arg(folder.join("clickhouse"));
+    command
+        .arg(args.shared.join("clickhouse.py"))
+        .arg("--corpus")
+        .arg(corpus)
+        .arg("--work")
+        .arg(folder.join("clickhouse"));
     let status = command.args(["-k", &args.k.to_string()]).arg("--out").arg(&out).status()?;
     ensure!(status.success(), "clickhouse.py ended with {status}");
     let found: Value = serde_json::from_slice(&fs::read(&out)?)?;
-    println!("clickhouse: ingest {} stored {} peak rss {} MB", found["ingest"], found["bytes_on_disk"], found["peak_rss_mb"]);
+    println!(
+        "clickhouse: ingest {} stored {} peak rss {} MB",
+        found["ingest"], found["bytes_on_disk"], found["peak_rss_mb"]
+    );
     let queries = found["queries"].as_object().into_iter().flatten();
     Ok(queries.filter_map(|(name, q)| Some((name.clone(), q["cpu_s"].as_f64()?))).collect())
 }

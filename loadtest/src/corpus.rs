@@ -58,7 +58,10 @@ impl Manifest {
     /// The needles of a query's text put in.
     pub(crate) fn fill(&self, query: &str) -> String {
         let needles = &self.needles;
-        query.replace("$NEEDLE_OLD", &needles.old).replace("$NEEDLE_MID", &needles.mid).replace("$NEEDLE_NEW", &needles.new)
+        query
+            .replace("$NEEDLE_OLD", &needles.old)
+            .replace("$NEEDLE_MID", &needles.mid)
+            .replace("$NEEDLE_NEW", &needles.new)
     }
 }
 
@@ -66,7 +69,8 @@ impl Corpus {
     pub(crate) fn open(folder: &Path) -> anyhow::Result<Self> {
         let manifest = folder.join("manifest.json");
         let text = fs::read(&manifest).with_context(|| format!("{} is no corpus", folder.display()))?;
-        let manifest: Manifest = serde_json::from_slice(&text).with_context(|| format!("{} is broken", manifest.display()))?;
+        let manifest: Manifest =
+            serde_json::from_slice(&text).with_context(|| format!("{} is broken", manifest.display()))?;
         let ending = format!(".{}", manifest.encoding);
         let mut files: Vec<PathBuf> = fs::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
         files.retain(|f| f.file_name().is_some_and(|n| n.to_string_lossy().starts_with("batch-")));
@@ -161,24 +165,40 @@ fn batch_body(
 
 fn make_line(random: &mut fastrand::Rng) -> (String, &'static str, String) {
     let status = [200, 200, 200, 200, 301, 404, 500, 503][random.usize(..8)];
-    let level = if status >= 500 { "error" } else if status == 404 { "warn" } else { "info" };
+    let level = if status >= 500 {
+        "error"
+    } else if status == 404 {
+        "warn"
+    } else {
+        "info"
+    };
     let path = ["/api/v1/users", "/api/v1/orders", "/login", "/healthz"][random.usize(..4)];
     let method = ["GET", "GET", "POST", "PUT"][random.usize(..4)];
-    let (latency, trace) = (random.u32(1..2_000_00) as f64 / 100.0, random.u128(..));
+    let (latency, trace) = (random.u32(1..200_000) as f64 / 100.0, random.u128(..));
     match random.u8(..20) {
         0..3 => (
             "api-json".into(),
             level,
-            format!(r#"{{"level":"{level}","method":"{method}","path":"{path}","status":{status},"latency_ms":{latency},"trace_id":"{trace:032x}","msg":"request handled"}}"#),
+            format!(
+                r#"{{"level":"{level}","method":"{method}","path":"{path}","status":{status},"latency_ms":{latency},"trace_id":"{trace:032x}","msg":"request handled"}}"#
+            ),
         ),
         3..6 => (
             "api-logfmt".into(),
             level,
-            format!(r#"level={level} component=gateway method={method} path={path} status={status} duration={latency}ms trace_id={trace:032x} msg="request handled""#),
+            format!(
+                r#"level={level} component=gateway method={method} path={path} status={status} duration={latency}ms trace_id={trace:032x} msg="request handled""#
+            ),
         ),
         _ => {
             let (system, form) = PLAIN[random.usize(..PLAIN.len())];
-            let level = if form.contains("ERROR") { "error" } else if form.contains("WARN") { "warn" } else { "info" };
+            let level = if form.contains("ERROR") {
+                "error"
+            } else if form.contains("WARN") {
+                "warn"
+            } else {
+                "info"
+            };
             let mut line = String::with_capacity(form.len() + 32);
             for c in form.chars() {
                 if c == '#' { line.push_str(&random.u16(..).to_string()) } else { line.push(c) }

@@ -50,7 +50,13 @@ impl Client {
         Ok(Answer { status: response.status().as_u16(), body })
     }
 
-    pub(crate) fn post(&self, path: &str, tenant: &str, headers: &[(&str, &str)], body: &[u8]) -> anyhow::Result<Answer> {
+    pub(crate) fn post(
+        &self,
+        path: &str,
+        tenant: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> anyhow::Result<Answer> {
         let mut request = self.agent.post(format!("{}{path}", self.base)).header("X-Scope-OrgID", tenant);
         for (name, value) in headers {
             request = request.header(*name, *value);

@@ -40,7 +40,11 @@ pub(crate) struct Server {
 impl ServerSpec {
     /// A server of `binary` on a free port, with its data and log under `folder`.
     pub(crate) fn new(binary: PathBuf, folder: &Path) -> anyhow::Result<Self> {
-        anyhow::ensure!(binary.exists(), "{} does not exist: build it first (cargo build -p millrace)", binary.display());
+        anyhow::ensure!(
+            binary.exists(),
+            "{} does not exist: build it first (cargo build -p millrace)",
+            binary.display()
+        );
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let (data_dir, log_file) = (folder.join("data"), folder.join("server.log"));
         Ok(Self { binary, data_dir, port, settings: Vec::new(), log_file })
@@ -68,7 +72,9 @@ impl ServerSpec {
     pub(crate) fn wait_ready(&self, server: &mut Server, limit: Duration) -> anyhow::Result<Duration> {
         let client = self.client(Duration::from_secs(10));
         loop {
-            if let Ok(answer) = client.get("/loki/api/v1/labels", "probe", &[]) && answer.is_success() {
+            if let Ok(answer) = client.get("/loki/api/v1/labels", "probe", &[])
+                && answer.is_success()
+            {
                 return Ok(server.started.elapsed());
             }
             if let Some(status) = server.child.try_wait()? {

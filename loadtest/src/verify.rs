@@ -86,7 +86,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut spec = ServerSpec::new(binary, &folder)?;
     configure(&mut spec);
 
-    let writer = |t: usize, w: usize| Writer { tenant: format!("tenant-{t}"), name: format!("w{w}"), ledger: Ledger::default() };
+    let writer =
+        |t: usize, w: usize| Writer { tenant: format!("tenant-{t}"), name: format!("w{w}"), ledger: Ledger::default() };
     let writers = (0..args.tenants).flat_map(|t| (0..args.writers).map(move |w| writer(t, w))).collect();
     let shared = Arc::new(Shared {
         spec,
@@ -140,7 +141,10 @@ fn rounds(args: &Args, seed: u64, shared: &Arc<Shared>) -> anyhow::Result<Differ
         server.kill()?;
         if kill % 50 == 0 || kill == args.kills {
             let (acknowledged, sent) = totals(shared);
-            println!("  {kill} kills, {acknowledged} of {sent} lines acknowledged, {} reads checked", shared.reads.load(Ordering::Relaxed));
+            println!(
+                "  {kill} kills, {acknowledged} of {sent} lines acknowledged, {} reads checked",
+                shared.reads.load(Ordering::Relaxed)
+            );
             std::io::stdout().flush()?;
         }
     }
@@ -196,12 +200,15 @@ fn next_time(random: &mut fastrand::Rng, last: i64) -> i64 {
     }
 }
 
+/// Names and values of a request's headers.
+type Headers = Vec<(&'static str, &'static str)>;
+
 /// A push of these lines in one of the ways that agents use.
 fn encode(
     random: &mut fastrand::Rng,
     writer: &Writer,
     values: &[Vec<(i64, String)>],
-) -> anyhow::Result<(Vec<(&'static str, &'static str)>, Vec<u8>)> {
+) -> anyhow::Result<(Headers, Vec<u8>)> {
     let mut streams = Vec::new();
     for (stream, values) in values.iter().enumerate().filter(|(_, v)| !v.is_empty()) {
         let values: Vec<Value> = values.iter().map(|(t, line)| serde_json::json!([t.to_string(), line])).collect();

@@ -3,8 +3,8 @@
 use std::{fs, path::Path, sync::Arc};
 
 use anyhow::{Context as _, bail, ensure};
-use bytes::Bytes;
 use block::{Inspection, Provenance, TenantSummary};
+use bytes::Bytes;
 use catalogue::{BlockEntry, Head, Heads};
 use model::{PartitionId, TimestampNs};
 use object_store::{FolderStore, ObjectKey, ObjectStore};
@@ -64,7 +64,10 @@ async fn list(store: &Arc<dyn ObjectStore>) -> anyhow::Result<()> {
             bytes += block.bytes;
         }
         for lost in &head.lost {
-            println!("{partition:<9} {:>21} lost: the log no longer had it when its owner came to read it", lost.range.to_string());
+            println!(
+                "{partition:<9} {:>21} lost: the log no longer had it when its owner came to read it",
+                lost.range.to_string()
+            );
         }
     }
     println!("{blocks} blocks, {bytes} bytes");
@@ -84,12 +87,19 @@ fn print_inspection(found: &Inspection) {
     let Provenance { log_id, partition, range, created } = &found.provenance;
     println!("from      log {log_id}, partition {partition}, offsets {range}, made at {}", shown(*created));
     let summary = &found.summary;
-    println!("holds     {} rows, {} bytes of lines, {} streams, {} row groups, {} bytes in all", summary.rows, summary.line_bytes, found.streams, found.row_groups, summary.bytes);
+    println!(
+        "holds     {} rows, {} bytes of lines, {} streams, {} row groups, {} bytes in all",
+        summary.rows, summary.line_bytes, found.streams, found.row_groups, summary.bytes
+    );
     if summary.quarantined > 0 {
         println!("          {} records that could not be decoded, kept as they came", summary.quarantined);
     }
     for TenantSummary { tenant, rows, line_bytes, streams, time, .. } in &summary.tenants {
-        println!("tenant    {tenant}: {rows} rows, {line_bytes} bytes of lines, {streams} streams, {} to {}", shown(time.start), shown(time.end));
+        println!(
+            "tenant    {tenant}: {rows} rows, {line_bytes} bytes of lines, {streams} streams, {} to {}",
+            shown(time.start),
+            shown(time.end)
+        );
     }
     for (part, bytes) in found.parts() {
         println!("{part:<28} {bytes:>12} bytes");

@@ -9,9 +9,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Without a command it starts everything in one process: no Kafka, no S3, no config file needed.
 #[derive(Debug, Parser)]
 #[command(name = "millrace", version, propagate_version = true, max_term_width = 110)]
-#[command(after_help = "Settings come from, later ones winning: defaults, --config FILE, MILLRACE_… environment variables, flags.\n\
+#[command(
+    after_help = "Settings come from, later ones winning: defaults, --config FILE, MILLRACE_… environment variables, flags.\n\
     Any setting of the file can be given as a variable: MILLRACE_LIMITS_CONFIG__INGESTION_RATE_MB=20 is\n\
-    limits_config.ingestion_rate_mb. `millrace --print-config` shows what is in force.")]
+    limits_config.ingestion_rate_mb. `millrace --print-config` shows what is in force."
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) server: ServerArgs,

@@ -51,9 +51,12 @@ pub(crate) async fn run(settings: &Settings) -> anyhow::Result<()> {
 
 fn check_clock() -> Finding {
     let now = SystemClock.now();
-    let shown = jiff::Timestamp::from_nanosecond(i128::from(now.nanos())).map_or_else(|_| now.to_string(), |t| t.to_string());
+    let shown =
+        jiff::Timestamp::from_nanosecond(i128::from(now.nanos())).map_or_else(|_| now.to_string(), |t| t.to_string());
     if now < CLOCK_MIN {
-        return Finding::Bad(format!("the clock says {shown}: set it (for example with chrony), or entries get wrong limits of age"));
+        return Finding::Bad(format!(
+            "the clock says {shown}: set it (for example with chrony), or entries get wrong limits of age"
+        ));
     }
     Finding::Good(format!("says {shown}"))
 }
@@ -71,11 +74,16 @@ fn check_disk(folder: &Path) -> Finding {
         Err(error) => return Finding::Bad(format!("{} cannot be looked at: {error}", at.display())),
     };
     if let Err(error) = tempfile_in(&at) {
-        return Finding::Bad(format!("{} cannot be written to: {error}; choose another --data-dir, or give this user the right", at.display()));
+        return Finding::Bad(format!(
+            "{} cannot be written to: {error}; choose another --data-dir, or give this user the right",
+            at.display()
+        ));
     }
     let text = format!("{} MB free at {}", free >> 20, at.display());
     if free < DISK_FREE_MIN {
-        return Finding::Warning(format!("{text}: less than 2 GB; pushes are refused when it is full. Make room, or lower log.retention_size"));
+        return Finding::Warning(format!(
+            "{text}: less than 2 GB; pushes are refused when it is full. Make room, or lower log.retention_size"
+        ));
     }
     Finding::Good(text)
 }
@@ -137,9 +145,11 @@ async fn check_store(folder: &Path) -> Finding {
 fn check_port(address: SocketAddr) -> Finding {
     match TcpListener::bind(address) {
         Ok(_) => Finding::Good(format!("{address} is free")),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            Finding::Warning(format!("{address} is taken: by a running server, or choose another with --http HOST:PORT"))
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Finding::Warning(format!(
+            "{address} is taken: by a running server, or choose another with --http HOST:PORT"
+        )),
+        Err(error) => {
+            Finding::Bad(format!("{address}: {error}; choose an address of this machine with --http HOST:PORT"))
         }
-        Err(error) => Finding::Bad(format!("{address}: {error}; choose an address of this machine with --http HOST:PORT")),
     }
 }

@@ -75,8 +75,9 @@ pub(crate) async fn run(role: Role, settings: Settings) -> anyhow::Result<()> {
 }
 
 fn tracing_config(settings: &Settings) -> anyhow::Result<TracingConfig> {
-    let format = serde_yaml_ng::from_str(&settings.server.log_format)
-        .map_err(|_| anyhow::anyhow!("server.log_format: {:?} is neither logfmt nor json", settings.server.log_format))?;
+    let format = serde_yaml_ng::from_str(&settings.server.log_format).map_err(|_| {
+        anyhow::anyhow!("server.log_format: {:?} is neither logfmt nor json", settings.server.log_format)
+    })?;
     let endpoint = &settings.tracing.otlp_endpoint;
     Ok(TracingConfig {
         level: settings.server.log_level.clone(),
@@ -164,12 +165,8 @@ impl Process {
             defaults: Settings::default().to_yaml()?,
             diff: settings.diff_yaml()?,
         };
-        let admin = AdminState {
-            registry: registry.clone(),
-            readiness: readiness.clone(),
-            config,
-            log_level: Some(log_level),
-        };
+        let admin =
+            AdminState { registry: registry.clone(), readiness: readiness.clone(), config, log_level: Some(log_level) };
         let mut router = admin_router(admin);
         if let Some(gateway) = &gateway {
             router = router.merge(gateway.router());
@@ -229,7 +226,8 @@ impl Process {
             let token = consuming.clone();
             ready.set(ServiceState::Starting("reading the log".into()));
             let (watched, stop) = (consumer.clone(), serving.clone());
-            consumers.spawn(async move { consumer.run(token).await.context("the consumer failed").map(|()| "consumer") });
+            consumers
+                .spawn(async move { consumer.run(token).await.context("the consumer failed").map(|()| "consumer") });
             parts.spawn(async move {
                 if stop.run_until_cancelled(caught_up(&watched)).await.is_some() {
                     ready.set(ServiceState::Running);
@@ -269,7 +267,10 @@ impl Process {
             (Some(error), _) | (None, Ok(Err(error))) => Err(error),
             (None, Ok(Ok(()))) => Ok(()),
             (None, Err(_)) => {
-                tracing::warn!(?grace, "did not finish within the grace period; the rest is in the log and is read again at the next start");
+                tracing::warn!(
+                    ?grace,
+                    "did not finish within the grace period; the rest is in the log and is read again at the next start"
+                );
                 Ok(())
             }
         }

@@ -183,7 +183,8 @@ impl Settings {
     /// Everything that cannot work, in words.
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        let mut add = |section: &str, found: Vec<String>| problems.extend(found.into_iter().map(|p| format!("{section}: {p}")));
+        let mut add =
+            |section: &str, found: Vec<String>| problems.extend(found.into_iter().map(|p| format!("{section}: {p}")));
         add("log", self.local_log().problems());
         add("gateway", self.gateway.problems());
         add("consumer", self.consumer.problems());
@@ -283,7 +284,8 @@ fn explain(complaint: &str) -> String {
         Some((head, unknown, rest))
     };
     let Some((head, unknown, rest)) = split() else { return complaint.to_owned() };
-    let (list, place) = rest.split_once(" at line ").map_or((rest, String::new()), |(l, p)| (l, format!(" at line {p}")));
+    let (list, place) =
+        rest.split_once(" at line ").map_or((rest, String::new()), |(l, p)| (l, format!(" at line {p}")));
     let known: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
     let hint = match limits::nearest(unknown, &known) {
         Some(near) => format!("did you mean `{near}`?"),
@@ -308,10 +310,16 @@ mod tests {
     #[test]
     fn later_sources_win() {
         let yaml = "auth_enabled: false\nserver: {http_listen_port: 1}\nlimits_config: {ingestion_rate_mb: 5}\n";
-        let found = load(yaml, &[("MILLRACE_LIMITS_CONFIG__INGESTION_RATE_MB", "7"), ("MILLRACE_HTTP", "ignored here"), ("PATH", "x")]);
+        let found = load(
+            yaml,
+            &[("MILLRACE_LIMITS_CONFIG__INGESTION_RATE_MB", "7"), ("MILLRACE_HTTP", "ignored here"), ("PATH", "x")],
+        );
         let found = found.expect("good");
         assert_eq!((found.limits_config.ingestion_rate_mb, found.server.http_listen_port), (7.0, 1));
-        assert_eq!(load("# nothing\n", &[]), Ok(Settings::load_with(&ServerArgs::default(), std::iter::empty()).expect("defaults")));
+        assert_eq!(
+            load("# nothing\n", &[]),
+            Ok(Settings::load_with(&ServerArgs::default(), std::iter::empty()).expect("defaults"))
+        );
     }
 
     #[test]
@@ -333,8 +341,10 @@ mod tests {
         let documented: Settings = serde_yaml_ng::from_str(&text).expect("the documented file is good");
         assert_eq!(documented, Settings::default());
         // And it names every key, so that a reader finds all of them there.
-        let (documented, all): (Value, Value) =
-            (serde_yaml_ng::from_str(&text).expect("yaml"), serde_yaml_ng::to_value(Settings::default()).expect("yaml"));
+        let (documented, all): (Value, Value) = (
+            serde_yaml_ng::from_str(&text).expect("yaml"),
+            serde_yaml_ng::to_value(Settings::default()).expect("yaml"),
+        );
         assert_eq!(difference(&all, &documented), None);
     }
 

@@ -33,10 +33,8 @@ fn opentelemetry_sdk() {
         let lines = server.lines(&selector);
         assert_eq!(lines.len(), 100, "{protocol}");
         assert_eq!((lines[0].as_str(), lines[99].as_str()), ("order 0 placed", "order 99 placed"), "{protocol}");
-        let answer = server.ask(
-            "/loki/api/v1/query_range",
-            &[("query", &format!(r#"{selector} | order_id="42""#)), ("since", "1h")],
-        );
+        let answer = server
+            .ask("/loki/api/v1/query_range", &[("query", &format!(r#"{selector} | order_id="42""#)), ("since", "1h")]);
         let stream = &answer["data"]["result"][0]["stream"];
         assert_eq!(stream["severity_text"], "WARN", "{answer}");
         assert_eq!(stream["detected_level"], "warn", "{answer}");

@@ -38,7 +38,8 @@ fn real_logs_come_out_as_they_went_in() {
     let check_all = |server: &Server, moment: &str| {
         for file in &files {
             let selector = format!("{{filename={:?}}}", file.display().to_string());
-            let out = succeeded(server.client(&["query", &selector, "--forward", "--limit", "5000", "--output", "raw"]));
+            let out =
+                succeeded(server.client(&["query", &selector, "--forward", "--limit", "5000", "--output", "raw"]));
             assert!(out == expected_lines(file), "{} differs {moment}", file.display());
             let count = format!("sum(count_over_time({selector}[2h]))");
             let out = String::from_utf8(succeeded(server.client(&["query", "--instant", &count]))).expect("text");
@@ -73,7 +74,9 @@ fn client_commands_show_what_is_there() {
     assert_eq!(text(&["series", r#"{app="db"}"#]), "{app=\"db\", service_name=\"db\"}\n");
     assert_eq!(text(&["query", "-o", "raw", "--forward", r#"{app=~".+"} |= "error""#]), "one error\nthree error\n");
     assert!(text(&["query", r#"{app="web"}"#]).contains(r#"app="web""#));
-    assert!(text(&["query", "--instant", r#"sum by (app) (count_over_time({app=~".+"}[1h]))"#]).contains("{app=\"web\"} "));
+    assert!(
+        text(&["query", "--instant", r#"sum by (app) (count_over_time({app=~".+"}[1h]))"#]).contains("{app=\"web\"} ")
+    );
     let refused = server.client(&["query", r#"{app="#]);
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("parse error at line 1, col 6"), "{refused:?}");
@@ -155,7 +158,8 @@ fn bad_settings_are_refused_with_a_hint() {
 #[test]
 fn doctor_and_help_read_well() {
     let folder = tempfile::tempdir().expect("a folder");
-    let out = millrace().args(["doctor", "--http", "127.0.0.1:0", "--data-dir"]).arg(folder.path()).output().expect("runs");
+    let out =
+        millrace().args(["doctor", "--http", "127.0.0.1:0", "--data-dir"]).arg(folder.path()).output().expect("runs");
     let text = String::from_utf8(succeeded(out)).expect("text");
     for part in ["log", "store", "clock", "disk", "port"] {
         assert!(text.contains(part), "{part} is missing:\n{text}");
@@ -172,5 +176,9 @@ fn a_second_server_on_the_same_data_is_refused() {
     let data = server.data_dir().display().to_string();
     let out = millrace().args(["--http", "127.0.0.1:0", "--data-dir", &data]).output().expect("runs");
     assert!(!out.status.success());
-    assert!(String::from_utf8_lossy(&out.stderr).contains("another process"), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        String::from_utf8_lossy(&out.stderr).contains("another process"),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
 }

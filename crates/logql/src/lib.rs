@@ -10,8 +10,8 @@
 
 #![forbid(unsafe_code)]
 
-pub mod ast;
 mod answer;
+pub mod ast;
 mod binary;
 mod check;
 mod duration;
@@ -43,8 +43,8 @@ mod vector;
 pub use answer::{Answer, ResultEntry, ResultStream, Sample, Series, format_value};
 pub use error::ParseError;
 pub use format::format_query;
-pub use partial::Partial;
 pub use parse::{parse, parse_log, parse_matchers, reject_empty_compatible};
+pub use partial::Partial;
 pub use query::{Direction, Params, Query, QueryError, QueryKind};
 pub use scan::{LineNeed, MetadataNeed, Needs, Scan};
 pub use stats::ScanStats;

@@ -20,7 +20,10 @@ impl ByteColumn {
     /// When the offsets fall, or point behind the data.
     pub fn new(offsets: Vec<u32>, data: Bytes) -> Self {
         assert!(offsets.is_sorted(), "offsets of a byte column must not fall");
-        assert!(offsets.last().is_none_or(|end| *end as usize <= data.len()), "offsets of a byte column must lie in its data");
+        assert!(
+            offsets.last().is_none_or(|end| *end as usize <= data.len()),
+            "offsets of a byte column must lie in its data"
+        );
         Self { offsets, data }
     }
 

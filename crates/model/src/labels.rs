@@ -263,7 +263,8 @@ impl<'a> Reader<'a> {
 
     fn name(&mut self) -> Result<&'a str, LabelsError> {
         let rest = self.rest();
-        let is_part = |(i, c): (usize, char)| c == '_' || c == ':' || c.is_ascii_alphabetic() || (i > 0 && c.is_ascii_digit());
+        let is_part =
+            |(i, c): (usize, char)| c == '_' || c == ':' || c.is_ascii_alphabetic() || (i > 0 && c.is_ascii_digit());
         let end = rest.char_indices().find(|&x| !is_part(x)).map_or(rest.len(), |(i, _)| i);
         if end == 0 {
             return Err(self.error("expected a label name"));
@@ -324,7 +325,9 @@ impl<'a> Reader<'a> {
             _ => return Err(self.error("unknown escape in a string")),
         };
         let code = self.rest().get(skip..skip + digits).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
-        let code = code.and_then(|d| u32::from_str_radix(d, radix).ok()).ok_or_else(|| self.error("bad escape in a string"))?;
+        let code = code
+            .and_then(|d| u32::from_str_radix(d, radix).ok())
+            .ok_or_else(|| self.error("bad escape in a string"))?;
         if matches!(c, 'u' | 'U') {
             let c = char::from_u32(code).ok_or_else(|| self.error("bad escape in a string"))?;
             out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());

@@ -37,7 +37,17 @@ use prometheus::{GaugeVec, Opts, Registry, process_collector::ProcessCollector};
 pub fn register_process_metrics(registry: &Registry, version: &str) -> Result<(), prometheus::Error> {
     let labels = ["version", "revision", "branch", "goversion", "goos", "goarch", "tags"];
     let build = GaugeVec::new(Opts::new("loki_build_info", "The version that runs; always 1."), &labels)?;
-    build.with_label_values(&[version, "unknown", "unknown", "none", std::env::consts::OS, std::env::consts::ARCH, "millrace"]).set(1.0);
+    build
+        .with_label_values(&[
+            version,
+            "unknown",
+            "unknown",
+            "none",
+            std::env::consts::OS,
+            std::env::consts::ARCH,
+            "millrace",
+        ])
+        .set(1.0);
     registry.register(Box::new(build))?;
     registry.register(Box::new(ProcessCollector::for_self()))
 }

@@ -71,9 +71,11 @@ pub fn observe_requests(router: Router, metrics: RequestMetrics) -> Router {
 }
 
 async fn observe(State(metrics): State<RequestMetrics>, request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "notfound".to_owned(), |p| route_name(p.as_str()));
+    let route =
+        request.extensions().get::<MatchedPath>().map_or_else(|| "notfound".to_owned(), |p| route_name(p.as_str()));
     let method = request.method().as_str().to_owned();
-    let is_websocket = request.headers().get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let is_websocket =
+        request.headers().get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let span = tracing::debug_span!("request", %method, %route, status = tracing::field::Empty);
     // Fails only when no exporter is set up; then there is nothing to join.
     let _ = span.set_parent(parent_context(request.headers()));

@@ -107,7 +107,8 @@ impl Drop for Open {
 
 /// Running out of file descriptors must not become a busy loop.
 async fn pause_after(error: &io::Error) {
-    let of_client = [io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionReset, io::ErrorKind::ConnectionRefused];
+    let of_client =
+        [io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionReset, io::ErrorKind::ConnectionRefused];
     if !of_client.contains(&error.kind()) {
         tracing::error!(%error, "cannot accept connections");
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -133,8 +134,10 @@ mod tests {
         };
         let router = Router::new().route("/slow", get(slow));
         let token = shutdown.clone();
-        let server = tokio::spawn(async move { serve(listener, router, &registry, ServeConfig::default(), token).await });
-        let client = tokio::task::spawn_blocking(move || ureq::get(&url).call().and_then(|mut a| a.body_mut().read_to_string()));
+        let server =
+            tokio::spawn(async move { serve(listener, router, &registry, ServeConfig::default(), token).await });
+        let client =
+            tokio::task::spawn_blocking(move || ureq::get(&url).call().and_then(|mut a| a.body_mut().read_to_string()));
         started.notified().await;
         shutdown.cancel();
         assert_eq!(client.await.expect("joined").expect("answered"), "done");

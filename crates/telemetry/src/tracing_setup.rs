@@ -254,7 +254,10 @@ mod tests {
             seen.extend_from_slice(&buffer[..n]);
             let Some(end) = seen.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
             let head = String::from_utf8_lossy(&seen[..end]).to_ascii_lowercase();
-            let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")).map_or(0, |l| l.trim().parse().expect("length"));
+            let length = head
+                .lines()
+                .find_map(|l| l.strip_prefix("content-length: "))
+                .map_or(0, |l| l.trim().parse().expect("length"));
             if seen.len() >= end + 4 + length {
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("writable");
                 return (head.lines().next().unwrap_or_default().to_owned(), seen[end + 4..].to_vec());

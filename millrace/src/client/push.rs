@@ -87,7 +87,8 @@ impl Sender<'_> {
         let mut line = Vec::new();
         loop {
             line.clear();
-            let read = source.take(u64::from(u32::MAX)).read_until(b'\n', &mut line).context("cannot read the input")?;
+            let read =
+                source.take(u64::from(u32::MAX)).read_until(b'\n', &mut line).context("cannot read the input")?;
             if read > 0 {
                 self.bar.inc(read as u64);
                 self.bytes += read as u64;

@@ -115,7 +115,8 @@ pub(crate) enum Output {
 pub(crate) struct QueryArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
-    /// LogQL, such as '{app="web"} |= "error"' or 'sum by (app) (rate({env="prod"}[5m]))'
+    /// What is asked, in LogQL
+    #[arg(help = r#"LogQL, such as '{app="web"} |= "error"' or 'sum by (app) (rate({env="prod"}[5m]))'"#)]
     pub(crate) query: String,
     /// How far back to look when --from is not given
     #[arg(long, default_value = "1h", value_name = "DURATION")]

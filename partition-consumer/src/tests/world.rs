@@ -271,7 +271,12 @@ impl World {
         let view = PartitionView { head: &head, compacted_to: Offset::ZERO, memory: Some(MemoryView { held }) };
         let (blocks, complete_to) = match plan(&view) {
             Plan::Read { blocks, complete_to, .. } => (blocks.to_vec(), complete_to),
-            Plan::Replan(_) => return None,
+            Plan::Replan(_) => {
+                // Eviction follows the head: whoever comes too late finds a newer head that lists what is gone.
+                let (head, _) = self.heads().read(partition).await.unwrap().expect("a head that was there stays");
+                assert!(held.start <= head.flushed_to, "memory begins at {}, the head ends at {}", held.start, head.flushed_to);
+                return None;
+            }
             other => panic!("no plan: {other:?}"),
         };
         let mut rows = Vec::new();

@@ -10,7 +10,9 @@ use cut::{Cut, CutError, CutSink, Lead, Published};
 use log_bus::{LogBus, MemoryLog};
 use logql::{Direction, Params, Query};
 use millrace_partition_consumer::{Components, Config, Consumer};
-use model::{Labels, MatchOp, Matcher, Offset, OffsetRange, PartitionId, SystemClock, TenantId, TimeRange, TimestampNs};
+use model::{
+    Labels, MatchOp, Matcher, Offset, OffsetRange, PartitionId, SystemClock, TenantId, TimeRange, TimestampNs,
+};
 use owner::{Owner, ScanRequest, StreamsRequest};
 use schemas::record::RecordBuilder;
 use tokio_util::sync::CancellationToken;
@@ -73,7 +75,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             builder.stream(&labels[rng.usize(..streams)], &[]);
             for _ in 0..slice_rows {
                 ts += 1_000;
-                let line = format!("level=info msg=\"request served\" path=/api/v1/items/{} id={:032x} took={}ms", rng.u32(..100_000), rng.u128(..), rng.u16(..900));
+                let line = format!(
+                    "level=info msg=\"request served\" path=/api/v1/items/{} id={:032x} took={}ms",
+                    rng.u32(..100_000),
+                    rng.u128(..),
+                    rng.u16(..900)
+                );
                 line_bytes += line.len();
                 rows += 1;
                 builder.entry(TimestampNs::from_nanos(ts), line.as_bytes(), std::iter::empty());
@@ -101,18 +108,33 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let (resident_after, cpu_after) = process();
     let line_mb = line_bytes as f64 / 1e6;
-    println!("{rows} rows of {line_mb:.1} MB lines, {:.1} MB records, {streams} streams, {slice_rows} rows a slice", payload_bytes as f64 / 1e6);
-    println!("estimated memory      {:>8.1} MB ({:.2} of the lines)", consumer.memory_bytes() as f64 / 1e6, consumer.memory_bytes() as f64 / line_bytes as f64);
-    println!("added beside payloads {:>8.1} MB (the log of this program holds the payloads)", (resident_after as f64 - resident as f64) / 1e6);
+    println!(
+        "{rows} rows of {line_mb:.1} MB lines, {:.1} MB records, {streams} streams, {slice_rows} rows a slice",
+        payload_bytes as f64 / 1e6
+    );
+    println!(
+        "estimated memory      {:>8.1} MB ({:.2} of the lines)",
+        consumer.memory_bytes() as f64 / 1e6,
+        consumer.memory_bytes() as f64 / line_bytes as f64
+    );
+    println!(
+        "added beside payloads {:>8.1} MB (the log of this program holds the payloads)",
+        (resident_after as f64 - resident as f64) / 1e6
+    );
     let used = cpu_after.saturating_sub(cpu).as_secs_f64();
     println!("consuming             {used:>8.2} CPU-s ({:.2} CPU-s per GB of lines)", used / line_mb * 1e3);
 
     for (name, op, value) in [("app", MatchOp::Equal, "app-7"), ("pod", MatchOp::Regex, ".*-00..7-.*")] {
         let matchers: Arc<[Matcher]> = Arc::from([Matcher::new(name, op, value)?]);
         let started = Instant::now();
-        let request = StreamsRequest { partition, tenant: tenant.clone(), from: Offset::ZERO, matchers, time: TimeRange::ALL };
+        let request =
+            StreamsRequest { partition, tenant: tenant.clone(), from: Offset::ZERO, matchers, time: TimeRange::ALL };
         let found = consumer.streams(request).await?.streams.len();
-        println!("select {name}{}{value:<14} {:>8.2} ms, {found} streams", op.as_str(), started.elapsed().as_secs_f64() * 1e3);
+        println!(
+            "select {name}{}{value:<14} {:>8.2} ms, {found} streams",
+            op.as_str(),
+            started.elapsed().as_secs_f64() * 1e3
+        );
     }
     let end = TimestampNs::from_nanos(ts + 1);
     let params = Params {

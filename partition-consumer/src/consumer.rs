@@ -8,9 +8,7 @@ use async_trait::async_trait;
 use cut::CutSink;
 use log_bus::{Assignment, LogBus, LogError};
 use model::{Clock, Offset, OffsetRange, PartitionId};
-use owner::{
-    Owner, OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest, TailRequest, TailStream,
-};
+use owner::{Owner, OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest, TailRequest, TailStream};
 use parking_lot::RwLock;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -229,7 +227,9 @@ impl Owner for Consumer {
         let led = self.0.all_led();
         if self.0.assigned.borrow().is_none_or(|assigned| led.len() < assigned) {
             // Saying that all is in blocks would not be true.
-            return Err(OwnerError::Unavailable("not all partitions of this process are led yet; try again".to_owned()));
+            return Err(OwnerError::Unavailable(
+                "not all partitions of this process are led yet; try again".to_owned(),
+            ));
         }
         let mut wanted = Vec::new();
         for memory in led {

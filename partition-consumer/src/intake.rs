@@ -69,16 +69,13 @@ struct Taken {
 }
 
 /// Takes the lead, however long the store is away; `None` when `token` was cancelled first.
-async fn take_lead(
-    shared: &Shared,
-    partition: PartitionId,
-    token: &CancellationToken,
-) -> Result<Option<Taken>, Error> {
+async fn take_lead(shared: &Shared, partition: PartitionId, token: &CancellationToken) -> Result<Option<Taken>, Error> {
     let mut backoff = Backoff::new(&shared.config);
     let mut was_behind = false;
     while !token.is_cancelled() {
         match shared.components.log.watermarks(partition).await {
-            Ok(held) => match shared.components.blocks.acquire(partition, OffsetRange::new(held.first, held.end)).await {
+            Ok(held) => match shared.components.blocks.acquire(partition, OffsetRange::new(held.first, held.end)).await
+            {
                 Ok(lead) => return Ok(Some(Taken { lead, log_end: held.end })),
                 // What was flushed may have been appended after the log was asked.
                 Err(CutError::LogBehind { .. }) if !was_behind => was_behind = true,
@@ -121,11 +118,9 @@ async fn lead_once(
     drop(jobs);
     let halted = match publisher.join_next().await {
         Some(Ok(outcome)) => outcome,
-        Some(Err(panic)) => Err(Halt::Failed(CutError::Failed {
-            partition,
-            range: intake.memory.held(),
-            reason: panic.to_string(),
-        })),
+        Some(Err(panic)) => {
+            Err(Halt::Failed(CutError::Failed { partition, range: intake.memory.held(), reason: panic.to_string() }))
+        }
         None => Ok(()),
     };
     drop(intake);
@@ -188,10 +183,8 @@ impl<'a> Intake<'a> {
     async fn consume(&mut self, jobs: &mpsc::Sender<Job>, token: &CancellationToken) -> Result<Ended, Error> {
         let (shared, memory) = (self.shared, self.memory.clone());
         let log = &shared.components.log;
-        let limits = FetchLimits {
-            bytes_max: shared.config.fetch_bytes.as_usize(),
-            wait_max: shared.config.fetch_wait.into(),
-        };
+        let limits =
+            FetchLimits { bytes_max: shared.config.fetch_bytes.as_usize(), wait_max: shared.config.fetch_wait.into() };
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut backoff = Backoff::new(&shared.config);

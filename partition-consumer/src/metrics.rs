@@ -48,26 +48,75 @@ impl Metrics {
         let seconds = || vec![0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
         let (tenant, partition) = (&["tenant"][..], &["partition"][..]);
         Ok(Self {
-            memory_streams: register.gauges("loki_ingester_memory_streams", "Streams in the segments that fill.", tenant)?,
+            memory_streams: register.gauges(
+                "loki_ingester_memory_streams",
+                "Streams in the segments that fill.",
+                tenant,
+            )?,
             memory_chunks: register.gauge("loki_ingester_memory_chunks", "Segments in memory.")?,
-            streams_created: register.counters("loki_ingester_streams_created_total", "Streams that came into a segment.", tenant)?,
-            streams_removed: register.counters("loki_ingester_streams_removed_total", "Streams that left with their segment.", tenant)?,
-            flush_queue_length: register.gauge("loki_ingester_flush_queue_length", "Cuts that wait to be published.")?,
+            streams_created: register.counters(
+                "loki_ingester_streams_created_total",
+                "Streams that came into a segment.",
+                tenant,
+            )?,
+            streams_removed: register.counters(
+                "loki_ingester_streams_removed_total",
+                "Streams that left with their segment.",
+                tenant,
+            )?,
+            flush_queue_length: register
+                .gauge("loki_ingester_flush_queue_length", "Cuts that wait to be published.")?,
             records: register.counters("millrace_consumer_records_total", "Records consumed.", partition)?,
             entries: register.counters("millrace_consumer_entries_total", "Entries consumed.", partition)?,
-            record_bytes: register.counters("millrace_consumer_record_bytes_total", "Bytes of records consumed.", partition)?,
-            quarantined: register.counters("millrace_consumer_quarantined_records_total", "Records that could not be decoded and were set aside.", partition)?,
-            lag_seconds: register.float_gauges("millrace_consumer_lag_seconds", "How long ago the last record consumed was appended; 0 when all is consumed.", partition)?,
-            leading: register.gauges("millrace_consumer_leading", "1 while this process leads the partition.", partition)?,
+            record_bytes: register.counters(
+                "millrace_consumer_record_bytes_total",
+                "Bytes of records consumed.",
+                partition,
+            )?,
+            quarantined: register.counters(
+                "millrace_consumer_quarantined_records_total",
+                "Records that could not be decoded and were set aside.",
+                partition,
+            )?,
+            lag_seconds: register.float_gauges(
+                "millrace_consumer_lag_seconds",
+                "How long ago the last record consumed was appended; 0 when all is consumed.",
+                partition,
+            )?,
+            leading: register.gauges(
+                "millrace_consumer_leading",
+                "1 while this process leads the partition.",
+                partition,
+            )?,
             memory_bytes: register.gauge("millrace_consumer_memory_bytes", "Memory that segments take, estimated.")?,
-            memory_fill: register.float_gauge("millrace_consumer_memory_fill_ratio", "Memory that segments take, of the cap at which fetching stops.")?,
-            full_stops: register.counter("millrace_consumer_memory_full_total", "Times that fetching stopped since memory was full.")?,
-            cut_seconds: register.histogram("millrace_consumer_cut_seconds", "From the end of a segment to the head that lists it.", seconds())?,
-            retries: register.counters("millrace_consumer_retries_total", "Requests to the log or the store that failed and are tried again.", &["from"])?,
-            fenced: register.counter("millrace_consumer_fenced_total", "Times that another process took a partition away.")?,
-            scan_seconds: register.histogram("millrace_consumer_scan_seconds", "Time to scan the memory of one partition for one query.", seconds())?,
+            memory_fill: register.float_gauge(
+                "millrace_consumer_memory_fill_ratio",
+                "Memory that segments take, of the cap at which fetching stops.",
+            )?,
+            full_stops: register
+                .counter("millrace_consumer_memory_full_total", "Times that fetching stopped since memory was full.")?,
+            cut_seconds: register.histogram(
+                "millrace_consumer_cut_seconds",
+                "From the end of a segment to the head that lists it.",
+                seconds(),
+            )?,
+            retries: register.counters(
+                "millrace_consumer_retries_total",
+                "Requests to the log or the store that failed and are tried again.",
+                &["from"],
+            )?,
+            fenced: register
+                .counter("millrace_consumer_fenced_total", "Times that another process took a partition away.")?,
+            scan_seconds: register.histogram(
+                "millrace_consumer_scan_seconds",
+                "Time to scan the memory of one partition for one query.",
+                seconds(),
+            )?,
             scans_running: register.gauge("millrace_consumer_scans_running", "Scans that run now.")?,
-            not_held: register.counter("millrace_consumer_not_held_total", "Requests for offsets that are in blocks by now; the reader plans again.")?,
+            not_held: register.counter(
+                "millrace_consumer_not_held_total",
+                "Requests for offsets that are in blocks by now; the reader plans again.",
+            )?,
             tails: register.gauge("millrace_consumer_tails", "Live tails.")?,
         })
     }

@@ -7,8 +7,8 @@ use cut::{Cut, CutError, Lead};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::consumer::Shared;
 use crate::config::Backoff;
+use crate::consumer::Shared;
 use crate::memory::PartitionMemory;
 
 /// One cut on its way.

@@ -75,7 +75,10 @@ async fn a_range_that_retention_took_before_the_start_is_recorded() {
     process.ready().await;
     process.consumer.flush().await.unwrap();
     let (head, _) = world.heads().read(ONE).await.unwrap().unwrap();
-    assert_eq!(head.lost.iter().map(|lost| lost.range).collect::<Vec<_>>(), [OffsetRange::new(Offset::ZERO, Offset::new(4))]);
+    assert_eq!(
+        head.lost.iter().map(|lost| lost.range).collect::<Vec<_>>(),
+        [OffsetRange::new(Offset::ZERO, Offset::new(4))]
+    );
     world.check_all_in_blocks(ONE).await;
     process.stop().await.unwrap();
 }
@@ -95,7 +98,8 @@ async fn retention_that_passes_a_running_consumer_is_recorded() {
     }
     world.log.trim(ONE, Offset::new(4));
     world.push(&mut rng, ONE, 3, 10).await;
-    until("going on behind the hole", || process.consumer.held(ONE).is_some_and(|held| held.end == Offset::new(7))).await;
+    until("going on behind the hole", || process.consumer.held(ONE).is_some_and(|held| held.end == Offset::new(7)))
+        .await;
     process.consumer.flush().await.unwrap();
     let (head, _) = world.heads().read(ONE).await.unwrap().unwrap();
     let lost: Vec<OffsetRange> = head.lost.iter().map(|lost| lost.range).collect();
@@ -301,7 +305,9 @@ async fn streams_are_counted_from_an_offset_and_within_a_time() {
                 let expected: Vec<i64> = ledger
                     .acknowledged
                     .iter()
-                    .filter(|(row, offset)| row.tenant == tenant.as_str() && row.labels == text && offset.value() >= from)
+                    .filter(|(row, offset)| {
+                        row.tenant == tenant.as_str() && row.labels == text && offset.value() >= from
+                    })
                     .map(|(row, _)| row.ts)
                     .filter(|ts| time.contains(model::TimestampNs::from_nanos(*ts)))
                     .collect();
@@ -385,7 +391,10 @@ async fn nothing_is_served_before_it_is_caught_up() {
     let process = world.start("a", small(), all_partitions(1));
     let wait = process.consumer.clone();
     let early = wait.flush().await.unwrap_err();
-    assert!(matches!(early, OwnerError::Unavailable(_)), "nothing is led yet, so nothing is known to be in blocks: {early}");
+    assert!(
+        matches!(early, OwnerError::Unavailable(_)),
+        "nothing is led yet, so nothing is known to be in blocks: {early}"
+    );
     until("taking the lead", || !wait.warming().is_empty()).await;
     assert!(world.read(&wait, ONE).await.is_none());
     assert!(wait.partitions().is_empty() && !wait.is_ready());
@@ -473,7 +482,11 @@ async fn scans_answer_queries() {
         let params = logql::Params { start: now, end: now, ..params(logql::Direction::Forward, 0) };
         let answer = ask(r#"sum(count_over_time({app=~"a.*"}[24h]))"#, params, from).await;
         let logql::Answer::Vector(samples) = answer else { panic!("an instant query answers with a vector") };
-        let at_end = world.ledger(ONE).lock().acknowledged.iter()
+        let at_end = world
+            .ledger(ONE)
+            .lock()
+            .acknowledged
+            .iter()
             .filter(|(row, offset)| row.tenant == tenant.as_str() && offset.value() >= from && row.ts == now.nanos())
             .count();
         let wanted = expected(from, day).len() + at_end;

@@ -22,7 +22,8 @@ type Current = Mutex<(Arc<Consumer>, u64)>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_row_once_at_every_moment() {
-    let seed = std::env::var("MILLRACE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let seed =
+        std::env::var("MILLRACE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     let rounds: u64 = std::env::var("MILLRACE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
     for round in 0..rounds {
         let seed = seed.wrapping_add(round);
@@ -149,7 +150,10 @@ async fn read_on(world: Arc<World>, current: Arc<Current>, partition: PartitionI
             let found: BTreeSet<_> = rows.iter().cloned().collect();
             assert_eq!(found.len(), rows.len(), "rows came twice");
             for (row, offset) in acknowledged {
-                assert!(offset >= complete_to || found.contains(&row), "{row:?} at {offset} is missing below {complete_to}");
+                assert!(
+                    offset >= complete_to || found.contains(&row),
+                    "{row:?} at {offset} is missing below {complete_to}"
+                );
             }
             let ledger = world.ledger(partition).lock();
             assert!(found.iter().all(|row| ledger.tried.contains(row)), "a row that nobody pushed");

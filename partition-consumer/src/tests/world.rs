@@ -274,7 +274,12 @@ impl World {
             Plan::Replan(_) => {
                 // Eviction follows the head: whoever comes too late finds a newer head that lists what is gone.
                 let (head, _) = self.heads().read(partition).await.unwrap().expect("a head that was there stays");
-                assert!(held.start <= head.flushed_to, "memory begins at {}, the head ends at {}", held.start, head.flushed_to);
+                assert!(
+                    held.start <= head.flushed_to,
+                    "memory begins at {}, the head ends at {}",
+                    held.start,
+                    head.flushed_to
+                );
                 return None;
             }
             other => panic!("no plan: {other:?}"),

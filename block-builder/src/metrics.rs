@@ -7,10 +7,13 @@ use catalogue::BlockEntry;
 use cut::{Cut, CutReason};
 use model::TimestampNs;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
+use telemetry::StageCpu;
 
 /// Counters and histograms of the builder.
 #[derive(Debug)]
 pub(crate) struct Metrics {
+    /// CPU time from a cut to the bytes of its block.
+    pub(crate) encode_cpu: StageCpu,
     /// Blocks by why they were cut: `full`, `max_age`, `pressure`, `forced`, `not_owned`.
     chunks_flushed: IntCounterVec,
     /// From the first record consumed to the head that lists the block.
@@ -61,6 +64,7 @@ impl Metrics {
         registry.register(Box::new(encoding.clone()))?;
         let seconds = || vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
         Ok(Self {
+            encode_cpu: StageCpu::register(registry, "encode")?,
             chunks_flushed,
             chunk_age: histogram(
                 "loki_ingester_chunk_age_seconds",

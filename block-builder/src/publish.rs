@@ -150,6 +150,7 @@ impl Shared {
         let (shared, job) = (self.clone(), cut.clone());
         let started = Instant::now();
         let encoded = tokio::task::spawn_blocking(move || {
+            let _cpu = shared.metrics.encode_cpu.start();
             let created = shared.components.clock.now();
             encode(&job, shared.components.heads.log_id(), created, &shared.options)
         })

@@ -202,6 +202,7 @@ impl Gateway {
         let is_large = message.encoded_len() > self.config.offload_bytes_min.as_usize();
         let (this, tenant) = (self.clone(), tenant.clone());
         self.offload(is_large, move || {
+            let _cpu = this.metrics.decode_cpu.start();
             let mut intake = this.intake(&tenant, batch_id);
             let rules = this.rules(&tenant);
             otlp::convert(&message, &rules.otlp, &mut intake)?;
@@ -231,6 +232,7 @@ impl Gateway {
     }
 
     fn decode_here(&self, arrival: &Arrival, body: Bytes, reservation: &mut Reservation) -> Result<Outcome, Refusal> {
+        let _cpu = self.metrics.decode_cpu.start();
         let config = &*self.config;
         let unpacked = body::unpack(arrival.packing, body, config, reservation)?;
         let mut intake = self.intake(&arrival.tenant, arrival.batch_id.clone());

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use model::{PartitionId, TenantId};
 use parking_lot::Mutex;
+use telemetry::StageCpu;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::intake::Tally;
@@ -11,6 +12,8 @@ use crate::intake::Tally;
 /// Labels: `tenant`, `retention_hours`, `is_internal_stream` (always `false`), `policy` (always empty), `format`
 /// (`loki` or `otlp`); `reason` is one of `failures::reason`; `partition` is a number; `status` is `success` or `failure`.
 pub(crate) struct Metrics {
+    /// CPU time from a whole body to records.
+    pub(crate) decode_cpu: StageCpu,
     bytes_received: IntCounterVec,
     lines_received: IntCounterVec,
     metadata_bytes_received: IntCounterVec,
@@ -72,6 +75,7 @@ impl Metrics {
         )?;
         registry.register(Box::new(active_streams.clone()))?;
         Ok(Self {
+            decode_cpu: StageCpu::register(registry, "decode")?,
             bytes_received: counters(
                 "loki_distributor_bytes_received_total",
                 "Bytes of lines and metadata that passed validation.",

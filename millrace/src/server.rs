@@ -35,7 +35,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::settings::Settings;
+use crate::{log_metrics::LogMetrics, settings::Settings};
 
 /// Which parts of the pipeline a process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +109,7 @@ impl Process {
         let overrides = Arc::new(Overrides::load(settings.limits_config.clone(), settings.runtime_config.files())?);
 
         let log = Arc::new(LocalLog::open(settings.local_log())?);
+        registry.register(Box::new(LogMetrics::new(log.clone())?))?;
         let bus: Arc<dyn LogBus> = log.clone();
         let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::open(settings.store_folder())?);
         object_store::self_test(store.as_ref()).await.context("the object store cannot be used")?;

@@ -285,6 +285,7 @@ impl<'a> Intake<'a> {
             }
             self.opened.get_or_insert_with(|| self.shared.components.clock.now());
             let payload_bytes = record.payload.len();
+            let cpu = metrics.consume_cpu.start();
             let appended = match Record::decode(record.payload.clone()) {
                 Ok(decoded) => {
                     entries += decoded.entry_count() as u64;
@@ -306,6 +307,7 @@ impl<'a> Intake<'a> {
                     self.writer.quarantine(record.offset, record.payload, error.to_string())
                 }
             };
+            drop(cpu);
             self.filling.charge.add(appended.bytes);
             self.next = record.offset.next();
             self.memory.advance(self.next);

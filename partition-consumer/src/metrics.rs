@@ -3,10 +3,13 @@
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use telemetry::StageCpu;
 
 /// Counters, gauges and histograms of the consumer.
 #[derive(Debug)]
 pub(crate) struct Metrics {
+    /// CPU time from a fetched record to rows in memory.
+    pub(crate) consume_cpu: StageCpu,
     /// Streams in the segments that fill. Label: `tenant`.
     pub(crate) memory_streams: IntGaugeVec,
     /// Segments in memory.
@@ -48,6 +51,7 @@ impl Metrics {
         let seconds = || vec![0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
         let (tenant, partition) = (&["tenant"][..], &["partition"][..]);
         Ok(Self {
+            consume_cpu: StageCpu::register(registry, "consume")?,
             memory_streams: register.gauges(
                 "loki_ingester_memory_streams",
                 "Streams in the segments that fill.",

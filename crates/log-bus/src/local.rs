@@ -96,6 +96,8 @@ pub struct LocalLogStats {
     pub appended_bytes: u64,
     /// Syncs since the start; records per sync say how well commits are grouped.
     pub syncs: u64,
+    /// CPU time that the writer's thread has used.
+    pub writer_cpu: Duration,
 }
 
 /// Up to where the journal is on the disk for certain.
@@ -227,6 +229,7 @@ impl LocalLog {
             appended_records: state.appended_records,
             appended_bytes: state.appended_bytes,
             syncs: state.syncs,
+            writer_cpu: state.writer_cpu,
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use model::{Offset, PartitionId, TimestampNs};
@@ -37,6 +38,7 @@ pub(super) struct State {
     pub(super) stopped: Option<String>,
     pub(super) syncs: u64,
     pub(super) appended_records: u64,
+    pub(super) writer_cpu: Duration,
     pub(super) appended_bytes: u64,
 }
 
@@ -80,6 +82,7 @@ impl State {
             stopped: None,
             syncs: 0,
             appended_records: 0,
+            writer_cpu: Duration::ZERO,
             appended_bytes: 0,
         }
     }

@@ -12,6 +12,7 @@ use std::io::{self, IoSlice, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use model::{Clock, Offset, TimestampNs};
@@ -116,6 +117,12 @@ impl Active {
             empty: segment.is_empty(),
         }
     }
+}
+
+/// CPU time that this thread has used.
+fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 impl Writer {
@@ -234,6 +241,7 @@ impl Writer {
             replies.push((pending.reply, header.offset, pending.permit));
         }
         state.syncs += 1;
+        state.writer_cpu = thread_cpu();
         state.trim_cache();
         drop(state);
         self.active.empty = false;

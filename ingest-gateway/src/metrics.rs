@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use model::{PartitionId, TenantId};
 use parking_lot::Mutex;
-use telemetry::StageCpu;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use telemetry::StageCpu;
 
 use crate::intake::Tally;
 

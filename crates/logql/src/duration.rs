@@ -1,6 +1,6 @@
 //! Durations in the two notations of LogQL: Prometheus' (`1h30m`, `7d`) and Go's (`1.5h`, `250ms`).
 
-use crate::print::Quoted;
+use model::Quoted;
 
 /// Units of Prometheus' notation, largest first, in nanoseconds.
 const UNITS: [(&str, u64); 7] = [

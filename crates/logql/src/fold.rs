@@ -2,8 +2,8 @@
 
 use crate::ast::{BinaryOp, CompareOp};
 
-/// Whether two numbers compare so, by the rules of IEEE 754.
-pub(crate) fn compare(op: CompareOp, a: f64, b: f64) -> bool {
+/// Whether two values compare so; floats by the rules of IEEE 754.
+pub(crate) fn compare<T: PartialOrd>(op: CompareOp, a: T, b: T) -> bool {
     match op {
         CompareOp::Equal => a == b,
         CompareOp::NotEqual => a != b,

@@ -1,10 +1,12 @@
 //! The pretty printer: what fits on a line stays on it, the rest is cut into lines.
 
+use model::Quoted;
+
 use crate::{
     ast::{BinaryExpr, Expr, LogExpr, MetricExpr, RangeAggregation},
     error::ParseError,
     parse::parse,
-    print::{Number, Operator, Quoted, Selector, VectorHead, Window, leg_needs_parentheses},
+    print::{Number, Operator, Selector, VectorHead, Window, leg_needs_parentheses},
 };
 
 /// How many characters fit on a line.

@@ -19,7 +19,7 @@ pub(crate) struct IpPatternError(String);
 
 impl fmt::Display for IpPatternError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ip: invalid pattern: {}", crate::print::Quoted(&self.0))
+        write!(f, "ip: invalid pattern: {}", model::Quoted(&self.0))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Numbers as Go's `strconv.ParseFloat` reads them, with its error texts.
 
-use crate::print::Quoted;
+use model::Quoted;
 
 /// Reads a number: decimal or hex float, `_` between digits, `inf` and `nan` in any case.
 ///

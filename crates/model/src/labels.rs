@@ -145,8 +145,7 @@ impl fmt::Display for Labels {
         f.write_str("{")?;
         for (i, (name, value)) in self.iter().enumerate() {
             f.write_str(if i == 0 { "" } else { ", " })?;
-            write!(f, "{name}=")?;
-            write_quoted(f, value)?;
+            write!(f, "{name}={}", Quoted(value))?;
         }
         f.write_str("}")
     }
@@ -176,26 +175,31 @@ impl<'de> Deserialize<'de> for Labels {
     }
 }
 
-/// Writes `text` between double quotes with the escapes of a Go string literal.
-pub(crate) fn write_quoted(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    use fmt::Write;
-    f.write_char('"')?;
-    for c in text.chars() {
-        match c {
-            '"' => f.write_str("\\\"")?,
-            '\\' => f.write_str("\\\\")?,
-            '\n' => f.write_str("\\n")?,
-            '\r' => f.write_str("\\r")?,
-            '\t' => f.write_str("\\t")?,
-            '\u{7}' => f.write_str("\\a")?,
-            '\u{8}' => f.write_str("\\b")?,
-            '\u{b}' => f.write_str("\\v")?,
-            '\u{c}' => f.write_str("\\f")?,
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => write!(f, "\\x{:02x}", c as u32)?,
-            c => f.write_char(c)?,
+/// A text between double quotes, with the escapes of a Go string literal, as queries and label sets are written.
+#[derive(Clone, Copy, Debug)]
+pub struct Quoted<'a>(pub &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write;
+        f.write_char('"')?;
+        for c in self.0.chars() {
+            match c {
+                '"' => f.write_str("\\\"")?,
+                '\\' => f.write_str("\\\\")?,
+                '\n' => f.write_str("\\n")?,
+                '\r' => f.write_str("\\r")?,
+                '\t' => f.write_str("\\t")?,
+                '\u{7}' => f.write_str("\\a")?,
+                '\u{8}' => f.write_str("\\b")?,
+                '\u{b}' => f.write_str("\\v")?,
+                '\u{c}' => f.write_str("\\f")?,
+                c if u32::from(c) < 0x20 || u32::from(c) == 0x7f => write!(f, "\\x{:02x}", u32::from(c))?,
+                c => f.write_char(c)?,
+            }
         }
+        f.write_char('"')
     }
-    f.write_char('"')
 }
 
 /// Reads the text form of a pushed label set: `{app="web", env="prod"}`, equality only, order free, blanks allowed,

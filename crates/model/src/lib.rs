@@ -16,7 +16,7 @@ mod time;
 
 pub use batch::{Batch, ByteColumn, MetadataColumn, MetadataValues};
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use labels::{Labels, LabelsError, StreamHash, parse_labels};
+pub use labels::{Labels, LabelsError, Quoted, StreamHash, parse_labels};
 pub use matcher::{MatchOp, Matcher};
 pub use offset::{Offset, OffsetRange, PartitionId};
 pub use regex::{RegexError, RegexMode, compile_regex, compile_regex_bytes, go_to_rust_regex};

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Labels, RegexError, RegexMode, compile_regex, labels::write_quoted};
+use crate::{Labels, Quoted, RegexError, RegexMode, compile_regex};
 
 /// How a matcher compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -108,7 +108,6 @@ impl Eq for Matcher {}
 
 impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.name, self.op.as_str())?;
-        write_quoted(f, &self.value)
+        write!(f, "{}{}{}", self.name, self.op.as_str(), Quoted(&self.value))
     }
 }

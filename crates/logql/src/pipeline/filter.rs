@@ -1,6 +1,6 @@
 //! Label filters, `drop` and `keep`.
 
-use model::{MatchOp, Matcher};
+use model::{MatchOp, Matcher, Quoted};
 
 use super::labels::{ERROR, ERROR_DETAILS, RowError, RowLabels};
 use crate::{
@@ -8,7 +8,6 @@ use crate::{
     duration, fold,
     ip::IpPattern,
     number,
-    print::Quoted,
     query::QueryError,
     size,
 };
@@ -91,20 +90,9 @@ fn matches(matcher: &Matcher, value: &str) -> bool {
 fn compares(text: &str, op: CompareOp, value: FilterValue) -> Result<bool, String> {
     Ok(match value {
         FilterValue::Number(number) => fold::compare(op, number::parse_float(text)?, number),
-        FilterValue::DurationNs(ns) => ordered(op, duration::parse_go(text)?, ns),
-        FilterValue::Bytes(bytes) => ordered(op, parse_bytes(text)?, bytes),
+        FilterValue::DurationNs(ns) => fold::compare(op, duration::parse_go(text)?, ns),
+        FilterValue::Bytes(bytes) => fold::compare(op, parse_bytes(text)?, bytes),
     })
-}
-
-fn ordered<T: Ord>(op: CompareOp, a: T, b: T) -> bool {
-    match op {
-        CompareOp::Equal => a == b,
-        CompareOp::NotEqual => a != b,
-        CompareOp::Greater => a > b,
-        CompareOp::GreaterOrEqual => a >= b,
-        CompareOp::Less => a < b,
-        CompareOp::LessOrEqual => a <= b,
-    }
 }
 
 /// Reads a human size: `10KB`, `1.5 MiB`, `1,024`.

@@ -1,6 +1,6 @@
 //! Templates to tokens.
 
-use crate::print::Quoted;
+use model::Quoted;
 
 /// One token.
 #[derive(Clone, Debug, PartialEq)]

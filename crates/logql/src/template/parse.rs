@@ -4,7 +4,9 @@ use super::{
     Branch, Command, FUNCTIONS, Node, Operand, Pipeline, Template, TemplateError,
     lexer::{Kind, Token, tokens},
 };
-use crate::{number::parse_float, print::Quoted};
+use model::Quoted;
+
+use crate::number::parse_float;
 
 /// How deep control structures and parentheses may nest.
 const NESTING_MAX: usize = 100;

@@ -16,10 +16,10 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use axum::Router;
 use block_builder::Builder;
-use catalogue::Heads;
+use catalogue::{Head, Heads};
 use ingest_gateway::Gateway;
 use limits::Overrides;
-use log_bus::{LocalLog, LogBus};
+use log_bus::{LocalLog, LogBus, LogId};
 use model::{Clock, SystemClock};
 use object_store::{FolderStore, ObjectStore};
 use partition_consumer::Consumer;
@@ -149,6 +149,7 @@ impl Process {
             Some(consumer) if role.answers() => {
                 let components = query_service::Components {
                     owner: consumer.clone(),
+                    older_heads: older_heads(&store, bus.log_id()).await?,
                     heads,
                     store,
                     partitions: bus.partition_count(),
@@ -319,6 +320,23 @@ impl Process {
         self.overrides.on_reload(move |good| gauge.set(i64::from(good)));
         Ok(())
     }
+}
+
+/// The heads of all logs in the store but the current one. There are some when the log was lost or moved away.
+async fn older_heads(store: &Arc<dyn ObjectStore>, current: &LogId) -> anyhow::Result<Vec<Arc<Head>>> {
+    let mut older = Vec::new();
+    for log_id in catalogue::log_ids(store.as_ref()).await?.into_iter().filter(|id| *id != current.0) {
+        let heads = Heads::new(store.clone(), &log_id)?;
+        for partition in heads.partitions().await? {
+            older.extend(heads.read_shared(partition).await?.map(|(head, _)| head));
+        }
+        tracing::warn!(
+            log_id,
+            "the store holds blocks of another log; queries read them too. What that log held and was not in blocks yet is \
+             not here: if the log's folder was moved away by mistake, stop and bring it back"
+        );
+    }
+    Ok(older)
 }
 
 /// Waits until every partition is served.

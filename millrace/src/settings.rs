@@ -151,7 +151,7 @@ impl Settings {
             None => Value::Mapping(Mapping::new()),
         };
         for (name, value) in environment {
-            let Some(path) = name.strip_prefix("MILLRACE_").filter(|p| !FLAG_VARIABLES.contains(p)) else { continue };
+            let Some(path) = name.strip_prefix("MILLRACE_").filter(|p| is_setting(p)) else { continue };
             set(&mut tree, &path.to_lowercase(), &value).with_context(|| format!("environment variable {name}"))?;
         }
         let mut settings: Self = serde_yaml_ng::from_value(tree)
@@ -231,6 +231,13 @@ impl Settings {
 
 /// Variables that are flags of the command line, not paths of settings.
 const FLAG_VARIABLES: [&str; 6] = ["CONFIG", "DATA_DIR", "HTTP", "AUTH_ENABLED", "ADDR", "TENANT"];
+
+/// Whether a variable of ours is a path of settings, by its name without the prefix. Flags are not; neither is what the
+/// tests use, nor what Kubernetes sets in every pod beside a service named `millrace` (`MILLRACE_PORT_3100_TCP`, …).
+fn is_setting(name: &str) -> bool {
+    let of_others = ["TEST_", "SERVICE_HOST", "SERVICE_PORT", "PORT_"];
+    name != "PORT" && !FLAG_VARIABLES.contains(&name) && !of_others.iter().any(|prefix| name.starts_with(prefix))
+}
 
 fn file_name(args: &ServerArgs) -> String {
     args.config.as_ref().map_or_else(|| "the settings".to_owned(), |f| f.display().to_string())
@@ -312,7 +319,13 @@ mod tests {
         let yaml = "auth_enabled: false\nserver: {http_listen_port: 1}\nlimits_config: {ingestion_rate_mb: 5}\n";
         let found = load(
             yaml,
-            &[("MILLRACE_LIMITS_CONFIG__INGESTION_RATE_MB", "7"), ("MILLRACE_HTTP", "ignored here"), ("PATH", "x")],
+            &[
+                ("MILLRACE_LIMITS_CONFIG__INGESTION_RATE_MB", "7"),
+                ("MILLRACE_HTTP", "a flag"),
+                ("PATH", "x"),
+                ("MILLRACE_PORT_3100_TCP", "x"),
+                ("MILLRACE_TEST_X", "x"),
+            ],
         );
         let found = found.expect("good");
         assert_eq!((found.limits_config.ingestion_rate_mb, found.server.http_listen_port), (7.0, 1));

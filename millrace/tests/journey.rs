@@ -139,6 +139,17 @@ fn blocks_can_be_listed_inspected_and_verified() {
 }
 
 #[test]
+fn blocks_of_a_lost_log_are_still_read() {
+    let mut server = Server::start();
+    server.client_with_input(&["push", "-q", "-l", "app=web"], b"old\n");
+    assert_eq!(server.post("/flush", "text/plain", b"").0, 204);
+    server.kill_and(|data| std::fs::remove_dir_all(data.join("log")).expect("the log is there"));
+    server.client_with_input(&["push", "-q", "-l", "app=web"], b"new\n");
+    assert_eq!(server.lines(r#"{app="web"}"#), ["old", "new"]);
+    assert!(server.log().contains("blocks of another log"), "{}", server.log());
+}
+
+#[test]
 fn bad_settings_are_refused_with_a_hint() {
     let folder = tempfile::tempdir().expect("a folder");
     let check = |yaml: &str, expected: &str| {

@@ -47,6 +47,8 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Reader {
     owner: Arc<dyn Owner>,
     heads: HeadCache,
+    /// Of logs that were replaced: blocks without memory.
+    older_heads: Vec<Arc<Head>>,
     blocks: BlockReader,
     partitions: Vec<PartitionId>,
 }
@@ -119,12 +121,14 @@ impl Reader {
     pub(crate) fn new(
         owner: Arc<dyn Owner>,
         heads: Arc<Heads>,
+        older_heads: Vec<Arc<Head>>,
         partitions: u32,
         head_age_max: Duration,
         blocks: BlockReader,
     ) -> Self {
         let partitions_all = (0..partitions).map(PartitionId::new).collect();
-        Self { owner, heads: HeadCache::new(heads, partitions, head_age_max), blocks, partitions: partitions_all }
+        let heads = HeadCache::new(heads, partitions, head_age_max);
+        Self { owner, heads, older_heads, blocks, partitions: partitions_all }
     }
 
     /// Waits until memory has all that was acknowledged before now, so that a caller finds what it just pushed.
@@ -285,6 +289,10 @@ impl Reader {
             plan.jobs.extend(jobs(blocks(&head, least)?, tenant, time));
             plan.warnings.extend(lost(&head, time));
             plan.partitions.push(PartitionPlan { head, memory_from });
+        }
+        for head in &self.older_heads {
+            plan.jobs.extend(jobs(&head.blocks, tenant, time));
+            plan.warnings.extend(lost(head, time));
         }
         Ok(plan)
     }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catalogue::Heads;
+use catalogue::{Head, Heads};
 use limits::{Limits, Overrides};
 use logql::{Answer, Direction, Params as QueryParams, Query, ast::Expr};
 use model::{Clock, Matcher, TenantId, TimeRange, TimestampNs};
@@ -39,6 +39,9 @@ pub struct Components {
     pub owner: Arc<dyn Owner>,
     /// Say which blocks there are and where memory begins.
     pub heads: Arc<Heads>,
+    /// Heads of logs that were replaced by a new one. Nobody leads them any more, so they do not change; their blocks
+    /// still hold what those logs acknowledged.
+    pub older_heads: Vec<Arc<Head>>,
     /// Where blocks lie.
     pub store: Arc<dyn ObjectStore>,
     /// How many partitions the log has.
@@ -105,13 +108,13 @@ impl QueryService {
     /// When the settings are wrong, or metrics of the same names are registered already.
     pub fn new(config: Config, components: Components) -> Result<Arc<Self>, Error> {
         config.validate()?;
-        let Components { owner, heads, store, partitions, overrides, clock, metrics } = components;
+        let Components { owner, heads, older_heads, store, partitions, overrides, clock, metrics } = components;
         let metrics = Metrics::new(&metrics)?;
         let processors = Processors::new(config.cpu_permits());
         let indexes = Arc::new(IndexCache::new(store.clone(), config.index_cache_bytes));
         let parallel = config.blocks_parallel();
         let blocks = BlockReader { store, indexes: indexes.clone(), processors: processors.clone(), parallel };
-        let reader = Reader::new(owner.clone(), heads, partitions, config.head_age_max.get(), blocks);
+        let reader = Reader::new(owner.clone(), heads, older_heads, partitions, config.head_age_max.get(), blocks);
         Ok(Arc::new(Self {
             no_auth_tenant: TenantId::new(&config.no_auth_tenant)?,
             admission: Admission::new(config.queries_concurrent_max, config.max_outstanding_per_tenant),

@@ -67,8 +67,14 @@ impl Server {
 
     /// SIGKILL, then a new start on the same data.
     pub(crate) fn kill_and_restart(&mut self) {
+        self.kill_and(|_| ());
+    }
+
+    /// SIGKILL, then something done to the data, then a new start.
+    pub(crate) fn kill_and(&mut self, meanwhile: impl FnOnce(&Path)) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
+        meanwhile(&self.data_dir());
         self.child = spawn(self.folder.path(), self.port, &self.settings);
         self.wait_ready();
     }

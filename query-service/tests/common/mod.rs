@@ -265,6 +265,7 @@ impl World {
         let clock = Arc::new(ManualClock::new(NOW));
         let registry = prometheus::Registry::new();
         let components = Components {
+            older_heads: Vec::new(),
             owner: owner.clone(),
             heads: heads.clone(),
             store: store.clone(),

@@ -139,6 +139,32 @@ fn blocks_can_be_listed_inspected_and_verified() {
 }
 
 #[test]
+fn roles_work_one_after_the_other_on_the_same_data() {
+    let mut server = Server::start();
+    assert!(server.stop().success());
+    let push = |server: &Server, line: &[u8]| server.client_with_input(&["push", "-q", "-l", "app=web"], line);
+
+    server.start_as("gateway");
+    push(&server, b"into the log\n");
+    assert_eq!(server.get("/loki/api/v1/labels").0, 404);
+    assert!(server.stop().success(), "{}", server.log());
+
+    let data = server.data_dir().display().to_string();
+    let builder = millrace().args(["builder", "--http", "127.0.0.1:0", "--data-dir", &data]).output().expect("runs");
+    succeeded(builder);
+    let listed = succeeded(millrace().args(["blocks", "ls", "--data-dir", &data]).output().expect("runs"));
+    assert!(String::from_utf8_lossy(&listed).contains("1 blocks"), "{}", String::from_utf8_lossy(&listed));
+
+    server.start_as("query-service");
+    assert_eq!(server.lines(r#"{app="web"}"#), ["into the log"]);
+    assert_eq!(server.post("/loki/api/v1/push", "application/json", b"{}").0, 404);
+    assert!(server.stop().success(), "{}", server.log());
+
+    server.start_as("consumer");
+    assert!(server.stop().success(), "{}", server.log());
+}
+
+#[test]
 fn blocks_of_a_lost_log_are_still_read() {
     let mut server = Server::start();
     server.client_with_input(&["push", "-q", "-l", "app=web"], b"old\n");

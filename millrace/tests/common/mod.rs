@@ -40,7 +40,7 @@ impl Server {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
         let settings: Vec<_> = settings.iter().map(|(n, v)| (format!("MILLRACE_{n}"), (*v).to_owned())).collect();
-        let child = spawn(folder.path(), port, &settings);
+        let child = spawn("all", folder.path(), port, &settings);
         let mut server = Self { child, url: format!("http://127.0.0.1:{port}"), folder, port, settings };
         server.wait_ready();
         server
@@ -75,7 +75,12 @@ impl Server {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
         meanwhile(&self.data_dir());
-        self.child = spawn(self.folder.path(), self.port, &self.settings);
+        self.start_as("all");
+    }
+
+    /// Starts a stopped server again, in another role.
+    pub(crate) fn start_as(&mut self, role: &str) {
+        self.child = spawn(role, self.folder.path(), self.port, &self.settings);
         self.wait_ready();
     }
 
@@ -147,10 +152,10 @@ impl Drop for Server {
     }
 }
 
-fn spawn(folder: &Path, port: u16, settings: &[(String, String)]) -> Child {
+fn spawn(role: &str, folder: &Path, port: u16, settings: &[(String, String)]) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(folder.join("server.log")).expect("a log file");
     let mut command = millrace();
-    command.arg("--data-dir").arg(folder.join("data")).arg("--http").arg(format!("127.0.0.1:{port}"));
+    command.arg(role).arg("--data-dir").arg(folder.join("data")).arg("--http").arg(format!("127.0.0.1:{port}"));
     command.envs(settings.iter().map(|(n, v)| (n, v))).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     command.spawn().expect("the binary runs")
 }

@@ -173,7 +173,6 @@ impl LinePattern {
     }
 
     /// The literals, in order: a matching line holds every one of them.
-    #[allow(dead_code, reason = "for pruning by text")]
     pub(crate) fn literals(&self) -> impl Iterator<Item = &[u8]> {
         self.literals.iter().map(memmem::Finder::needle)
     }

@@ -23,8 +23,6 @@ pub(crate) const ERROR_DETAILS: &str = "__error_details__";
 pub(crate) enum RowError {
     Json,
     Logfmt,
-    #[allow(dead_code, reason = "templates")]
-    Template,
     LabelFilter,
     SampleExtraction,
 }
@@ -34,7 +32,6 @@ impl RowError {
         match self {
             Self::Json => "JSONParserErr",
             Self::Logfmt => "LogfmtParserErr",
-            Self::Template => "TemplateFormatErr",
             Self::LabelFilter => "LabelFilterErr",
             Self::SampleExtraction => "SampleExtractionErr",
         }

@@ -8,7 +8,17 @@ if ! "$millrace" labels >/dev/null 2>&1; then
   echo "no server answers at $MILLRACE_ADDR: start one with 'make run' in another terminal first" >&2
   exit 1
 fi
-show() { printf '\n$ millrace %s\n' "$(printf '%q ' "$@")"; "$millrace" "$@"; }
+show() {
+  printf '\n$ millrace'
+  for word in "$@"; do
+    case $word in
+      *[!A-Za-z0-9_=./:-]*) printf " '%s'" "$word" ;;
+      *) printf ' %s' "$word" ;;
+    esac
+  done
+  printf '\n'
+  "$millrace" "$@"
+}
 
 host=$(hostname 2>/dev/null || echo this-machine)
 mapfile -t files < <(find /var/log -type f -readable -size -50M \( -name '*.log' -o -name syslog -o -name messages \) 2>/dev/null | head -n 20)

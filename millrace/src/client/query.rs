@@ -93,7 +93,7 @@ fn print_point(out: &mut impl Write, indent: &str, point: &Value) -> io::Result<
 
 /// As `2026-01-02T15:04:05.123456789Z`.
 fn rfc3339(time: TimestampNs) -> String {
-    jiff::Timestamp::from_nanosecond(i128::from(time.nanos())).map_or_else(|_| time.to_string(), |t| t.to_string())
+    jiff::Timestamp::from_nanosecond(i128::from(time.nanos())).map_or_else(|_| time.to_string(), |t| format!("{t:.9}"))
 }
 
 #[cfg(test)]

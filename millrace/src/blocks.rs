@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 use block::{Inspection, Provenance, TenantSummary};
 use bytes::Bytes;
 use catalogue::{BlockEntry, Head, Heads};
-use model::{PartitionId, TimestampNs};
+use model::TimestampNs;
 use object_store::{FolderStore, ObjectKey, ObjectStore};
 
 use crate::{cli::BlocksCommand, settings::Settings};
@@ -41,14 +41,11 @@ async fn read(store: &Arc<dyn ObjectStore>, name: &str) -> anyhow::Result<Bytes>
     Ok(store.get(&key).await?.bytes)
 }
 
-/// The heads of every log that the store knows, with their partitions.
-async fn all_heads(store: &Arc<dyn ObjectStore>) -> anyhow::Result<Vec<(PartitionId, Head)>> {
+/// The heads of every log that the store knows.
+async fn all_heads(store: &Arc<dyn ObjectStore>) -> anyhow::Result<Vec<Arc<Head>>> {
     let mut found = Vec::new();
     for log_id in catalogue::log_ids(store.as_ref()).await? {
-        let heads = Heads::new(store.clone(), &log_id)?;
-        for partition in heads.partitions().await? {
-            found.extend(heads.read(partition).await?.map(|(head, _)| (partition, head)));
-        }
+        found.extend(Heads::new(store.clone(), &log_id)?.all().await?);
     }
     Ok(found)
 }
@@ -56,7 +53,8 @@ async fn all_heads(store: &Arc<dyn ObjectStore>) -> anyhow::Result<Vec<(Partitio
 async fn list(store: &Arc<dyn ObjectStore>) -> anyhow::Result<()> {
     println!("{:<9} {:>21} {:>10} {:>12} {:>12}  key", "partition", "offsets", "rows", "line bytes", "bytes");
     let (mut blocks, mut bytes) = (0, 0);
-    for (partition, head) in all_heads(store).await? {
+    for head in all_heads(store).await? {
+        let partition = head.partition;
         for block in &head.blocks {
             let BlockEntry { key, range, rows, line_bytes, .. } = block;
             println!("{partition:<9} {:>21} {rows:>10} {line_bytes:>12} {:>12}  {key}", range.to_string(), block.bytes);
@@ -106,13 +104,15 @@ fn print_inspection(found: &Inspection) {
     }
 }
 
-fn shown(time: TimestampNs) -> String {
+/// A time for people.
+pub(crate) fn shown(time: TimestampNs) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(time.nanos())).map_or_else(|_| time.to_string(), |t| t.to_string())
 }
 
 async fn verify_all(store: &Arc<dyn ObjectStore>) -> anyhow::Result<()> {
     let (mut count, mut rows, mut problems) = (0, 0, Vec::new());
-    for (partition, head) in all_heads(store).await? {
+    for head in all_heads(store).await? {
+        let partition = head.partition;
         problems.extend(head.check().err().map(|e| format!("head of partition {partition}: {e}")));
         for entry in &head.blocks {
             count += 1;

@@ -10,7 +10,7 @@ use log_bus::{FetchLimits, LocalLog, LogBus as _, LogError};
 use model::{Clock as _, Offset, SystemClock, TimestampNs};
 use object_store::FolderStore;
 
-use crate::settings::Settings;
+use crate::{blocks::shown, settings::Settings};
 
 /// Less free disk than this is a warning.
 const DISK_FREE_MIN: u64 = 2 << 30;
@@ -51,8 +51,7 @@ pub(crate) async fn run(settings: &Settings) -> anyhow::Result<()> {
 
 fn check_clock() -> Finding {
     let now = SystemClock.now();
-    let shown =
-        jiff::Timestamp::from_nanosecond(i128::from(now.nanos())).map_or_else(|_| now.to_string(), |t| t.to_string());
+    let shown = shown(now);
     if now < CLOCK_MIN {
         return Finding::Bad(format!(
             "the clock says {shown}: set it (for example with chrony), or entries get wrong limits of age"

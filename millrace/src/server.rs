@@ -326,10 +326,7 @@ impl Process {
 async fn older_heads(store: &Arc<dyn ObjectStore>, current: &LogId) -> anyhow::Result<Vec<Arc<Head>>> {
     let mut older = Vec::new();
     for log_id in catalogue::log_ids(store.as_ref()).await?.into_iter().filter(|id| *id != current.0) {
-        let heads = Heads::new(store.clone(), &log_id)?;
-        for partition in heads.partitions().await? {
-            older.extend(heads.read_shared(partition).await?.map(|(head, _)| head));
-        }
+        older.extend(Heads::new(store.clone(), &log_id)?.all().await?);
         tracing::warn!(
             log_id,
             "the store holds blocks of another log; queries read them too. What that log held and was not in blocks yet is \

@@ -314,6 +314,18 @@ impl Heads {
         Err(last.unwrap_or_else(|| no_attempts(partition)))
     }
 
+    /// The heads of all partitions that have one, in order.
+    ///
+    /// # Errors
+    /// As [`Heads::read`].
+    pub async fn all(&self) -> Result<Vec<Arc<Head>>, CatalogueError> {
+        let mut heads = Vec::new();
+        for partition in self.partitions().await? {
+            heads.extend(self.read_shared(partition).await?.map(|(head, _)| head));
+        }
+        Ok(heads)
+    }
+
     /// The partitions of this log that have a head, in order.
     ///
     /// # Errors

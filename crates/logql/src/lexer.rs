@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use model::{EscapeError, read_go_escape};
+
 use crate::{duration, error::ParseError, size};
 
 /// The longest query, in bytes.
@@ -414,38 +416,11 @@ impl<'a> Lexer<'a> {
 
     /// Reads what follows a backslash.
     fn escape(&mut self, out: &mut Vec<u8>) -> Result<(), &'static str> {
-        let c = self.peek().ok_or("literal not terminated")?;
-        let (skip, digits, radix) = match c {
-            'a' | 'b' | 'f' | 'n' | 'r' | 't' | 'v' | '\\' | '"' => {
-                self.at += 1;
-                out.push(match c {
-                    'a' => 7,
-                    'b' => 8,
-                    'f' => 12,
-                    'n' => b'\n',
-                    'r' => b'\r',
-                    't' => b'\t',
-                    'v' => 11,
-                    _ => c as u8,
-                });
-                return Ok(());
-            }
-            'x' => (1, 2, 16),
-            'u' => (1, 4, 16),
-            'U' => (1, 8, 16),
-            '0'..='7' => (0, 3, 8),
-            _ => return Err("invalid char escape"),
-        };
-        let code = self.rest().get(skip..skip + digits);
-        let code = code.filter(|d| d.chars().all(|c| c.is_digit(radix))).ok_or("invalid char escape")?;
-        let code = u32::from_str_radix(code, radix).map_err(|_| "invalid char escape")?;
-        if matches!(c, 'u' | 'U') {
-            let c = char::from_u32(code).ok_or("invalid syntax")?;
-            out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-        } else {
-            out.push(u8::try_from(code).map_err(|_| "invalid syntax")?);
-        }
-        self.at += skip + digits;
+        self.at += read_go_escape(self.rest(), out).map_err(|error| match error {
+            EscapeError::End => "literal not terminated",
+            EscapeError::Unknown | EscapeError::Digits => "invalid char escape",
+            EscapeError::Value => "invalid syntax",
+        })?;
         Ok(())
     }
 

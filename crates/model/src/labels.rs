@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use thiserror::Error;
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::{EscapeError, read_go_escape};
+
 /// XXH3-64 of a canonical label set: names and values in name order, each followed by the byte 0xff
 /// (which occurs in no UTF-8 text).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -302,43 +304,20 @@ impl<'a> Reader<'a> {
         String::from_utf8(bytes).map_err(|_| self.error("string is not UTF-8"))
     }
 
-    /// Reads what follows a backslash.
+    /// Reads what follows a backslash. Agents also escape single quotes, which Go does not.
     fn escape(&mut self, out: &mut Vec<u8>) -> Result<(), LabelsError> {
-        let c = self.rest().chars().next().ok_or_else(|| self.error("string is not closed"))?;
-        let simple = match c {
-            'a' => 7,
-            'b' => 8,
-            'f' => 12,
-            'n' => b'\n',
-            'r' => b'\r',
-            't' => b'\t',
-            'v' => 11,
-            '\\' | '"' | '\'' => c as u8,
-            _ => 0,
-        };
-        if simple != 0 {
-            self.at += 1;
-            out.push(simple);
+        if self.eat('\'') {
+            out.push(b'\'');
             return Ok(());
         }
-        let (skip, digits, radix) = match c {
-            'x' => (1, 2, 16),
-            'u' => (1, 4, 16),
-            'U' => (1, 8, 16),
-            '0'..='7' => (0, 3, 8),
-            _ => return Err(self.error("unknown escape in a string")),
-        };
-        let code = self.rest().get(skip..skip + digits).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
-        let code = code
-            .and_then(|d| u32::from_str_radix(d, radix).ok())
-            .ok_or_else(|| self.error("bad escape in a string"))?;
-        if matches!(c, 'u' | 'U') {
-            let c = char::from_u32(code).ok_or_else(|| self.error("bad escape in a string"))?;
-            out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-        } else {
-            out.push(u8::try_from(code).map_err(|_| self.error("bad escape in a string"))?);
-        }
-        self.at += skip + digits;
+        let taken = read_go_escape(self.rest(), out).map_err(|error| {
+            self.error(match error {
+                EscapeError::End => "string is not closed",
+                EscapeError::Unknown => "unknown escape in a string",
+                EscapeError::Digits | EscapeError::Value => "bad escape in a string",
+            })
+        })?;
+        self.at += taken;
         Ok(())
     }
 }

@@ -7,6 +7,7 @@
 
 mod batch;
 mod clock;
+mod escape;
 mod labels;
 mod matcher;
 mod offset;
@@ -16,6 +17,7 @@ mod time;
 
 pub use batch::{Batch, ByteColumn, MetadataColumn, MetadataValues};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use escape::{EscapeError, read_go_escape};
 pub use labels::{Labels, LabelsError, Quoted, StreamHash, parse_labels};
 pub use matcher::{MatchOp, Matcher};
 pub use offset::{Offset, OffsetRange, PartitionId};

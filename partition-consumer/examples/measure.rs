@@ -127,8 +127,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (name, op, value) in [("app", MatchOp::Equal, "app-7"), ("pod", MatchOp::Regex, ".*-00..7-.*")] {
         let matchers: Arc<[Matcher]> = Arc::from([Matcher::new(name, op, value)?]);
         let started = Instant::now();
-        let request =
-            StreamsRequest { partition, tenant: tenant.clone(), from: Offset::ZERO, matchers, time: TimeRange::ALL };
+        let request = StreamsRequest {
+            at_least: None,
+            deadline: tokio::time::Instant::now(),
+            partition,
+            tenant: tenant.clone(),
+            from: Offset::ZERO,
+            matchers,
+            time: TimeRange::ALL,
+        };
         let found = consumer.streams(request).await?.streams.len();
         println!(
             "select {name}{}{value:<14} {:>8.2} ms, {found} streams",
@@ -156,7 +163,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (text, params) in queries {
         let query = Arc::new(Query::prepare(text, params)?);
         let started = Instant::now();
-        let request = ScanRequest { partition, tenant: tenant.clone(), from: Offset::ZERO, query, scan: 0 };
+        let request = ScanRequest {
+            at_least: None,
+            deadline: tokio::time::Instant::now(),
+            partition,
+            tenant: tenant.clone(),
+            from: Offset::ZERO,
+            query,
+            scan: 0,
+        };
         consumer.scan(request).await?;
         println!("{text:<60} {:>8.2} ms", started.elapsed().as_secs_f64() * 1e3);
     }

@@ -153,14 +153,31 @@ impl Consumer {
         self.0.serving(partition).map_err(|_| None)?.snapshot(from).map_err(Some)
     }
 
+    /// Waits until all of `partition` below `to` is in memory or in blocks.
+    ///
+    /// # Errors
+    /// [`OwnerError::Deadline`] when that does not happen in time, [`OwnerError::NotLeading`] when the partition is
+    /// not led here.
+    pub async fn wait_consumed(&self, partition: PartitionId, to: Offset, deadline: Instant) -> Result<(), OwnerError> {
+        let memory = self.0.led(partition)?;
+        match tokio::time::timeout_at(deadline, reached(&memory, memory.watch_consumed(), to)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(OwnerError::Deadline { partition, consumed: memory.held().end, wanted: to }),
+        }
+    }
+
     async fn read<T: Send + 'static>(
         &self,
         partition: PartitionId,
         from: Offset,
+        (at_least, deadline): (Option<Offset>, Instant),
         work: impl FnOnce(&Snapshot, &std::sync::atomic::AtomicBool) -> T + Send + 'static,
     ) -> Result<(T, OffsetRange), OwnerError> {
         let shared = &self.0;
         let stopped = || OwnerError::Stopped("no scan can be started".to_owned());
+        if let Some(wanted) = at_least {
+            self.wait_consumed(partition, wanted, deadline).await?;
+        }
         // The permit first: who waits for one should not keep memory from being freed.
         let permit = shared.scans.clone().acquire_owned().await.map_err(|_| stopped())?;
         let snapshot = shared.serving(partition)?.snapshot(from).map_err(|held| {
@@ -188,6 +205,14 @@ impl Consumer {
 
 #[async_trait]
 impl Owner for Consumer {
+    fn partition_count(&self) -> u32 {
+        self.0.components.log.partition_count()
+    }
+
+    async fn ends(&self) -> Result<Vec<Offset>, OwnerError> {
+        self.0.components.log.ends().await.map_err(|error| OwnerError::Unavailable(error.to_string()))
+    }
+
     fn partitions(&self) -> Vec<PartitionId> {
         let partitions = self.0.partitions.read();
         partitions.values().filter(|memory| memory.is_serving()).map(|memory| memory.partition()).collect()
@@ -198,23 +223,23 @@ impl Owner for Consumer {
     }
 
     async fn scan(&self, request: ScanRequest) -> Result<ScanReply, OwnerError> {
-        let ScanRequest { partition, tenant, from, query, scan: number } = request;
+        let ScanRequest { partition, tenant, from, at_least, deadline, query, scan: number } = request;
         if number >= query.scans().len() {
             return Err(logql::QueryError::Evaluation(format!("the query has no scan {number}")).into());
         }
         let work = move |snapshot: &Snapshot, abandoned: &std::sync::atomic::AtomicBool| {
             scan(snapshot, &tenant, &query, &query.scans()[number], abandoned)
         };
-        let (partial, held) = self.read(partition, from, work).await?;
+        let (partial, held) = self.read(partition, from, (at_least, deadline), work).await?;
         Ok(ScanReply { partial: partial?, held })
     }
 
     async fn streams(&self, request: StreamsRequest) -> Result<StreamsReply, OwnerError> {
-        let StreamsRequest { partition, tenant, from, matchers, time } = request;
+        let StreamsRequest { partition, tenant, from, at_least, deadline, matchers, time } = request;
         let work = move |snapshot: &Snapshot, abandoned: &std::sync::atomic::AtomicBool| {
             streams(snapshot, &tenant, &matchers, time, abandoned)
         };
-        let (streams, held) = self.read(partition, from, work).await?;
+        let (streams, held) = self.read(partition, from, (at_least, deadline), work).await?;
         Ok(StreamsReply { streams, held })
     }
 
@@ -241,27 +266,6 @@ impl Owner for Consumer {
             reached(&memory, memory.watch_flushed(), end).await?;
         }
         Ok(())
-    }
-
-    async fn catch_up(&self, partition: PartitionId, deadline: Instant) -> Result<(), OwnerError> {
-        // A partition is served soon after the start of the process, once what the log held then is in memory.
-        while self.0.serving(partition).is_err() {
-            if Instant::now() >= deadline {
-                return Err(OwnerError::NotLeading { partition });
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-        }
-        let marks = self.0.components.log.watermarks(partition).await;
-        let end = marks.map_err(|error| OwnerError::Unavailable(error.to_string()))?.end;
-        self.wait_consumed(partition, end, deadline).await
-    }
-
-    async fn wait_consumed(&self, partition: PartitionId, to: Offset, deadline: Instant) -> Result<(), OwnerError> {
-        let memory = self.0.led(partition)?;
-        match tokio::time::timeout_at(deadline, reached(&memory, memory.watch_consumed(), to)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(OwnerError::Deadline { partition, consumed: memory.held().end, wanted: to }),
-        }
     }
 }
 

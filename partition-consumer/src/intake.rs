@@ -296,7 +296,7 @@ impl<'a> Intake<'a> {
                         metrics.streams_created.with_label_values(&[tenant]).inc_by(appended.streams_new as u64);
                     }
                     if self.memory.is_serving() {
-                        self.shared.tails.offer(record.offset, &decoded);
+                        self.shared.tails.offer(self.partition, record.offset, &decoded);
                     }
                     appended
                 }

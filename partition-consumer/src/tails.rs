@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use model::Offset;
-use owner::{TailRequest, TailSender, TailStream, tail_channel};
+use model::{Offset, PartitionId};
+use owner::{TailBatch, TailRequest, TailSender, TailStream, tail_channel};
 use parking_lot::RwLock;
 use schemas::record::{MetadataWanted, Record};
 
@@ -32,7 +32,7 @@ impl Tails {
     }
 
     /// Hands the rows of a record to those who want them. Never waits.
-    pub(crate) fn offer(&self, offset: Offset, record: &Record) {
+    pub(crate) fn offer(&self, partition: PartitionId, offset: Offset, record: &Record) {
         if self.len() == 0 {
             return;
         }
@@ -45,7 +45,7 @@ impl Tails {
             let mut batch = None;
             for tail in of_tenant().filter(|tail| tail.request.matchers.iter().all(|m| m.matches(rows.labels()))) {
                 let batch = batch.get_or_insert_with(|| Arc::new(rows.batch(offset, true, &MetadataWanted::All)));
-                tail.sender.send(batch.clone());
+                tail.sender.send(TailBatch { partition, offset, batch: batch.clone() });
             }
         }
     }

@@ -64,6 +64,9 @@ pub enum Error {
         /// What its owner said.
         source: OwnerError,
     },
+    /// The log cannot say up to where it was written, so that an answer could lack what is there.
+    #[error("the end of the log cannot be asked: {0}")]
+    LogEnds(#[source] OwnerError),
     /// Owners and heads moved faster than plans could be made.
     #[error("data kept moving while it was read ({reason}); try again")]
     Unsettled {
@@ -132,7 +135,7 @@ impl Error {
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             // nginx's "client closed request", which Loki uses and no registry names.
             Self::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            Self::Owner { .. } | Self::Unsettled { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Owner { .. } | Self::LogEnds(_) | Self::Unsettled { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Flush(_)
             | Self::Catalogue(_)
             | Self::Fetch { .. }

@@ -40,6 +40,9 @@ const INDEXES_PARALLEL: usize = 32;
 /// How often a plan is made before a read is given up.
 const PLANS_MAX: u32 = 6;
 
+/// The pause before a partition that nobody served is asked for again.
+const NOT_LED_PAUSE: Duration = Duration::from_millis(5);
+
 /// How long a read waits for memory to catch up with the log, as it must after a start or when the store is slow.
 const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 
@@ -50,7 +53,6 @@ pub(crate) struct Reader {
     /// Of logs that were replaced: blocks without memory.
     older_heads: Vec<Arc<Head>>,
     blocks: BlockReader,
-    partitions: Vec<PartitionId>,
 }
 
 /// What a scan found.
@@ -87,10 +89,24 @@ struct Plan {
     warnings: BTreeSet<String>,
 }
 
+/// What the memory of each partition must have consumed, and until when it may take to get there.
+struct Reach {
+    ends: Vec<Offset>,
+    deadline: tokio::time::Instant,
+}
+
+impl Reach {
+    fn at_least(&self, partition: PartitionId) -> Option<Offset> {
+        self.ends.get(partition.index() as usize).copied()
+    }
+}
+
 /// Why a plan could not be carried out.
 enum Stop {
     /// Newer heads help.
     PlanAgain { reason: String },
+    /// Nobody serves the partition yet: soon after a start somebody will.
+    NotLeading { partition: PartitionId },
     /// Nothing helps.
     Fail(Error),
 }
@@ -112,6 +128,7 @@ impl Stop {
         match error {
             OwnerError::NotHeld { .. } => Self::PlanAgain { reason: error.to_string() },
             OwnerError::Query(error) => Self::Fail(error.into()),
+            OwnerError::NotLeading { .. } => Self::NotLeading { partition },
             source => Self::Fail(Error::Owner { partition, source }),
         }
     }
@@ -126,19 +143,15 @@ impl Reader {
         head_age_max: Duration,
         blocks: BlockReader,
     ) -> Self {
-        let partitions_all = (0..partitions).map(PartitionId::new).collect();
         let heads = HeadCache::new(heads, partitions, head_age_max);
-        Self { owner, heads, older_heads, blocks, partitions: partitions_all }
+        Self { owner, heads, older_heads, blocks }
     }
 
-    /// Waits until memory has all that was acknowledged before now, so that a caller finds what it just pushed.
-    async fn catch_up(&self) -> Result<(), Error> {
+    /// What answers must reach so that a caller finds what it just pushed, and until when they may take to get there.
+    async fn reach(&self) -> Result<Reach, Error> {
         let deadline = tokio::time::Instant::now() + CATCH_UP_MAX;
-        let waits = self.partitions.iter().map(|&partition| async move {
-            let caught_up = self.owner.catch_up(partition, deadline).await;
-            caught_up.map_err(|source| Error::Owner { partition, source })
-        });
-        try_join_all(waits).await.map(|_| ())
+        let ends = self.owner.ends().await.map_err(Error::LogEnds)?;
+        Ok(Reach { ends, deadline })
     }
 
     /// Runs one scan of a query over all rows.
@@ -159,12 +172,12 @@ impl Reader {
             edges: WindowEdges::of(query),
             abandoned: abandoned.clone(),
         };
-        self.catch_up().await?;
+        let reach = self.reach().await?;
         let mut planning = Planning::default();
         loop {
-            match self.try_scan(&task, query, scan, bytes, planning.freshness).await {
+            match self.try_scan(&task, query, scan, bytes, &reach, planning.freshness).await {
                 Ok(found) => return Ok(found),
-                Err(stop) => planning.again(stop).await?,
+                Err(stop) => planning.again(stop, &reach).await?,
             }
         }
     }
@@ -175,13 +188,14 @@ impl Reader {
         query: &Arc<Query>,
         scan: usize,
         bytes: &ByteLimit,
+        reach: &Reach,
         freshness: Freshness,
     ) -> Result<Found, Stop> {
         let Plan { partitions, jobs, warnings } = self.plan(&task.tenant, task.scan.time(), freshness).await?;
         self.check_bytes(&jobs, task, bytes).await?;
         let mut stats = ReadStats { blocks_listed: jobs.len() as u64, ..ReadStats::default() };
         let mut partial = task.scan.partial();
-        let memory = self.scan_memory(&partitions, task, query, scan);
+        let memory = self.scan_memory(&partitions, task, query, scan, reach);
         // A log query reads memory first: what it finds there may save all blocks.
         let block_stats = if task.kind == QueryKind::Log {
             let (found, cost) = memory.await?;
@@ -211,12 +225,12 @@ impl Reader {
         matchers: Arc<[Matcher]>,
         time: TimeRange,
     ) -> Result<FoundStreams, Error> {
-        self.catch_up().await?;
+        let reach = self.reach().await?;
         let mut planning = Planning::default();
         loop {
-            match self.try_streams(tenant, &matchers, time, planning.freshness).await {
+            match self.try_streams(tenant, &matchers, time, &reach, planning.freshness).await {
                 Ok(found) => return Ok(found),
-                Err(stop) => planning.again(stop).await?,
+                Err(stop) => planning.again(stop, &reach).await?,
             }
         }
     }
@@ -226,6 +240,7 @@ impl Reader {
         tenant: &TenantId,
         matchers: &Arc<[Matcher]>,
         time: TimeRange,
+        reach: &Reach,
         freshness: Freshness,
     ) -> Result<FoundStreams, Stop> {
         let plan = self.plan(tenant, time, freshness).await?;
@@ -233,7 +248,8 @@ impl Reader {
         let in_memory = plan.partitions.iter().map(|p| {
             let partition = p.head.partition;
             let (tenant, from, matchers) = (tenant.clone(), p.memory_from, matchers.clone());
-            let request = StreamsRequest { partition, tenant, from, matchers, time };
+            let (at_least, deadline) = (reach.at_least(partition), reach.deadline);
+            let request = StreamsRequest { partition, tenant, from, at_least, deadline, matchers, time };
             async move {
                 let reply = self.owner.streams(request).await.map_err(|e| Stop::of_owner(partition, e))?;
                 blocks(&p.head, reply.held)?;
@@ -303,11 +319,13 @@ impl Reader {
         task: &ScanTask,
         query: &Arc<Query>,
         scan: usize,
+        reach: &Reach,
     ) -> Result<(Partial, ReadStats), Stop> {
         let asked = partitions.iter().map(|p| {
             let partition = p.head.partition;
             let (tenant, from, query) = (task.tenant.clone(), p.memory_from, query.clone());
-            let request = ScanRequest { partition, tenant, from, query, scan };
+            let (at_least, deadline) = (reach.at_least(partition), reach.deadline);
+            let request = ScanRequest { partition, tenant, from, at_least, deadline, query, scan };
             async move {
                 let reply = self.owner.scan(request).await.map_err(|e| Stop::of_owner(partition, e))?;
                 blocks(&p.head, reply.held)?;
@@ -368,9 +386,17 @@ impl Default for Planning {
 
 impl Planning {
     /// Prepares for another plan, unless what stopped the last one is final or there were too many.
-    async fn again(&mut self, stop: Stop) -> Result<(), Error> {
+    async fn again(&mut self, stop: Stop, reach: &Reach) -> Result<(), Error> {
         let reason = match stop {
             Stop::Fail(error) => return Err(error),
+            Stop::NotLeading { partition } if tokio::time::Instant::now() >= reach.deadline => {
+                return Err(Error::Owner { partition, source: OwnerError::NotLeading { partition } });
+            }
+            Stop::NotLeading { .. } => {
+                self.freshness = Freshness::Since(Instant::now());
+                tokio::time::sleep(NOT_LED_PAUSE).await;
+                return Ok(());
+            }
             Stop::PlanAgain { reason } if self.made >= PLANS_MAX => return Err(Error::Unsettled { reason }),
             Stop::PlanAgain { reason } => reason,
         };

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream::SplitSink};
 use logql::{Answer, Direction, Params as QueryParams, Query, ResultEntry, ast::Expr};
 use model::{Batch, Labels, Matcher, StreamHash, TenantId, TimestampNs};
-use owner::{TailRequest, TailStream};
+use owner::{TailBatch, TailRequest, TailStream};
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval},
@@ -232,14 +232,14 @@ impl Tail {
         &self,
         query: &Query,
         live: &mut TailStream,
-        first: Arc<Batch>,
+        first: TailBatch,
         sent: &mut AlreadySent,
         streams: &mut StreamCount<'_>,
         out: &mut Outgoing<'_>,
     ) -> Result<(), Error> {
         let mut next = Some(first);
         let mut taken = 0;
-        while let Some(batch) = next {
+        while let Some(TailBatch { batch, .. }) = next {
             taken += batch.len();
             streams.see(&batch.labels);
             let mut entries = evaluate(query, &batch)?;

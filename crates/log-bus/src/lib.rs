@@ -18,9 +18,11 @@ use model::{Offset, PartitionId, TenantId, TimestampNs};
 use thiserror::Error;
 
 pub mod contract;
+mod control;
 mod local;
 mod memory;
 
+pub use control::{ControlBus, ControlRecord, MemoryControl};
 pub use local::{LocalLog, LocalLogConfig, LocalLogStats, Synced};
 pub use memory::{Faults, MemoryLog};
 
@@ -138,7 +140,8 @@ pub trait LogBus: Send + Sync + 'static {
     /// Which log this is.
     fn log_id(&self) -> &LogId;
 
-    /// How many partitions there are, numbered from 0.
+    /// How many partitions there are, numbered from 0, as far as is known here. It may grow while the process runs,
+    /// and never falls.
     fn partition_count(&self) -> u32;
 
     /// Appends a record; answers its offset once it is durable. Cancelling the wait does not undo the append.
@@ -150,12 +153,29 @@ pub trait LogBus: Send + Sync + 'static {
     /// The bounds of a partition now.
     async fn watermarks(&self, partition: PartitionId) -> Result<Watermarks, LogError>;
 
+    /// The end of every partition, in their order, asked now: whatever was acknowledged before the call lies below
+    /// them. Its length is the number of partitions now; [`LogBus::partition_count`] is brought up to date by it.
+    async fn ends(&self) -> Result<Vec<Offset>, LogError> {
+        let mut ends = Vec::new();
+        for partition in (0..self.partition_count()).map(PartitionId::new) {
+            ends.push(self.watermarks(partition).await?.end);
+        }
+        Ok(ends)
+    }
+
     /// The first offset whose append time is `time` or later; `None` when all is earlier.
     async fn offset_at(&self, partition: PartitionId, time: TimestampNs) -> Result<Option<Offset>, LogError>;
 
     /// The next change of what this process should own; waits until there is one. The first call of a process tells
     /// what it starts with. Cancel-safe.
     async fn assignment(&self) -> Result<Assignment, LogError>;
+
+    /// Leaves the group of those who share the partitions, at once: what this process should own goes to others, and
+    /// [`LogBus::assignment`] has no more news. Reading, appending and committing go on. On a log that belongs to one
+    /// process it does nothing.
+    async fn leave(&self) -> Result<(), LogError> {
+        Ok(())
+    }
 
     /// Says that everything below `offset` is in blocks. Advice only.
     async fn commit(&self, partition: PartitionId, offset: Offset) -> Result<(), LogError>;

@@ -14,6 +14,7 @@ mod offset;
 mod regex;
 mod tenant;
 mod time;
+mod token;
 
 pub use batch::{Batch, ByteColumn, MetadataColumn, MetadataValues};
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -24,3 +25,4 @@ pub use offset::{Offset, OffsetRange, PartitionId};
 pub use regex::{RegexError, RegexMode, compile_regex, compile_regex_bytes, go_to_rust_regex};
 pub use tenant::{TenantError, TenantId};
 pub use time::{TimeRange, TimestampNs};
+pub use token::{ReadToken, TokenError};

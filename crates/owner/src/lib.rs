@@ -12,6 +12,9 @@
 //!   plans again with a newer head;
 //! - what was evicted from memory is always below the flushed-to offset of a head that was visible before.
 //!
+//! A strong read asks for the log's ends first ([`Owner::ends`]) and then for answers that reach them
+//! ([`ScanRequest::at_least`]): what an answer reaches is checked on the answer, whoever gave it.
+//!
 //! There is no transport here: in one process the trait object is the consumer itself, between processes a client
 //! and a server of the query RPC stand on both sides of the same trait.
 
@@ -23,15 +26,24 @@ mod tail;
 
 use async_trait::async_trait;
 use model::{Offset, OffsetRange, PartitionId};
-use tokio::time::Instant;
 
 pub use error::OwnerError;
 pub use request::{ScanReply, ScanRequest, StreamStat, StreamsReply, StreamsRequest, TailRequest};
-pub use tail::{TailSender, TailStream, tail_channel};
+pub use tail::{TailBatch, TailSender, TailStream, tail_channel};
 
 /// Answers for the recent rows of some partitions.
 #[async_trait]
 pub trait Owner: Send + Sync + 'static {
+    /// How many partitions the log has, numbered from 0, as far as is known here. It may grow.
+    fn partition_count(&self) -> u32;
+
+    /// The end of every partition of the log, asked now: whatever was acknowledged before the call lies below. Its length
+    /// is the number of partitions.
+    ///
+    /// # Errors
+    /// [`OwnerError::Unavailable`] when the log cannot be asked.
+    async fn ends(&self) -> Result<Vec<Offset>, OwnerError>;
+
     /// Which partitions are served here, ascending.
     fn partitions(&self) -> Vec<PartitionId>;
 
@@ -39,10 +51,11 @@ pub trait Owner: Send + Sync + 'static {
     /// Its end is what has been consumed. A hint: the range that an answer is about comes with the answer.
     fn held(&self, partition: PartitionId) -> Option<OffsetRange>;
 
-    /// Runs scan number `scan` of a prepared query over the rows with offset `from` and above.
+    /// Runs scan number `scan` of a prepared query over the rows with offset `from` and above, once everything below
+    /// [`ScanRequest::at_least`] is consumed.
     ///
     /// # Errors
-    /// [`OwnerError::NotHeld`] when `from` lies below what is held (plan again), [`OwnerError::NotLeading`] when the
+    /// [`OwnerError::Deadline`] when it is not consumed that far in time, [`OwnerError::NotHeld`] when `from` lies below what is held (plan again), [`OwnerError::NotLeading`] when the
     /// partition is not served here, [`OwnerError::Query`] when the query itself fails, [`OwnerError::Stopped`] when the
     /// owner is shutting down.
     async fn scan(&self, request: ScanRequest) -> Result<ScanReply, OwnerError>;
@@ -64,23 +77,4 @@ pub trait Owner: Send + Sync + 'static {
     /// [`OwnerError::NotLeading`] or [`OwnerError::Stopped`] when a partition stops being served meanwhile,
     /// [`OwnerError::Unavailable`] when the log cannot be asked, or not all partitions of this process are led yet.
     async fn flush(&self) -> Result<(), OwnerError>;
-
-    /// Waits until everything of `partition` that was acknowledged before this call can be read here: until the partition
-    /// is served and consumed up to what is the log's end now. With it a read sees all that its caller knows to be
-    /// written. An owner that cannot ask the log answers at once.
-    ///
-    /// # Errors
-    /// [`OwnerError::Deadline`] or [`OwnerError::NotLeading`] when that does not happen in time,
-    /// [`OwnerError::Unavailable`] when the log cannot be asked, or not all partitions of this process are led yet.
-    async fn catch_up(&self, partition: PartitionId, deadline: Instant) -> Result<(), OwnerError> {
-        let _ = (partition, deadline);
-        Ok(())
-    }
-
-    /// Waits until all of `partition` below `to` is in memory or in blocks.
-    ///
-    /// # Errors
-    /// [`OwnerError::Deadline`] when that does not happen in time, [`OwnerError::NotLeading`] when the partition is
-    /// not served here.
-    async fn wait_consumed(&self, partition: PartitionId, to: Offset, deadline: Instant) -> Result<(), OwnerError>;
 }

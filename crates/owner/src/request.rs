@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use model::{Labels, Matcher, Offset, OffsetRange, PartitionId, TenantId, TimeRange};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// Run one scan of a prepared query over the memory of one partition.
 #[derive(Clone, Debug)]
@@ -14,6 +15,11 @@ pub struct ScanRequest {
     pub tenant: TenantId,
     /// The first offset wanted: the flushed-to offset of the head that the plan was made from.
     pub from: Offset,
+    /// Answer only when everything below this is consumed; wait for that until [`ScanRequest::deadline`]. None asks for
+    /// what there is.
+    pub at_least: Option<Offset>,
+    /// No answer is wanted after this.
+    pub deadline: Instant,
     /// The prepared query.
     pub query: Arc<logql::Query>,
     /// Which of the query's scans, counted from 0.
@@ -25,7 +31,7 @@ pub struct ScanRequest {
 pub struct ScanReply {
     /// What the scan made of the rows with offsets in `[from, held.end)`.
     pub partial: logql::Partial,
-    /// What was held at the moment of the answer.
+    /// What was held at the moment of the answer; reaches what the request wanted at least.
     pub held: OffsetRange,
 }
 
@@ -38,6 +44,11 @@ pub struct StreamsRequest {
     pub tenant: TenantId,
     /// The first offset wanted, as in [`ScanRequest::from`].
     pub from: Offset,
+    /// Answer only when everything below this is consumed; wait for that until [`StreamsRequest::deadline`]. None asks for
+    /// what there is.
+    pub at_least: Option<Offset>,
+    /// No answer is wanted after this.
+    pub deadline: Instant,
     /// All must match; none matches every stream.
     pub matchers: Arc<[Matcher]>,
     /// Only rows in this range count.
@@ -62,7 +73,7 @@ pub struct StreamStat {
 pub struct StreamsReply {
     /// Streams with at least one row, each once, in label order.
     pub streams: Vec<StreamStat>,
-    /// What was held at the moment of the answer.
+    /// What was held at the moment of the answer; reaches what the request wanted at least.
     pub held: OffsetRange,
 }
 

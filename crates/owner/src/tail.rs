@@ -3,20 +3,31 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use model::Batch;
+use model::{Batch, Offset, PartitionId};
 use tokio::sync::mpsc;
+
+/// Rows of one stream of one record.
+#[derive(Clone, Debug)]
+pub struct TailBatch {
+    /// Where they come from.
+    pub partition: PartitionId,
+    /// Which record they came in. Offsets of one partition never fall within one tail; several batches may share one.
+    pub offset: Offset,
+    /// The rows.
+    pub batch: Arc<Batch>,
+}
 
 /// Where live rows come out. Dropping it ends the tail.
 #[derive(Debug)]
 pub struct TailStream {
-    batches: mpsc::Receiver<Arc<Batch>>,
+    batches: mpsc::Receiver<TailBatch>,
     dropped: Arc<AtomicU64>,
 }
 
 /// Where live rows go in.
 #[derive(Clone, Debug)]
 pub struct TailSender {
-    batches: mpsc::Sender<Arc<Batch>>,
+    batches: mpsc::Sender<TailBatch>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -29,12 +40,12 @@ pub fn tail_channel(capacity: usize) -> (TailSender, TailStream) {
 
 impl TailStream {
     /// The next batch; `None` when the owner has stopped. Cancel-safe.
-    pub async fn recv(&mut self) -> Option<Arc<Batch>> {
+    pub async fn recv(&mut self) -> Option<TailBatch> {
         self.batches.recv().await
     }
 
     /// The next batch when one waits.
-    pub fn try_recv(&mut self) -> Option<Arc<Batch>> {
+    pub fn try_recv(&mut self) -> Option<TailBatch> {
         self.batches.try_recv().ok()
     }
 
@@ -46,9 +57,9 @@ impl TailStream {
 
 impl TailSender {
     /// Hands a batch over, or counts its rows as dropped when there is no room. Never waits.
-    pub fn send(&self, batch: Arc<Batch>) {
+    pub fn send(&self, batch: TailBatch) {
         if let Err(mpsc::error::TrySendError::Full(batch)) = self.batches.try_send(batch) {
-            self.dropped.fetch_add(batch.len() as u64, Ordering::Relaxed);
+            self.dropped.fetch_add(batch.batch.len() as u64, Ordering::Relaxed);
         }
     }
 
@@ -64,7 +75,7 @@ mod tests {
 
     use super::*;
 
-    fn batch(rows: usize) -> Arc<Batch> {
+    fn batch(rows: usize) -> TailBatch {
         let columns = Batch {
             labels: Labels::empty(),
             timestamps: vec![0; rows],
@@ -72,7 +83,7 @@ mod tests {
             metadata: Vec::new(),
             offsets: Vec::new(),
         };
-        Arc::new(columns)
+        TailBatch { partition: PartitionId::new(0), offset: Offset::ZERO, batch: Arc::new(columns) }
     }
 
     #[test]
@@ -82,7 +93,7 @@ mod tests {
             sender.send(batch(rows));
         }
         assert_eq!(stream.dropped(), 7);
-        let found: Vec<usize> = std::iter::from_fn(|| stream.try_recv()).map(|b| b.len()).collect();
+        let found: Vec<usize> = std::iter::from_fn(|| stream.try_recv()).map(|b| b.batch.len()).collect();
         assert_eq!(found, [1, 2]);
         assert!(!sender.is_closed());
         drop(stream);

@@ -259,6 +259,8 @@ async fn evicted_rows_are_not_held() {
     process.consumer.flush().await.unwrap();
     until("eviction", || process.consumer.held(ONE).is_some_and(|held| held.start == Offset::new(4))).await;
     let request = |from| StreamsRequest {
+        at_least: None,
+        deadline: Instant::now(),
         partition: ONE,
         tenant: tenants()[0].clone(),
         from: Offset::new(from),
@@ -293,6 +295,8 @@ async fn streams_are_counted_from_an_offset_and_within_a_time() {
             for name in ["a0", "a1"] {
                 let matcher = Matcher::new("app", MatchOp::Equal, name).unwrap();
                 let request = StreamsRequest {
+                    at_least: None,
+                    deadline: Instant::now(),
                     partition: ONE,
                     tenant: tenant.clone(),
                     from: Offset::new(from),
@@ -349,7 +353,7 @@ async fn tails_get_rows_as_they_come() {
         mine.filter(|row| labels.iter().any(|label| row.labels.contains(label))).count()
     };
     let mut rows = 0;
-    while let Some(batch) = all.try_recv() {
+    while let Some(owner::TailBatch { batch, .. }) = all.try_recv() {
         assert!(batch.labels.get("app").is_some_and(|app| ["a0", "a1"].contains(&app)));
         assert_eq!(batch.lines.len(), batch.len());
         rows += batch.len();
@@ -443,7 +447,15 @@ async fn scans_answer_queries() {
     let ask = async |text: &str, params: logql::Params, from: i64| {
         let query = Arc::new(logql::Query::prepare(text, params).unwrap());
         let (partition, from) = (ONE, Offset::new(from));
-        let request = owner::ScanRequest { partition, tenant: tenant.clone(), from, query: query.clone(), scan: 0 };
+        let request = owner::ScanRequest {
+            at_least: None,
+            deadline: Instant::now(),
+            partition,
+            tenant: tenant.clone(),
+            from,
+            query: query.clone(),
+            scan: 0,
+        };
         let reply = process.consumer.scan(request).await.unwrap();
         assert_eq!(reply.held, OffsetRange::new(Offset::ZERO, Offset::new(40)));
         query.finish(vec![reply.partial]).unwrap()
@@ -493,6 +505,8 @@ async fn scans_answer_queries() {
         assert_eq!(samples.first().map_or(0.0, |sample| sample.value), wanted as f64, "from {from}");
     }
     let missing = owner::ScanRequest {
+        at_least: None,
+        deadline: Instant::now(),
         partition: ONE,
         tenant: tenant.clone(),
         from: Offset::ZERO,

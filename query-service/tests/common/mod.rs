@@ -24,8 +24,8 @@ use model::{
 };
 use object_store::{MemoryStore, ObjectKey, ObjectStore, PutCondition};
 use owner::{
-    Owner, OwnerError, ScanReply, ScanRequest, StreamStat, StreamsReply, StreamsRequest, TailRequest, TailSender,
-    TailStream, tail_channel,
+    Owner, OwnerError, ScanReply, ScanRequest, StreamStat, StreamsReply, StreamsRequest, TailBatch, TailRequest,
+    TailSender, TailStream, tail_channel,
 };
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -121,7 +121,9 @@ impl FakeOwner {
         for row in rows {
             for (request, sender) in &*self.tails.lock() {
                 if request.tenant == row.tenant && request.matchers.iter().all(|m| m.matches(&row.labels)) {
-                    sender.send(Arc::new(batch(&row.labels, &[(memory.end, row)])));
+                    let batch = Arc::new(batch(&row.labels, &[(memory.end, row)]));
+                    let (partition, offset) = (PartitionId::new(partition), Offset::new(memory.end));
+                    sender.send(TailBatch { partition, offset, batch });
                 }
             }
             memory.rows.insert(memory.end, row.clone());
@@ -180,6 +182,14 @@ fn by_stream<'a>(rows: &'a [(i64, Row)], tenant: &TenantId) -> BTreeMap<Labels, 
 
 #[async_trait]
 impl Owner for FakeOwner {
+    fn partition_count(&self) -> u32 {
+        u32::try_from(self.partitions.lock().len()).expect("few")
+    }
+
+    async fn ends(&self) -> Result<Vec<Offset>, OwnerError> {
+        Ok(self.partitions.lock().iter().map(|memory| Offset::new(memory.end)).collect())
+    }
+
     fn partitions(&self) -> Vec<PartitionId> {
         (0..self.partitions.lock().len()).map(|i| PartitionId::new(u32::try_from(i).expect("few"))).collect()
     }
@@ -233,10 +243,6 @@ impl Owner for FakeOwner {
 
     async fn flush(&self) -> Result<(), OwnerError> {
         self.flushes.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    async fn wait_consumed(&self, _: PartitionId, _: Offset, _: tokio::time::Instant) -> Result<(), OwnerError> {
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use cut::CutSink;
 use log_bus::{Assignment, LogBus, LogError};
 use model::{Clock, Offset, OffsetRange, PartitionId};
+use owner::segments::Abandoned;
 use owner::{Owner, OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest, TailRequest, TailStream};
 use parking_lot::RwLock;
 use tokio::sync::{Semaphore, watch};
@@ -20,7 +21,7 @@ use crate::config::Backoff;
 use crate::intake::own;
 use crate::memory::{PartitionMemory, Snapshot};
 use crate::metrics::Metrics;
-use crate::scan::{Abandoned, scan, streams};
+use crate::scan::rows;
 use crate::tails::Tails;
 use crate::{Config, Error};
 
@@ -228,7 +229,7 @@ impl Owner for Consumer {
             return Err(logql::QueryError::Evaluation(format!("the query has no scan {number}")).into());
         }
         let work = move |snapshot: &Snapshot, abandoned: &std::sync::atomic::AtomicBool| {
-            scan(snapshot, &tenant, &query, &query.scans()[number], abandoned)
+            rows(snapshot, &tenant).scan(&query, &query.scans()[number], abandoned)
         };
         let (partial, held) = self.read(partition, from, (at_least, deadline), work).await?;
         Ok(ScanReply { partial: partial?, held })
@@ -237,7 +238,7 @@ impl Owner for Consumer {
     async fn streams(&self, request: StreamsRequest) -> Result<StreamsReply, OwnerError> {
         let StreamsRequest { partition, tenant, from, at_least, deadline, matchers, time } = request;
         let work = move |snapshot: &Snapshot, abandoned: &std::sync::atomic::AtomicBool| {
-            streams(snapshot, &tenant, &matchers, time, abandoned)
+            rows(snapshot, &tenant).streams(&matchers, time, abandoned)
         };
         let (streams, held) = self.read(partition, from, (at_least, deadline), work).await?;
         Ok(StreamsReply { streams, held })

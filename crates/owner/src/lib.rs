@@ -22,6 +22,7 @@
 
 mod error;
 mod request;
+pub mod segments;
 mod tail;
 
 use async_trait::async_trait;

@@ -1,1 +1,245 @@
 //! Apache Kafka brokers as child processes.
+//!
+//! [`KafkaCluster`] starts one broker, or three with replication, in KRaft mode. Each can be killed, paused, ended and
+//! started again. The jars come from the folder that `MILLRACE_TEST_KAFKA` names, else from where
+//! `loadtest/kafka/fetch` puts them.
+
+mod admin;
+mod broker;
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, Producer};
+use tempfile::TempDir;
+
+pub use admin::{KafkaAdmin, TopicOptions};
+use broker::Broker;
+
+/// Brokers on a busy machine with few cores need this long at most.
+const START_MAX: Duration = Duration::from_secs(90);
+
+/// What a cluster is like.
+#[derive(Clone, Debug)]
+pub struct KafkaOptions {
+    /// One broker, or three with replication 3 and two replicas in sync at least.
+    pub brokers: u16,
+    /// The largest heap of each broker, as Java writes it.
+    pub heap: String,
+    /// Where data and logs of the brokers lie; a temporary folder when there is none.
+    pub folder: Option<PathBuf>,
+    /// Broker properties, over the ones that are set here.
+    pub properties: BTreeMap<String, String>,
+    /// One more listener on each broker, which asks for this name and password (SASL PLAIN).
+    pub sasl_plain: Option<(String, String)>,
+}
+
+impl Default for KafkaOptions {
+    fn default() -> Self {
+        Self {
+            brokers: 1,
+            heap: "256m".to_owned(),
+            folder: None,
+            properties: BTreeMap::new(),
+            sasl_plain: None,
+        }
+    }
+}
+
+/// Running brokers. They end with it.
+pub struct KafkaCluster {
+    brokers: Vec<Broker>,
+    folder: PathBuf,
+    /// Removed after the brokers ended.
+    _temporary: Option<TempDir>,
+}
+
+impl KafkaCluster {
+    /// Starts brokers and waits until all of them answer. Blocks for some seconds.
+    ///
+    /// # Errors
+    /// When there are no jars or no Java, or the brokers do not come up; then with what they wrote.
+    pub fn start(options: KafkaOptions) -> Result<Self> {
+        ensure!(matches!(options.brokers, 1 | 3), "a cluster has 1 or 3 brokers, not {}", options.brokers);
+        let jars = jars()?;
+        // A port that was free may be taken before its broker gets it.
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match Self::try_start(&options, &jars) {
+                Err(error) if tries < 3 && format!("{error:#}").contains("Address already in use") => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn try_start(options: &KafkaOptions, jars: &Path) -> Result<Self> {
+        let temporary = match options.folder {
+            Some(_) => None,
+            None => Some(TempDir::with_prefix("millrace-kafka-")?),
+        };
+        let folder = match (&options.folder, &temporary) {
+            (Some(folder), _) => folder.clone(),
+            (None, Some(temporary)) => temporary.path().to_owned(),
+            (None, None) => bail!("there is no folder"),
+        };
+        std::fs::create_dir_all(&folder)?;
+        let brokers = broker::layout(options, jars, &folder)?;
+        let mut cluster = Self { brokers, folder, _temporary: temporary };
+        broker::format(&cluster.brokers)?;
+        for broker in &mut cluster.brokers {
+            broker.spawn()?;
+        }
+        cluster.wait_until_all_answer()?;
+        Ok(cluster)
+    }
+
+    /// `host:port` of every broker, joined by commas.
+    pub fn bootstrap(&self) -> String {
+        self.brokers.iter().map(Broker::address).collect::<Vec<_>>().join(",")
+    }
+
+    /// As [`KafkaCluster::bootstrap`], of the listeners that ask for a password.
+    pub fn bootstrap_sasl(&self) -> Option<String> {
+        self.brokers.iter().map(Broker::sasl_address).collect::<Option<Vec<_>>>().map(|all| all.join(","))
+    }
+
+    /// Where data and logs of the brokers lie.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// How many brokers there are, running or not. Their numbers begin at 0.
+    pub fn len(&self) -> usize {
+        self.brokers.len()
+    }
+
+    /// Never: there is one broker at least.
+    pub fn is_empty(&self) -> bool {
+        self.brokers.is_empty()
+    }
+
+    /// The process of a broker, while it runs.
+    pub fn pid(&self, broker: usize) -> Option<u32> {
+        self.brokers.get(broker).and_then(Broker::pid)
+    }
+
+    /// Ends a broker with SIGKILL and waits for its end.
+    ///
+    /// # Errors
+    /// When there is no such broker.
+    pub fn kill(&mut self, broker: usize) -> Result<()> {
+        self.broker(broker)?.kill();
+        Ok(())
+    }
+
+    /// Pauses a broker (SIGSTOP).
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn stop(&mut self, broker: usize) -> Result<()> {
+        self.broker(broker)?.signal(rustix::process::Signal::STOP)
+    }
+
+    /// Lets a paused broker go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn cont(&mut self, broker: usize) -> Result<()> {
+        self.broker(broker)?.signal(rustix::process::Signal::CONT)
+    }
+
+    /// Ends a broker with SIGTERM: it hands its partitions over first. Waits for its end.
+    ///
+    /// # Errors
+    /// When it does not run, or not end within a minute (then it is killed).
+    pub fn terminate(&mut self, broker: usize) -> Result<()> {
+        self.broker(broker)?.terminate()
+    }
+
+    /// Starts a broker that ended, on the same data and port, and waits until it answers. A running one is killed
+    /// before.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn restart(&mut self, broker: usize) -> Result<()> {
+        self.broker(broker)?.kill();
+        self.broker(broker)?.spawn()?;
+        let id = self.broker(broker)?.id();
+        self.wait_until("the broker is back", |ids| ids.contains(&id))
+    }
+
+    /// Waits until every broker answers and knows of all others.
+    ///
+    /// # Errors
+    /// When that takes too long, or one ended.
+    pub fn wait_until_all_answer(&mut self) -> Result<()> {
+        let count = self.brokers.len();
+        self.wait_until("all brokers answer", |ids| ids.len() == count)
+    }
+
+    fn broker(&mut self, broker: usize) -> Result<&mut Broker> {
+        let count = self.brokers.len();
+        self.brokers.get_mut(broker).with_context(|| format!("there is no broker {broker} of {count}"))
+    }
+
+    fn wait_until(&mut self, what: &str, reached: impl Fn(&[i32]) -> bool) -> Result<()> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.bootstrap()).set("reconnect.backoff.max.ms", "300");
+        // Refused connections are what is waited out.
+        config.set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
+        let client: BaseProducer = config.create()?;
+        let began = Instant::now();
+        loop {
+            if let Ok(metadata) = client.client().fetch_metadata(None, Duration::from_millis(500)) {
+                let ids: Vec<i32> = metadata.brokers().iter().map(|broker| broker.id()).collect();
+                if reached(&ids) {
+                    return Ok(());
+                }
+            }
+            if let Some(ended) = self.brokers.iter_mut().find_map(Broker::unexpected_end) {
+                bail!("Kafka: {ended}");
+            }
+            if began.elapsed() > START_MAX {
+                let texts: Vec<String> = self.brokers.iter().map(Broker::log_tail).collect();
+                bail!("Kafka: waited {START_MAX:?} until {what}\n{}", texts.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// The folder of Kafka's jars.
+///
+/// # Errors
+/// When there is none; the text says how to get them.
+pub fn jars() -> Result<PathBuf> {
+    let folder = match std::env::var_os("MILLRACE_TEST_KAFKA").filter(|folder| !folder.is_empty()) {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            let home = std::env::var_os("HOME").context("HOME is not set")?;
+            Path::new(&home).join(".cache/millrace-kafka/4.1.1")
+        }
+    };
+    let found = std::fs::read_dir(&folder).is_ok_and(|mut files| {
+        files.any(|file| file.is_ok_and(|file| file.file_name().to_string_lossy().starts_with("kafka_2.13-")))
+    });
+    ensure!(
+        found,
+        "there is no Apache Kafka in {}: run `bash loadtest/kafka/fetch` (it needs Maven and Java 17 or newer)",
+        folder.display()
+    );
+    Ok(folder)
+}
+
+/// Ports that are free now.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    // Held until all are chosen, so that they differ.
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<std::io::Result<_>>()?;
+    listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}

@@ -1,0 +1,142 @@
+//! What tests do to topics.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::KafkaCluster;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Makes, changes and removes topics and records.
+pub struct KafkaAdmin {
+    client: AdminClient<DefaultClientContext>,
+}
+
+/// What a topic is like.
+#[derive(Clone, Debug)]
+pub struct TopicOptions {
+    /// How many partitions.
+    pub partitions: i32,
+    /// How many copies of each; the brokers' default when it is -1.
+    pub replication: i32,
+    /// The topic's settings under Kafka's names.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Default for TopicOptions {
+    fn default() -> Self {
+        let settings = vec![("message.timestamp.type".to_owned(), "LogAppendTime".to_owned())];
+        Self { partitions: 1, replication: -1, settings }
+    }
+}
+
+impl KafkaCluster {
+    /// An administrator of this cluster.
+    ///
+    /// # Errors
+    /// When the client cannot be made.
+    pub fn admin(&self) -> Result<KafkaAdmin> {
+        KafkaAdmin::new(&self.bootstrap())
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))
+}
+
+impl KafkaAdmin {
+    /// An administrator of the cluster that has these brokers.
+    ///
+    /// # Errors
+    /// When the client cannot be made.
+    pub fn new(bootstrap: &str) -> Result<Self> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", bootstrap).set("reconnect.backoff.max.ms", "500");
+        config.set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
+        Ok(Self { client: config.create()? })
+    }
+
+    /// Makes a topic.
+    ///
+    /// # Errors
+    /// When Kafka refuses.
+    pub async fn create_topic(&self, topic: &str, what: &TopicOptions) -> Result<()> {
+        let mut new = NewTopic::new(topic, what.partitions, TopicReplication::Fixed(what.replication));
+        for (name, value) in &what.settings {
+            new = new.set(name, value);
+        }
+        let results = self.client.create_topics([&new], &options()).await?;
+        check(results.into_iter().map(|result| result.map(|_| ())))
+    }
+
+    /// Removes a topic with all its records.
+    ///
+    /// # Errors
+    /// When Kafka refuses.
+    pub async fn delete_topic(&self, topic: &str) -> Result<()> {
+        let results = self.client.delete_topics(&[topic], &options()).await?;
+        check(results.into_iter().map(|result| result.map(|_| ())))
+    }
+
+    /// Raises the number of a topic's partitions.
+    ///
+    /// # Errors
+    /// When Kafka refuses.
+    pub async fn grow_topic(&self, topic: &str, partitions: usize) -> Result<()> {
+        let results = self.client.create_partitions([&NewPartitions::new(topic, partitions)], &options()).await?;
+        check(results.into_iter().map(|result| result.map(|_| ())))
+    }
+
+    /// Gives a topic these settings. All others fall back to the brokers' defaults.
+    ///
+    /// # Errors
+    /// When Kafka refuses.
+    pub async fn set_topic(&self, topic: &str, settings: &[(&str, &str)]) -> Result<()> {
+        let mut alter = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        for (name, value) in settings {
+            alter = alter.set(name, value);
+        }
+        let results = self.client.alter_configs([&alter], &options()).await?;
+        check(results.into_iter().map(|result| result.map(|_| ()).map_err(|(_, code)| ((), code))))
+    }
+
+    /// Removes the records of a partition below an offset, as retention does.
+    ///
+    /// # Errors
+    /// When Kafka refuses.
+    pub async fn delete_records(&self, topic: &str, partition: i32, below: i64) -> Result<()> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(below))?;
+        let results = self.client.delete_records(&list, &options()).await?;
+        results.elements().iter().try_for_each(|element| Ok(element.error()?))
+    }
+
+    /// The leaders of a topic's partitions, in their order; none where a partition has no leader now.
+    ///
+    /// # Errors
+    /// When Kafka does not answer.
+    pub fn leaders(&self, topic: &str) -> Result<Vec<Option<i32>>> {
+        let metadata = self.client.inner().fetch_metadata(Some(topic), PATIENCE)?;
+        let topic = metadata.topics().first().context("there is no such topic")?;
+        ensure!(topic.error().is_none(), "{}: {:?}", topic.name(), topic.error());
+        let mut partitions: Vec<_> = topic.partitions().iter().collect();
+        partitions.sort_by_key(|partition| partition.id());
+        Ok(partitions.iter().map(|partition| Some(partition.leader()).filter(|leader| *leader >= 0)).collect())
+    }
+}
+
+fn check<N: std::fmt::Debug>(
+    results: impl Iterator<Item = Result<(), (N, rdkafka::types::RDKafkaErrorCode)>>,
+) -> Result<()> {
+    for result in results {
+        result.map_err(|(name, code)| anyhow::anyhow!("{name:?}: {code}"))?;
+    }
+    Ok(())
+}

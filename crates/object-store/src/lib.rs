@@ -1,7 +1,8 @@
 //! Objects with compare-and-swap.
 //!
-//! [`ObjectStore`] is the trait; [`FolderStore`] keeps objects in a local folder, [`MemoryStore`] in memory (with
-//! faults injected by [`Faults`], for tests). All implementations pass [`contract`], one suite.
+//! [`ObjectStore`] is the trait; [`FolderStore`] keeps objects in a local folder, [`S3Store`] in a bucket of S3,
+//! [`MemoryStore`] in memory (with faults injected by [`Faults`], for tests). All implementations pass [`contract`], one
+//! suite.
 //!
 //! What every implementation promises: a put is seen whole or not at all; a conditional put is atomic among all
 //! processes that use the store; after a put was answered every get sees it. A put that failed with
@@ -26,12 +27,14 @@ mod faults;
 mod folder;
 mod key;
 mod memory;
+pub mod s3;
 mod self_test;
 
 pub use faults::{Counts, Effect, Fault, Faults, Operation};
 pub use folder::FolderStore;
 pub use key::ObjectKey;
 pub use memory::MemoryStore;
+pub use s3::{S3Config, S3Error, S3Store};
 pub use self_test::{SelfTestError, self_test};
 
 /// Names one content of one object. Another content of the same object has another version.

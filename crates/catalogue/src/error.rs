@@ -89,6 +89,17 @@ pub enum CatalogueError {
         /// What is wrong.
         reason: String,
     },
+    /// Blocks that should be swapped are not listed any more. Nothing was changed.
+    #[error(
+        "the head of partition {partition} no longer lists {}: compacted, trimmed or replaced by somebody else meanwhile",
+        keys.join(", ")
+    )]
+    Unlisted {
+        /// The partition.
+        partition: PartitionId,
+        /// The keys that are not listed.
+        keys: Vec<String>,
+    },
     /// The text cannot be a log's id, since it cannot be a part of an object key.
     #[error("{0:?} cannot be the id of a log: use letters, digits and !-_.*'()=")]
     LogId(String),

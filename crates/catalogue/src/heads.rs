@@ -337,9 +337,10 @@ impl Heads {
         Ok(found)
     }
 
-    /// Level-0 blocks of a partition that no head lists and none ever will: what losers of a race and crashed
-    /// builders left behind. Safe to delete at any time: a cut is only ever published from F on, and these begin below.
-    /// Blocks that were trimmed away are not named: readers with older plans may still use them.
+    /// Level-0 blocks below F that no head lists: what losers of a race, crashed builders and swaps left behind. Delete
+    /// only those that are older than a day: a cut is only ever published from F on, and these begin below, but a
+    /// block may also wait for [`Heads::swap_blocks`], or be read by plans of before a swap. Blocks that were trimmed
+    /// away are not named.
     ///
     /// # Errors
     /// As [`Heads::read`].

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! builder: Heads::acquire ─▶ Leadership::publish ─▶ meta/<log id>/p/<n>/head   (compare-and-swap)
+//! replay:  Heads::swap_blocks ─▶ the same head, other blocks of the same ranges
 //! query:   Heads::read ─▶ catalogue ─▶ read::memory_from ─▶ owner ─▶ read::plan ─▶ blocks + memory, each row once
 //! ```
 //!
@@ -31,6 +32,7 @@ pub mod read;
 mod rules;
 #[cfg(test)]
 mod simulation;
+mod swap;
 
 pub use codec::FORMAT;
 pub use error::CatalogueError;

@@ -24,6 +24,8 @@ pub(crate) enum Rule {
     MemoryMustReachDown,
     /// A catalogue that is older than the head's trimming is refreshed.
     CatalogueReachesTrim,
+    /// Swapping blocks keeps the leader's nonce, which the leader may still be asking about.
+    SwapKeepsNonce,
     /// Blocks and memory come from one head.
     OneHeadPerPlan,
     /// Level-0 blocks below C are left to the catalogue.

@@ -1,7 +1,7 @@
 //! The protocol under random interleavings, on the real code.
 //!
 //! One partition, its log, a store with faults, and actors that are ordinary async functions: owners, compactors,
-//! readers. Every call of the store yields before and after its effect, and so do the steps between; a scheduler polls
+//! rebuilders, readers. Every call of the store yields before and after its effect, and so do the steps between; a scheduler polls
 //! one actor at a time, chosen at random. So any order of steps can happen, an actor that is not chosen for long is a
 //! paused one, and dropping an actor's future is a crash at any point, between a write and its reply too. Replies get
 //! lost, and some puts come to effect only long after they were answered as failed.
@@ -14,6 +14,7 @@
 mod compactor;
 mod owner;
 mod reader;
+mod rebuilder;
 mod store;
 mod world;
 
@@ -30,6 +31,7 @@ use crate::{
 
 const OWNERS: usize = 3;
 const COMPACTORS: usize = 2;
+const REBUILDERS: usize = 1;
 const READERS: usize = 4;
 /// Steps of one episode before it is healed.
 const STEPS: usize = 1_600;
@@ -53,6 +55,8 @@ struct Tally {
     crashes: u64,
     compactions: u64,
     trims: u64,
+    /// Blocks that were swapped for rebuilt ones.
+    swaps: u64,
     lost: u64,
     replans: u64,
     lost_replies: u64,
@@ -90,7 +94,7 @@ impl Episode {
         let world = Arc::new(World::new(seed, store, OWNERS));
         let mut episode =
             Self { world, faults, heads, actors: Vec::new(), paused: Vec::new(), retention: seed.is_multiple_of(2) };
-        for i in 0..OWNERS + COMPACTORS + READERS {
+        for i in 0..OWNERS + COMPACTORS + REBUILDERS + READERS {
             let actor = episode.actor(i);
             episode.actors.push(actor);
             episode.paused.push(false);
@@ -105,6 +109,7 @@ impl Episode {
         match i {
             _ if i < OWNERS => Box::pin(owner::run(world, heads, i)),
             _ if i < OWNERS + COMPACTORS => Box::pin(compactor::run(world, heads)),
+            _ if i < OWNERS + COMPACTORS + REBUILDERS => Box::pin(rebuilder::run(world, heads)),
             _ => Box::pin(reader::run(world, heads)),
         }
     }
@@ -127,7 +132,7 @@ impl Episode {
         match self.world.below(1_000) {
             0..150 => self.world.append(),
             150..153 if self.retention => self.world.retain(),
-            153..157 if i < OWNERS + COMPACTORS => {
+            153..157 if i < OWNERS + COMPACTORS + REBUILDERS => {
                 self.crash(i);
                 self.world.count(|tally| tally.crashes += 1);
             }
@@ -182,6 +187,7 @@ impl Tally {
         self.crashes += other.crashes;
         self.compactions += other.compactions;
         self.trims += other.trims;
+        self.swaps += other.swaps;
         self.lost += other.lost;
         self.replans += other.replans;
         self.lost_replies += other.lost_replies;
@@ -228,6 +234,7 @@ fn reads_are_exact() {
         ("crashes", tally.crashes),
         ("compactions", tally.compactions),
         ("trims", tally.trims),
+        ("swaps", tally.swaps),
         ("lost ranges", tally.lost),
         ("plans made again", tally.replans),
         ("lost replies", tally.lost_replies),
@@ -245,7 +252,7 @@ fn each_rule_is_needed() {
     use Rule::{
         BlockBeforeHead, BlocksFromCompacted, CatalogueReachesTrim, CompareAndSwap, EpochIsMine, EvictBelowHead,
         HeadReachesCatalogue, HoleRestartsMemory, LostIsRecorded, LostReplyIsResolved, MemoryMustReachDown,
-        NonceTellsMine, OneHeadPerPlan, RootInOneStep, StartIsFlushedTo, TrimAfterRoot,
+        NonceTellsMine, OneHeadPerPlan, RootInOneStep, StartIsFlushedTo, SwapKeepsNonce, TrimAfterRoot,
     };
     let rules = [
         StartIsFlushedTo,
@@ -264,6 +271,7 @@ fn each_rule_is_needed() {
         HoleRestartsMemory,
         RootInOneStep,
         TrimAfterRoot,
+        SwapKeepsNonce,
     ];
     let seed = seed();
     let mut unnoticed = Vec::new();

@@ -198,7 +198,7 @@ async fn trimming_leaves_the_lead_alone() {
 }
 
 #[tokio::test]
-async fn orphans_are_what_can_never_be_listed() {
+async fn orphans_are_what_no_head_lists() {
     let heads = over(Arc::new(MemoryStore::new()));
     let put = async |range: OffsetRange| {
         let block = block(range);

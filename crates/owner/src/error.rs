@@ -14,6 +14,16 @@ pub enum OwnerError {
         /// What is held now.
         held: OffsetRange,
     },
+    /// The log's retention removed records that are not known to lie in blocks; nobody has them in memory. Read the head
+    /// again: a newer one lists blocks of them, or says that they are lost. When none ever does, because nobody leads the
+    /// partition, ask for rows from the range's end on, and say in the answer what it lacks.
+    #[error("records {range} of partition {partition} were removed by the log's retention")]
+    Removed {
+        /// The partition.
+        partition: PartitionId,
+        /// From the offset asked for to the first one that the log still holds.
+        range: OffsetRange,
+    },
     /// This process does not serve the partition (yet, or any more). Ask another, or wait.
     #[error("partition {partition} is not served here")]
     NotLeading {

@@ -15,12 +15,15 @@
 //! A strong read asks for the log's ends first ([`Owner::ends`]) and then for answers that reach them
 //! ([`ScanRequest::at_least`]): what an answer reaches is checked on the answer, whoever gave it.
 //!
+//! When nobody holds a partition, [`LogTail`] reads what is missing from the log itself.
+//!
 //! There is no transport here: in one process the trait object is the consumer itself, between processes a client
 //! and a server of the query RPC stand on both sides of the same trait.
 
 #![forbid(unsafe_code)]
 
 mod error;
+mod log_tail;
 mod request;
 pub mod segments;
 mod tail;
@@ -29,6 +32,7 @@ use async_trait::async_trait;
 use model::{Offset, OffsetRange, PartitionId};
 
 pub use error::OwnerError;
+pub use log_tail::{LogTail, LogTailConfig};
 pub use request::{ScanReply, ScanRequest, StreamStat, StreamsReply, StreamsRequest, TailRequest};
 pub use tail::{TailBatch, TailSender, TailStream, tail_channel};
 

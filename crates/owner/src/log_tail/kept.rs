@@ -1,0 +1,199 @@
+//! What is kept of one partition's tail: chunks that follow one another, the last one of which still grows.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use cut::{Segment, SegmentWriter};
+use log_bus::Fetched;
+use model::{Offset, OffsetRange};
+use prometheus::{IntCounter, IntGauge};
+use schemas::record::Record;
+use tokio::time::Instant;
+
+/// A chunk takes no more records from this size on. Memory is freed by the chunk.
+const CHUNK_BYTES: usize = 8 << 20;
+/// So many bytes of records are decoded before others get a turn on the thread.
+const YIELD_BYTES: usize = 256 << 10;
+
+/// The rows of a partition in `[start, next)`.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// Ascending; each ends where the next one begins.
+    chunks: VecDeque<Arc<Chunk>>,
+    /// Writes to the last chunk. None when there is no chunk.
+    writer: Option<SegmentWriter>,
+    start: Offset,
+    next: Offset,
+    /// Where the last reader began: below it only readers with an older head want to read.
+    wanted_from: Offset,
+    last_used: Instant,
+    total: IntGauge,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    segment: Arc<Segment>,
+    start: Offset,
+    charge: Charge,
+}
+
+/// Bytes that count as kept for as long as anybody holds them, a reader included.
+#[derive(Debug)]
+struct Charge {
+    bytes: AtomicI64,
+    total: IntGauge,
+}
+
+impl Charge {
+    fn add(&self, bytes: usize) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.total.add(bytes);
+    }
+
+    fn bytes(&self) -> u64 {
+        u64::try_from(self.bytes.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.total.sub(*self.bytes.get_mut());
+    }
+}
+
+/// What a reader took.
+#[derive(Debug)]
+pub(crate) struct View {
+    chunks: Vec<Arc<Chunk>>,
+    /// The offsets that the answer is about.
+    pub(crate) range: OffsetRange,
+    /// What is held.
+    pub(crate) held: OffsetRange,
+}
+
+impl View {
+    /// Where rows of `range` lie, ascending.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.chunks.iter().map(|chunk| &*chunk.segment)
+    }
+}
+
+impl Kept {
+    /// Nothing yet; counts its bytes in `total`.
+    pub(crate) fn empty(total: &IntGauge) -> Arc<tokio::sync::Mutex<Self>> {
+        Arc::new(tokio::sync::Mutex::new(Self {
+            chunks: VecDeque::new(),
+            writer: None,
+            start: Offset::ZERO,
+            next: Offset::ZERO,
+            wanted_from: Offset::ZERO,
+            last_used: Instant::now(),
+            total: total.clone(),
+        }))
+    }
+
+    /// The first offset that is here.
+    pub(crate) fn start(&self) -> Offset {
+        self.start
+    }
+
+    /// The first offset that is not here yet.
+    pub(crate) fn next(&self) -> Offset {
+        self.next
+    }
+
+    /// Memory that it takes, estimated.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.charge.bytes()).sum()
+    }
+
+    /// When it was last asked for.
+    pub(crate) fn last_used(&self) -> Instant {
+        self.last_used
+    }
+
+    /// Takes note of a reader.
+    pub(crate) fn used(&mut self, from: Offset, now: Instant) {
+        self.wanted_from = from;
+        self.last_used = now;
+    }
+
+    /// True when a reader that begins at `from` needs nothing below what is here, and nothing is missing between.
+    pub(crate) fn reaches(&self, from: Offset) -> bool {
+        self.writer.is_some() && self.start <= from && from <= self.next
+    }
+
+    /// Forgets everything and begins at `from`.
+    pub(crate) fn restart(&mut self, from: Offset) {
+        self.clear();
+        (self.start, self.next) = (from, from);
+        self.open_chunk();
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.chunks.clear();
+        self.writer = None;
+        self.start = self.next;
+    }
+
+    /// Forgets chunks that lie below where the last reader began.
+    pub(crate) fn trim(&mut self) {
+        while let Some(second) = self.chunks.get(1) {
+            if second.start > self.wanted_from {
+                break;
+            }
+            self.start = second.start;
+            self.chunks.pop_front();
+        }
+    }
+
+    /// Everything from `from` on, as of now.
+    pub(crate) fn view(&self, from: Offset) -> View {
+        let after = self.chunks.partition_point(|chunk| chunk.start <= from);
+        View {
+            chunks: self.chunks.iter().skip(after.saturating_sub(1)).cloned().collect(),
+            range: OffsetRange::new(from, self.next),
+            held: OffsetRange::new(self.start, self.next),
+        }
+    }
+
+    /// Takes in what was fetched at [`Kept::next`]. When the future is dropped, records up to `next` are here as a whole.
+    pub(crate) async fn take(&mut self, fetched: Fetched, bytes_total: &IntCounter) {
+        let mut since_yield = 0;
+        for record in fetched.records {
+            if record.offset < self.next {
+                continue;
+            }
+            if self.writer.as_ref().is_none_or(|writer| writer.bytes() >= CHUNK_BYTES) {
+                self.open_chunk();
+            }
+            let (Some(writer), Some(chunk)) = (&mut self.writer, self.chunks.back()) else { return };
+            let payload_bytes = record.payload.len();
+            let appended = match Record::decode(record.payload.clone()) {
+                Ok(decoded) => writer.append(record.offset, &decoded),
+                // The consumer tells about it, and keeps it. It has no rows.
+                Err(error) => writer.quarantine(record.offset, record.payload, error.to_string()),
+            };
+            chunk.charge.add(appended.bytes);
+            bytes_total.inc_by(payload_bytes as u64);
+            self.next = record.offset.next();
+            since_yield += payload_bytes;
+            if since_yield >= YIELD_BYTES {
+                since_yield = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        // Behind the last record there may be gaps.
+        self.next = self.next.max(fetched.next);
+    }
+
+    fn open_chunk(&mut self) {
+        let writer = SegmentWriter::new();
+        let charge = Charge { bytes: AtomicI64::new(0), total: self.total.clone() };
+        self.chunks.push_back(Arc::new(Chunk { segment: writer.segment().clone(), start: self.next, charge }));
+        self.writer = Some(writer);
+    }
+}

@@ -51,10 +51,13 @@ impl ControlBus for Breakable {
     }
 
     async fn next(&self) -> Result<ControlRecord, LogError> {
-        self.check()?;
-        let record = self.inner.next().await?;
-        self.check()?;
-        Ok(record)
+        loop {
+            self.check()?;
+            if let Ok(record) = tokio::time::timeout(Duration::from_secs(1), self.inner.next()).await {
+                self.check()?;
+                return record;
+            }
+        }
     }
 }
 

@@ -7,15 +7,16 @@ use std::{
 };
 
 use model::{Labels, TimestampNs};
-use serde::{Deserialize, Serialize};
 
 use crate::{
     answer::{ResultEntry, ResultStream},
     query::Direction,
 };
 
+mod sent;
+
 /// What orders entries: time, then the stream, then where in the log the entry came from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EntryKey {
     pub(crate) ts: i64,
     /// The stored stream.
@@ -42,7 +43,7 @@ impl PartialOrd for EntryKey {
 }
 
 /// An entry behind the pipeline. The last fields only break ties that nothing else does.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FoundEntry {
     pub(crate) key: EntryKey,
     pub(crate) line: Vec<u8>,
@@ -53,7 +54,7 @@ pub(crate) struct FoundEntry {
 }
 
 /// An entry in the heap; the greatest is the one to give up first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Ranked {
     entry: FoundEntry,
     newest_first: bool,
@@ -73,7 +74,7 @@ impl PartialOrd for Ranked {
 }
 
 /// At most `limit` entries: the newest or the oldest.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Entries {
     newest_first: bool,
     limit: usize,
@@ -86,6 +87,11 @@ impl Entries {
     pub(crate) fn new(direction: Direction, limit: u32) -> Self {
         let newest_first = direction == Direction::Backward;
         Self { newest_first, limit: limit as usize, heap: BinaryHeap::new(), rows_seen: 0 }
+    }
+
+    /// Whether these are of a scan with this direction and limit.
+    pub(crate) fn fits(&self, direction: Direction, limit: u32) -> bool {
+        self.newest_first == (direction == Direction::Backward) && self.limit == limit as usize
     }
 
     /// The time of the entry that goes first when a better one comes; `None` while there is room.

@@ -2,15 +2,17 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A query that cannot be read, or does not pass the static checks. [`fmt::Display`] is the text clients see, such as
 /// `parse error at line 1, col 6: syntax error: unexpected $end, expecting STRING`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParseError {
     message: String,
     place: Place,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Place {
     /// Line (0 for tokens whose line Loki loses) and column in characters, from 1.
     At(usize, usize),

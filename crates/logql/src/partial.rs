@@ -76,6 +76,12 @@ impl SeriesTable {
         Self { steps, series: Vec::new(), index: HashMap::new() }
     }
 
+    /// Whether this is of a scan with so many steps, and nothing in it points outside of them.
+    pub(crate) fn fits(&self, steps: u32) -> bool {
+        let are_inside = |data: &SeriesData| data.counts.fits(steps) && data.bytes.fits(steps);
+        self.steps == steps && self.series.iter().all(are_inside)
+    }
+
     fn refresh_index(&mut self) {
         if self.index.len() == self.series.len() {
             return;

@@ -55,8 +55,8 @@ pub enum QueryKind {
     Metric,
 }
 
-/// Why a query has no answer. The texts are what clients see.
-#[derive(Clone, Debug, PartialEq, Error)]
+/// Why a query has no answer. The texts are what clients see. Sent from owners to who asked them.
+#[derive(Clone, Debug, PartialEq, Error, Serialize, Deserialize)]
 pub enum QueryError {
     /// It cannot be read. HTTP 400.
     #[error(transparent)]

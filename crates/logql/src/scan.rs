@@ -193,6 +193,15 @@ impl Scan {
         Partial { stats: ScanStats::default(), found }
     }
 
+    /// Whether a partial, as it was received, is one of this scan. One that is not must not be merged.
+    pub fn fits(&self, partial: &Partial) -> bool {
+        match (&self.inner.sink, &partial.found) {
+            (Sink::Log { direction, limit }, Found::Entries(entries)) => entries.fits(*direction, *limit),
+            (Sink::Metric(sink), Found::Series(table)) => table.fits(sink.metric.windows.steps),
+            _ => false,
+        }
+    }
+
     /// The time in which rows can still matter to a partial of a log query that has its limit; `None` while every row
     /// of [`Scan::time`] can. Readers may skip what lies outside; rows at its edges must be given, since equal times
     /// are ordered by stream and offset.

@@ -172,6 +172,11 @@ impl Differences {
         });
     }
 
+    /// Whether this is an array over so many steps.
+    pub(crate) fn fits(&self, steps: u32) -> bool {
+        (self.all.is_empty() || self.all.len() == steps as usize) && self.few.iter().all(|(step, _)| *step < steps)
+    }
+
     /// Adds another array.
     pub(crate) fn merge(&mut self, other: Self, steps: u32) {
         if !other.all.is_empty() && self.all.is_empty() {

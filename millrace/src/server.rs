@@ -152,7 +152,8 @@ impl Process {
                     older_heads: older_heads(&store, bus.log_id()).await?,
                     heads,
                     store,
-                    partitions: bus.partition_count(),
+                    // Here the log is local.
+                    consistency_default: Some(query_service::Consistency::Strong),
                     overrides: overrides.clone(),
                     clock,
                     metrics: registry.clone(),

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use limits::PromDuration;
+use owner::LogTailConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::{error::Error, goal::Consistency};
 
 /// Settings of the query service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,17 @@ pub struct Config {
     /// How old a head may be that a plan is made from. An old one is never wrong (memory then serves more, or says that
     /// it no longer can, and the plan is made again); a young one costs a read of the object store.
     pub head_age_max: PromDuration,
+    /// How long the store may take to answer before plans are made from the last heads that were seen, so that recent
+    /// reads go on while it is away.
+    pub head_wait_max: PromDuration,
+    /// What queries answer with that do not say it (`X-Millrace-Consistency` or `consistency=`): `eventual`, what owners
+    /// have consumed, or `strong`, all that was acknowledged before, for which every query asks the log for its ends. On the
+    /// local log, where that costs nothing, queries are strong anyway.
+    pub consistency: Consistency,
+    /// How long a query waits for owners to answer and to consume what it asks for, before it fails.
+    pub strong_wait_max: PromDuration,
+    /// Reading from the log what no consumer serves.
+    pub log_tail: LogTailConfig,
     /// How long a tail may last.
     pub tail_max_duration: PromDuration,
     /// The largest form body taken.
@@ -59,6 +71,10 @@ impl Default for Config {
             blocks_parallel: 0,
             index_cache_bytes: 256 << 20,
             head_age_max: PromDuration::from_secs(1),
+            head_wait_max: PromDuration::from_secs(2),
+            consistency: Consistency::Eventual,
+            strong_wait_max: PromDuration::from_secs(10),
+            log_tail: LogTailConfig::default(),
             tail_max_duration: PromDuration::from_hours(1),
             body_bytes_max: 10 << 20,
             gzip_bytes_min: 1400,
@@ -82,6 +98,9 @@ impl Config {
             ("body_bytes_max", self.body_bytes_max),
         ];
         problems.extend(positive.iter().filter(|(_, n)| *n == 0).map(|(name, _)| format!("{name} must not be 0")));
+        let lasting = [("head_wait_max", self.head_wait_max), ("strong_wait_max", self.strong_wait_max)];
+        problems.extend(lasting.iter().filter(|(_, d)| d.is_zero()).map(|(name, _)| format!("{name} must not be 0")));
+        problems.extend(self.log_tail.problems());
         if problems.is_empty() { Ok(()) } else { Err(Error::Start(problems.join("; "))) }
     }
 
@@ -114,8 +133,18 @@ mod tests {
         assert_eq!(read, Config::default());
         assert!(serde_yaml_ng::from_str::<Config>("listens: x").is_err());
         assert!(Config::default().validate().is_ok());
-        let wrong = Config { no_auth_tenant: "a/b".to_owned(), queries_concurrent_max: 0, ..Config::default() };
+        let wrong = Config {
+            no_auth_tenant: "a/b".to_owned(),
+            queries_concurrent_max: 0,
+            strong_wait_max: PromDuration::from_secs(0),
+            ..Config::default()
+        };
         let problems = wrong.validate().err().map(|e| e.to_string()).unwrap_or_default();
-        assert!(problems.contains("no_auth_tenant") && problems.contains("queries_concurrent_max"), "{problems}");
+        assert!(
+            problems.contains("no_auth_tenant")
+                && problems.contains("queries_concurrent_max")
+                && problems.contains("strong_wait_max"),
+            "{problems}"
+        );
     }
 }

@@ -7,7 +7,7 @@ use block::BlockError;
 use catalogue::CatalogueError;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use logql::{ParseError, QueryError};
-use model::{PartitionId, TenantError};
+use model::{Offset, PartitionId, TenantError};
 use object_store::StoreError;
 use owner::OwnerError;
 use thiserror::Error as ThisError;
@@ -63,6 +63,30 @@ pub enum Error {
         partition: PartitionId,
         /// What its owner said.
         source: OwnerError,
+    },
+    /// A partition was not consumed as far as the request asks for.
+    #[error(
+        "partition {partition} is consumed up to offset {consumed}, and this query asks for offset {wanted}, which was not \
+         reached within {waited:.1?}; try again, or take what there is with X-Millrace-Consistency: eventual and without a read \
+         token"
+    )]
+    NotReached {
+        /// The partition.
+        partition: PartitionId,
+        /// How far it came.
+        consumed: Offset,
+        /// How far it should have come.
+        wanted: Offset,
+        /// How long that was waited for.
+        waited: Duration,
+    },
+    /// The store is away, and the head of a partition was never read before.
+    #[error("the head of partition {partition} cannot be read: {reason}")]
+    NoHead {
+        /// The partition.
+        partition: PartitionId,
+        /// What the store said.
+        reason: String,
     },
     /// The log cannot say up to where it was written, so that an answer could lack what is there.
     #[error("the end of the log cannot be asked: {0}")]
@@ -132,10 +156,12 @@ impl Error {
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyOutstanding | Self::QueryingDisabled => StatusCode::TOO_MANY_REQUESTS,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
-            Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Self::TimedOut | Self::NotReached { .. } => StatusCode::GATEWAY_TIMEOUT,
             // nginx's "client closed request", which Loki uses and no registry names.
             Self::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            Self::Owner { .. } | Self::LogEnds(_) | Self::Unsettled { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Owner { .. } | Self::NoHead { .. } | Self::LogEnds(_) | Self::Unsettled { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Flush(_)
             | Self::Catalogue(_)
             | Self::Fetch { .. }

@@ -5,7 +5,7 @@
 //! together exactly; numbers are not (a sum of sums would need the tenants' parts before they are finished), so metric
 //! queries over several tenants are refused.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
 use limits::Limits;
 use logql::{
@@ -17,6 +17,7 @@ use model::{Labels, Matcher, TenantId, TimeRange};
 use crate::{
     check,
     error::Error,
+    goal::Goal,
     read::FoundStreams,
     request::Tenants,
     service::{Outcome, QueryRequest, QueryService},
@@ -41,11 +42,12 @@ impl QueryService {
         let (chosen, matchers) = choose(tenants, &log.matchers);
         let text = LogExpr { matchers, stages: log.stages }.to_string();
         let request = QueryRequest { text, ..request.clone() };
-        let (mut streams, mut warnings, mut stats) = (Vec::new(), Vec::new(), AnswerStats::default());
+        let (mut streams, mut warnings, mut stats) = (Vec::new(), BTreeSet::new(), AnswerStats::default());
         for tenant in &chosen {
             let found = self.query(tenant, &request).await?;
             let Answer::Streams(of_tenant) = found.answer else { continue };
             streams.extend(of_tenant.into_iter().map(|stream| stream_of(tenant, stream)));
+            // Those about partitions are the same for each tenant.
             warnings.extend(found.warnings);
             stats.read.add(&found.stats.read);
             stats.exec_time += found.stats.exec_time;
@@ -53,7 +55,7 @@ impl QueryService {
         }
         let streams = limited(streams, request.limit as usize, request.direction);
         stats.entries_returned = streams.iter().map(|s| s.entries.len() as u64).sum();
-        Ok(Outcome { answer: Answer::Streams(streams), stats, warnings })
+        Ok(Outcome { answer: Answer::Streams(streams), stats, warnings: warnings.into_iter().collect() })
     }
 
     /// Literals and the like are the same whoever asks.
@@ -77,16 +79,18 @@ impl QueryService {
         tenants: &Tenants,
         matchers: &[Matcher],
         time: TimeRange,
+        goal: &Goal,
         kind: &'static str,
     ) -> Result<FoundStreams, Error> {
         if let Ok(tenant) = tenants.single() {
-            return self.streams(tenant, matchers, time, kind).await;
+            return self.streams(tenant, matchers, time, goal, kind).await;
         }
         let (chosen, matchers) = choose(tenants, matchers);
         let mut all = FoundStreams::default();
         for tenant in &chosen {
-            let found = self.streams(tenant, &matchers, time, kind).await?;
+            let found = self.streams(tenant, &matchers, time, goal, kind).await?;
             all.stats.add(&found.stats);
+            all.warnings.extend(found.warnings);
             all.parts.extend(found.parts.into_iter().map(|mut part| {
                 part.labels = labels_of(tenant, &part.labels);
                 part

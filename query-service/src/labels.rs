@@ -87,7 +87,7 @@ async fn streams(
     let bounds = request.params.bounds(now)?.check_order_of_labels()?;
     let bounds = check::check_bounds_of_labels(bounds, now, &service.limits_all(&request.tenants))?;
     let time = TimeRange::closed(bounds.start, bounds.end);
-    let found = service.streams_all(&request.tenants, matchers, time, kind).await?;
+    let found = service.streams_all(&request.tenants, matchers, time, &request.goal, kind).await?;
     Ok(found.parts.into_iter().map(|part| part.labels).collect())
 }
 

@@ -12,7 +12,9 @@
 //! Invariants:
 //! - heads are read before memory is asked, and memory is asked for exactly what lies above them; so every row that was
 //!   consumed is in the answer once, whatever is cut or taken over meanwhile (`read`);
-//! - an answer is whole or an error: when memory cannot be read, or a block stays away, the query fails;
+//! - every answer holds what its request asks for at least (`goal`), which is checked on what owners answer;
+//! - an answer is whole or an error: when memory cannot be read, or a block stays away, the query fails; what retention
+//!   removed before it was stored is named in the answer;
 //! - everything is bounded: queries that run, queries of a tenant that wait, blocks read at one time, indexes kept,
 //!   frames a tail may be behind.
 //!
@@ -27,6 +29,7 @@ mod config;
 mod error;
 
 mod duration;
+mod goal;
 mod params;
 mod request;
 
@@ -37,8 +40,11 @@ mod service;
 
 mod admission;
 mod blocks;
+mod byte_limit;
 mod heads;
 mod index_cache;
+mod plan;
+mod planning;
 mod read;
 mod whole;
 
@@ -60,6 +66,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use error::Error;
+pub use goal::Consistency;
 pub use respond::not_found;
 pub use service::{Components, QueryService};
 

@@ -23,15 +23,15 @@ pub(crate) async fn range(State(service): State<Arc<QueryService>>, request: Req
     // An empty query is refused before anything else is looked at.
     logql::parse(&text)?;
     let bounds = params.bounds(service.clock.now())?;
-    let limit = params.limit()?;
-    let direction = params.direction()?;
+    // Checked here for the order of complaints.
+    params.limit()?;
+    params.direction()?;
     bounds.check_order()?;
     let step = params.step(bounds)?;
     bounds.check_points(step)?;
     let interval = params.interval()?;
     let span = QuerySpan::Range { bounds, step, interval };
-    answer(&service, &request, QueryRequest { text, span, limit, direction, is_drilldown: request.is_drilldown() })
-        .await
+    answer(&service, &request, text, span).await
 }
 
 /// `/loki/api/v1/query`
@@ -44,14 +44,19 @@ pub(crate) async fn instant(State(service): State<Arc<QueryService>>, request: R
         ));
     }
     let time = params.time("time", service.clock.now())?;
-    let limit = params.limit()?;
-    let direction = params.direction()?;
     let span = QuerySpan::Instant(time);
-    answer(&service, &request, QueryRequest { text, span, limit, direction, is_drilldown: request.is_drilldown() })
-        .await
+    answer(&service, &request, text, span).await
 }
 
-async fn answer(service: &QueryService, request: &Request, query: QueryRequest) -> Result<Response, Error> {
+async fn answer(service: &QueryService, request: &Request, text: String, span: QuerySpan) -> Result<Response, Error> {
+    let query = QueryRequest {
+        text,
+        span,
+        limit: request.params.limit()?,
+        direction: request.params.direction()?,
+        is_drilldown: request.is_drilldown(),
+        goal: request.goal.clone(),
+    };
     let Outcome { answer, stats, warnings } = service.query_all(&request.tenants, &query).await?;
     let (direction, flags) = (query.direction, request.flags.clone());
     let encode =

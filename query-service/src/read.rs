@@ -2,57 +2,54 @@
 //!
 //! Both sides meet at an offset, the head's flushed-to offset, never at a time. When memory no longer holds that
 //! offset, or a block is gone, newer heads say where the rows are by now: the plan is made again, a bounded number of
-//! times. When memory cannot be read the read fails: it never answers with less.
+//! times (`planning`). When memory cannot be read, or does not reach what the request asks for in time, the read fails: it
+//! never answers with less.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use block::BlockIndex;
-use catalogue::{
-    BlockEntry, Head, Heads,
-    read::{self, MemoryView, PartitionView},
-};
+use catalogue::Head;
 use futures_util::future::try_join_all;
 use logql::{Partial, Query, QueryKind};
-use model::{Matcher, Offset, OffsetRange, PartitionId, TenantId, TimeRange, TimestampNs};
-use object_store::StoreError;
-use owner::{Owner, OwnerError, ScanRequest, StreamStat, StreamsRequest};
+use model::{Matcher, TenantId, TimeRange};
+use owner::{Owner, ScanRequest, StreamStat, StreamsRequest};
 
 use crate::{
     admission::Abandoned,
     blocks::{BlockJob, BlockReader, ScanTask},
+    byte_limit::ByteLimit,
     error::Error,
-    heads::{Freshness, HeadCache},
-    index_cache::BlockAddress,
+    goal::{Goal, Targets},
+    heads::HeadCache,
+    metrics::ReadMetrics,
+    plan::{PartitionPlan, Plan},
+    planning::{Planning, Stop},
     stats::ReadStats,
     whole::WindowEdges,
 };
 
-/// There is no catalogue of compacted blocks yet, so nothing is compacted.
-const COMPACTED_TO: Offset = Offset::ZERO;
-
 /// How many indexes of blocks are opened at one time by a request about streams.
 const INDEXES_PARALLEL: usize = 32;
-
-/// How often a plan is made before a read is given up.
-const PLANS_MAX: u32 = 6;
-
-/// The pause before a partition that nobody served is asked for again.
-const NOT_LED_PAUSE: Duration = Duration::from_millis(5);
-
-/// How long a read waits for memory to catch up with the log, as it must after a start or when the store is slow.
-const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 
 /// Reads what matches, exactly once each, from memory and blocks.
 pub(crate) struct Reader {
     owner: Arc<dyn Owner>,
     heads: HeadCache,
+    /// How long a read waits for owners to answer, and to reach what is wanted.
+    wait_max: Duration,
     /// Of logs that were replaced: blocks without memory.
     older_heads: Vec<Arc<Head>>,
     blocks: BlockReader,
+    metrics: ReadMetrics,
+}
+
+/// One scan and what its answer must reach.
+struct Question<'a> {
+    task: &'a ScanTask,
+    query: &'a Arc<Query>,
+    scan: usize,
+    goal: &'a Goal,
+    targets: &'a Targets,
 }
 
 /// What a scan found.
@@ -72,86 +69,42 @@ pub(crate) struct FoundStreams {
     pub(crate) parts: Vec<StreamStat>,
     /// What it cost.
     pub(crate) stats: ReadStats,
-}
-
-/// Where the rows of one partition are.
-struct PartitionPlan {
-    head: Arc<Head>,
-    /// Memory serves from here on; blocks serve all below.
-    memory_from: Offset,
-}
-
-/// The rows of all partitions.
-struct Plan {
-    partitions: Vec<PartitionPlan>,
-    /// Blocks with rows of the tenant in the time asked for.
-    jobs: Vec<BlockJob>,
-    warnings: BTreeSet<String>,
-}
-
-/// What the memory of each partition must have consumed, and until when it may take to get there.
-struct Reach {
-    ends: Vec<Offset>,
-    deadline: tokio::time::Instant,
-}
-
-impl Reach {
-    fn at_least(&self, partition: PartitionId) -> Option<Offset> {
-        self.ends.get(partition.index() as usize).copied()
-    }
-}
-
-/// Why a plan could not be carried out.
-enum Stop {
-    /// Newer heads help.
-    PlanAgain { reason: String },
-    /// Nobody serves the partition yet: soon after a start somebody will.
-    NotLeading { partition: PartitionId },
-    /// Nothing helps.
-    Fail(Error),
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        match error {
-            // A block that was rewritten or removed since the head was read.
-            Error::Fetch { source: StoreError::NotFound(key), .. } => {
-                Self::PlanAgain { reason: format!("block {key} is gone") }
-            }
-            other => Self::Fail(other),
-        }
-    }
-}
-
-impl Stop {
-    fn of_owner(partition: PartitionId, error: OwnerError) -> Self {
-        match error {
-            OwnerError::NotHeld { .. } => Self::PlanAgain { reason: error.to_string() },
-            OwnerError::Query(error) => Self::Fail(error.into()),
-            OwnerError::NotLeading { .. } => Self::NotLeading { partition },
-            source => Self::Fail(Error::Owner { partition, source }),
-        }
-    }
+    /// What a person should know about the answer.
+    pub(crate) warnings: BTreeSet<String>,
 }
 
 impl Reader {
     pub(crate) fn new(
         owner: Arc<dyn Owner>,
-        heads: Arc<Heads>,
+        heads: HeadCache,
         older_heads: Vec<Arc<Head>>,
-        partitions: u32,
-        head_age_max: Duration,
+        wait_max: Duration,
         blocks: BlockReader,
+        metrics: ReadMetrics,
     ) -> Self {
-        let heads = HeadCache::new(heads, partitions, head_age_max);
-        Self { owner, heads, older_heads, blocks }
+        Self { owner, heads, older_heads, wait_max, blocks, metrics }
     }
 
-    /// What answers must reach so that a caller finds what it just pushed, and until when they may take to get there.
-    async fn reach(&self) -> Result<Reach, Error> {
-        let deadline = tokio::time::Instant::now() + CATCH_UP_MAX;
-        let ends = self.owner.ends().await.map_err(Error::LogEnds)?;
-        Ok(Reach { ends, deadline })
+    /// Which log is read.
+    pub(crate) fn log_id(&self) -> &str {
+        self.heads.log_id()
+    }
+
+    /// A goal in offsets; the log is asked once for each.
+    async fn targets<'a>(&self, goal: &'a Goal, planning: &Planning) -> Result<&'a Targets, Error> {
+        let first = || self.metrics.read(goal.consistency());
+        goal.targets(&*self.owner, planning.deadline, first).await
+    }
+
+    fn planning(&self) -> Planning {
+        Planning::until(tokio::time::Instant::now() + self.wait_max)
+    }
+
+    /// Takes note that memory has answered, and reached what it had to.
+    fn note_wait(&self, goal: &Goal, planning: &Planning) {
+        if goal.asks_for_offsets() {
+            self.metrics.strong_wait_seconds.observe(planning.elapsed().as_secs_f64());
+        }
     }
 
     /// Runs one scan of a query over all rows.
@@ -160,6 +113,7 @@ impl Reader {
         tenant: &TenantId,
         query: &Arc<Query>,
         scan: usize,
+        goal: &Goal,
         bytes: &ByteLimit,
         abandoned: &Abandoned,
     ) -> Result<Found, Error> {
@@ -172,30 +126,30 @@ impl Reader {
             edges: WindowEdges::of(query),
             abandoned: abandoned.clone(),
         };
-        let reach = self.reach().await?;
-        let mut planning = Planning::default();
+        let mut planning = self.planning();
+        let targets = self.targets(goal, &planning).await?;
+        let question = Question { task: &task, query, scan, goal, targets };
         loop {
-            match self.try_scan(&task, query, scan, bytes, &reach, planning.freshness).await {
+            match self.try_scan(&question, bytes, &mut planning).await {
                 Ok(found) => return Ok(found),
-                Err(stop) => planning.again(stop, &reach).await?,
+                Err(stop) => planning.again(stop, &self.metrics).await?,
             }
         }
     }
 
     async fn try_scan(
         &self,
-        task: &ScanTask,
-        query: &Arc<Query>,
-        scan: usize,
+        question: &Question<'_>,
         bytes: &ByteLimit,
-        reach: &Reach,
-        freshness: Freshness,
+        planning: &mut Planning,
     ) -> Result<Found, Stop> {
-        let Plan { partitions, jobs, warnings } = self.plan(&task.tenant, task.scan.time(), freshness).await?;
+        let task = question.task;
+        let Plan { partitions, jobs, warnings } =
+            self.plan(&task.tenant, task.scan.time(), question.targets, planning).await?;
         self.check_bytes(&jobs, task, bytes).await?;
         let mut stats = ReadStats { blocks_listed: jobs.len() as u64, ..ReadStats::default() };
         let mut partial = task.scan.partial();
-        let memory = self.scan_memory(&partitions, task, query, scan, reach);
+        let memory = self.scan_memory(&partitions, question, planning);
         // A log query reads memory first: what it finds there may save all blocks.
         let block_stats = if task.kind == QueryKind::Log {
             let (found, cost) = memory.await?;
@@ -224,13 +178,14 @@ impl Reader {
         tenant: &TenantId,
         matchers: Arc<[Matcher]>,
         time: TimeRange,
+        goal: &Goal,
     ) -> Result<FoundStreams, Error> {
-        let reach = self.reach().await?;
-        let mut planning = Planning::default();
+        let mut planning = self.planning();
+        let targets = self.targets(goal, &planning).await?;
         loop {
-            match self.try_streams(tenant, &matchers, time, &reach, planning.freshness).await {
+            match self.try_streams(tenant, &matchers, time, (goal, targets), &mut planning).await {
                 Ok(found) => return Ok(found),
-                Err(stop) => planning.again(stop, &reach).await?,
+                Err(stop) => planning.again(stop, &self.metrics).await?,
             }
         }
     }
@@ -240,27 +195,28 @@ impl Reader {
         tenant: &TenantId,
         matchers: &Arc<[Matcher]>,
         time: TimeRange,
-        reach: &Reach,
-        freshness: Freshness,
+        (goal, targets): (&Goal, &Targets),
+        planning: &mut Planning,
     ) -> Result<FoundStreams, Stop> {
-        let plan = self.plan(tenant, time, freshness).await?;
+        let plan = self.plan(tenant, time, targets, planning).await?;
+        let deadline = planning.deadline;
         let mut stats = ReadStats { blocks_listed: plan.jobs.len() as u64, ..ReadStats::default() };
         let in_memory = plan.partitions.iter().map(|p| {
             let partition = p.head.partition;
             let (tenant, from, matchers) = (tenant.clone(), p.memory_from, matchers.clone());
-            let (at_least, deadline) = (reach.at_least(partition), reach.deadline);
-            let request = StreamsRequest { partition, tenant, from, at_least, deadline, matchers, time };
+            let request = StreamsRequest { partition, tenant, from, at_least: p.at_least, deadline, matchers, time };
             async move {
                 let reply = self.owner.streams(request).await.map_err(|e| Stop::of_owner(partition, e))?;
-                blocks(&p.head, reply.held)?;
+                p.check(reply.held)?;
                 Ok::<_, Stop>(reply)
             }
         });
         let replies = try_join_all(in_memory).await?;
+        self.note_wait(goal, planning);
         let mut parts: Vec<StreamStat> = replies.into_iter().flat_map(|reply| reply.streams).collect();
         stats.partitions = plan.partitions.len() as u64;
         parts.extend(self.block_streams(&plan.jobs, tenant, matchers, time, &mut stats).await?);
-        Ok(FoundStreams { parts, stats })
+        Ok(FoundStreams { parts, stats, warnings: plan.warnings })
     }
 
     /// The streams of blocks, by their indexes alone.
@@ -296,19 +252,23 @@ impl Reader {
         Ok(found)
     }
 
-    async fn plan(&self, tenant: &TenantId, time: TimeRange, freshness: Freshness) -> Result<Plan, Stop> {
-        let mut plan = Plan { partitions: Vec::new(), jobs: Vec::new(), warnings: BTreeSet::new() };
-        for head in self.heads.all(freshness).await? {
-            let memory_from = read::memory_from(&head, COMPACTED_TO);
-            // Memory has not been asked yet: for its place stands what it must at least answer with.
-            let least = OffsetRange::new(memory_from, memory_from);
-            plan.jobs.extend(jobs(blocks(&head, least)?, tenant, time));
-            plan.warnings.extend(lost(&head, time));
-            plan.partitions.push(PartitionPlan { head, memory_from });
+    async fn plan(
+        &self,
+        tenant: &TenantId,
+        time: TimeRange,
+        targets: &Targets,
+        planning: &mut Planning,
+    ) -> Result<Plan, Stop> {
+        let mut plan = Plan::default();
+        let heads = self.heads.all(targets.partitions(), planning.freshness).await?;
+        planning.heads_are_stale = heads.iter().any(|known| known.is_stale);
+        for known in heads {
+            let partition = known.head.partition;
+            let (skip_to, at_least) = (planning.skip_to.get(&partition).copied(), targets.at_least(partition));
+            plan.add(known, skip_to, at_least, tenant, time)?;
         }
         for head in &self.older_heads {
-            plan.jobs.extend(jobs(&head.blocks, tenant, time));
-            plan.warnings.extend(lost(head, time));
+            plan.add_older(head, tenant, time);
         }
         Ok(plan)
     }
@@ -316,24 +276,25 @@ impl Reader {
     async fn scan_memory(
         &self,
         partitions: &[PartitionPlan],
-        task: &ScanTask,
-        query: &Arc<Query>,
-        scan: usize,
-        reach: &Reach,
+        question: &Question<'_>,
+        planning: &Planning,
     ) -> Result<(Partial, ReadStats), Stop> {
+        let &Question { task, query, scan, goal, .. } = question;
+        let deadline = planning.deadline;
         let asked = partitions.iter().map(|p| {
             let partition = p.head.partition;
             let (tenant, from, query) = (task.tenant.clone(), p.memory_from, query.clone());
-            let (at_least, deadline) = (reach.at_least(partition), reach.deadline);
-            let request = ScanRequest { partition, tenant, from, at_least, deadline, query, scan };
+            let request = ScanRequest { partition, tenant, from, at_least: p.at_least, deadline, query, scan };
             async move {
                 let reply = self.owner.scan(request).await.map_err(|e| Stop::of_owner(partition, e))?;
-                blocks(&p.head, reply.held)?;
+                p.check(reply.held)?;
                 Ok::<_, Stop>(reply)
             }
         });
         let mut merged = task.scan.partial();
-        for reply in try_join_all(asked).await? {
+        let replies = try_join_all(asked).await?;
+        self.note_wait(goal, planning);
+        for reply in replies {
             merged.merge(reply.partial);
         }
         let scanned = merged.stats();
@@ -370,161 +331,4 @@ fn streams_of(index: &BlockIndex, tenant: &TenantId, matchers: &[Matcher], time:
         time: s.time,
     };
     index.streams(tenant, matchers, time).into_iter().map(stat).collect()
-}
-
-/// How often a plan was made, and how young the heads of the next one must be.
-struct Planning {
-    made: u32,
-    freshness: Freshness,
-}
-
-impl Default for Planning {
-    fn default() -> Self {
-        Self { made: 1, freshness: Freshness::Recent }
-    }
-}
-
-impl Planning {
-    /// Prepares for another plan, unless what stopped the last one is final or there were too many.
-    async fn again(&mut self, stop: Stop, reach: &Reach) -> Result<(), Error> {
-        let reason = match stop {
-            Stop::Fail(error) => return Err(error),
-            Stop::NotLeading { partition } if tokio::time::Instant::now() >= reach.deadline => {
-                return Err(Error::Owner { partition, source: OwnerError::NotLeading { partition } });
-            }
-            Stop::NotLeading { .. } => {
-                self.freshness = Freshness::Since(Instant::now());
-                tokio::time::sleep(NOT_LED_PAUSE).await;
-                return Ok(());
-            }
-            Stop::PlanAgain { reason } if self.made >= PLANS_MAX => return Err(Error::Unsettled { reason }),
-            Stop::PlanAgain { reason } => reason,
-        };
-        tracing::debug!(reason, "planning the read again");
-        self.freshness = Freshness::Since(Instant::now());
-        if self.made > 1 {
-            // The head that says more may be on its way.
-            tokio::time::sleep(Duration::from_millis(10 << self.made)).await;
-        }
-        self.made += 1;
-        Ok(())
-    }
-}
-
-/// How many bytes of lines a query may read.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ByteLimit {
-    /// `max_query_bytes_read`, 0 for none.
-    pub(crate) query: u64,
-    /// `max_querier_bytes_read`, 0 for none.
-    pub(crate) querier: u64,
-}
-
-impl ByteLimit {
-    fn exceeded_by(&self, bytes: u64) -> bool {
-        let exceeds = |limit: u64| limit > 0 && bytes > limit;
-        exceeds(self.query) || exceeds(self.querier)
-    }
-
-    fn check(&self, bytes: u64) -> Result<(), Error> {
-        let narrow = "consider adding more specific stream selectors or reduce the time range of the query";
-        if self.query > 0 && bytes > self.query {
-            let (found, limit) = (human_bytes(bytes), human_bytes(self.query));
-            return Err(Error::bad(format!(
-                "the query would read too many bytes (query: {found}, limit: {limit}); {narrow}"
-            )));
-        }
-        if self.querier > 0 && bytes > self.querier {
-            let (found, limit) = (human_bytes(bytes), human_bytes(self.querier));
-            return Err(Error::bad(format!(
-                "query too large to execute on a single querier: (query: {found}, limit: {limit}); consider adding more \
-                 specific stream selectors, reduce the time range of the query, or adjust parallelization settings"
-            )));
-        }
-        Ok(())
-    }
-}
-
-/// A size for people: `1.5GB`, in powers of 1024.
-fn human_bytes(bytes: u64) -> String {
-    let units = ["B", "KB", "MB", "GB", "TB", "PB", "EB"];
-    let power = (bytes.max(1).ilog2() / 10) as usize;
-    let value = bytes as f64 / 1024f64.powi(power as i32);
-    let text = format!("{value:.1}");
-    format!("{}{}", text.strip_suffix(".0").unwrap_or(&text), units[power])
-}
-
-/// The blocks that a head and what memory holds make whole; or why they do not.
-fn blocks(head: &Head, held: OffsetRange) -> Result<&[BlockEntry], Stop> {
-    let view = PartitionView { head, compacted_to: COMPACTED_TO, memory: Some(MemoryView { held }) };
-    match read::plan(&view) {
-        read::Plan::Read { blocks, .. } => Ok(blocks),
-        read::Plan::Replan(why) => Err(Stop::PlanAgain { reason: format!("partition {}: {why}", head.partition) }),
-        read::Plan::MissingTail { from, .. } => {
-            Err(Stop::Fail(Error::Internal(format!("partition {} lacks memory from {from} on", head.partition))))
-        }
-        read::Plan::Broken(what) => {
-            tracing::error!(partition = %head.partition, what, "a head cannot be right");
-            Err(Stop::Fail(Error::Internal(format!("partition {}: {what}", head.partition))))
-        }
-    }
-}
-
-/// Those of the blocks that have rows of the tenant in `time`.
-fn jobs(blocks: &[BlockEntry], tenant: &TenantId, time: TimeRange) -> Vec<BlockJob> {
-    let job = |entry: &BlockEntry| {
-        let at = entry.tenants.binary_search_by(|t| t.tenant.cmp(tenant)).ok()?;
-        let of_tenant = &entry.tenants[at];
-        of_tenant.time.overlaps(&time).then(|| BlockJob {
-            address: BlockAddress { key: entry.key.clone(), bytes: entry.bytes, tail_bytes: entry.tail_bytes },
-            time: of_tenant.time,
-            line_bytes: of_tenant.line_bytes,
-        })
-    };
-    blocks.iter().filter_map(job).collect()
-}
-
-/// What to say about offsets that were lost. Nothing is known of their entries but that they had been pushed when the
-/// loss was noted, so a query that begins later cannot miss them.
-fn lost(head: &Head, time: TimeRange) -> Vec<String> {
-    let partition = head.partition;
-    let text = |range: &OffsetRange, noted: TimestampNs| {
-        format!(
-            "offsets {range} of partition {partition} were lost before they were stored (noted at {}); entries pushed \
-             before then may be missing",
-            jiff::Timestamp::from_nanosecond(i128::from(noted.nanos()))
-                .map_or_else(|_| noted.to_string(), |t| t.to_string())
-        )
-    };
-    let touches = |noted: TimestampNs| time.start <= noted;
-    head.lost.iter().filter(|l| touches(l.recorded_at)).map(|l| text(&l.range, l.recorded_at)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_for_people() {
-        let check = |bytes: u64, expected: &str| assert_eq!(human_bytes(bytes), expected);
-        check(0, "0B");
-        check(1023, "1023B");
-        check(1536, "1.5KB");
-        check(150 << 30, "150GB");
-        check(u64::MAX, "16EB");
-    }
-
-    #[test]
-    fn byte_limits() {
-        let check = |query: u64, querier: u64, bytes: u64, expected: Option<&str>| {
-            let limit = ByteLimit { query, querier };
-            let found = limit.check(bytes).err().map(|e| e.to_string());
-            assert_eq!(found.as_deref().map(|t| t.split(':').next().unwrap_or("")), expected);
-            assert_eq!(limit.exceeded_by(bytes), expected.is_some());
-        };
-        check(0, 0, u64::MAX, None);
-        check(10, 0, 10, None);
-        check(10, 0, 11, Some("the query would read too many bytes (query"));
-        check(0, 10, 11, Some("query too large to execute on a single querier"));
-    }
 }

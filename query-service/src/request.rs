@@ -9,7 +9,7 @@ use axum::{
 use http::{HeaderMap, Method, header};
 use model::{TenantError, TenantId};
 
-use crate::{encode::EncodingFlags, error::Error, params::Params, service::QueryService};
+use crate::{encode::EncodingFlags, error::Error, goal::Goal, params::Params, service::QueryService};
 
 /// The header that names the tenant.
 const TENANT: &str = "x-scope-orgid";
@@ -29,6 +29,8 @@ pub(crate) struct Request {
     pub(crate) flags: EncodingFlags,
     /// `Source` of the query tags.
     pub(crate) source: String,
+    /// What the answer must hold.
+    pub(crate) goal: Arc<Goal>,
 }
 
 /// The tenants of a request: at least one, ascending, distinct.
@@ -106,7 +108,8 @@ impl FromRequest<Arc<QueryService>> for Request {
             };
             let params = Params::decode(&form, parts.uri.query().unwrap_or(""))?;
             let source = source(text(TAGS));
-            Ok(Self { tenants, params, flags: EncodingFlags::parse(text(FLAGS)), source })
+            let goal = Arc::new(service.goal(&parts.headers, &params)?);
+            Ok(Self { tenants, params, flags: EncodingFlags::parse(text(FLAGS)), source, goal })
         }
     }
 }

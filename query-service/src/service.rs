@@ -11,6 +11,7 @@ use std::{
 };
 
 use catalogue::{Head, Heads};
+use http::HeaderMap;
 use limits::{Limits, Overrides};
 use logql::{Answer, Direction, Params as QueryParams, Query, ast::Expr};
 use model::{Clock, Matcher, TenantId, TimeRange, TimestampNs};
@@ -22,14 +23,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission::{Abandoned, Admission, Processors},
     blocks::BlockReader,
+    byte_limit::ByteLimit,
     check::{self, QueryClass, Reach},
     config::Config,
     encode,
     error::Error,
+    goal::{Consistency, Goal},
+    heads::HeadCache,
     index_cache::IndexCache,
     metrics::{Metrics, QueryLabels},
-    params::Bounds,
-    read::{ByteLimit, FoundStreams, Reader},
+    params::{Bounds, Params},
+    read::{FoundStreams, Reader},
     stats::{AnswerStats, ReadStats},
 };
 
@@ -44,8 +48,9 @@ pub struct Components {
     pub older_heads: Vec<Arc<Head>>,
     /// Where blocks lie.
     pub store: Arc<dyn ObjectStore>,
-    /// How many partitions the log has.
-    pub partitions: u32,
+    /// The consistency of requests that do not say it, where something other than [`Config::consistency`] is right: asking
+    /// the local log for its ends costs nothing.
+    pub consistency_default: Option<Consistency>,
     /// The limits of tenants.
     pub overrides: Arc<Overrides>,
     /// The time of day.
@@ -58,6 +63,7 @@ pub struct Components {
 pub struct QueryService {
     config: Config,
     no_auth_tenant: TenantId,
+    consistency: Consistency,
     pub(crate) owner: Arc<dyn Owner>,
     pub(crate) overrides: Arc<Overrides>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -83,6 +89,8 @@ pub(crate) struct QueryRequest {
     pub(crate) direction: Direction,
     /// Logs Drilldown asks.
     pub(crate) is_drilldown: bool,
+    /// What the answer must hold.
+    pub(crate) goal: Arc<Goal>,
 }
 
 /// Which times a query is about.
@@ -108,16 +116,21 @@ impl QueryService {
     /// When the settings are wrong, or metrics of the same names are registered already.
     pub fn new(config: Config, components: Components) -> Result<Arc<Self>, Error> {
         config.validate()?;
-        let Components { owner, heads, older_heads, store, partitions, overrides, clock, metrics } = components;
+        let Components { owner, heads, older_heads, store, consistency_default, overrides, clock, metrics } =
+            components;
         let metrics = Metrics::new(&metrics)?;
         let processors = Processors::new(config.cpu_permits());
         let indexes = Arc::new(IndexCache::new(store.clone(), config.index_cache_bytes));
         let parallel = config.blocks_parallel();
         let blocks = BlockReader { store, indexes: indexes.clone(), processors: processors.clone(), parallel };
-        let reader = Reader::new(owner.clone(), heads, older_heads, partitions, config.head_age_max.get(), blocks);
+        let (age_max, wait_max) = (config.head_age_max.get(), config.head_wait_max.get());
+        let heads = HeadCache::new(heads, age_max, wait_max, metrics.read.clone());
+        let wait_max = config.strong_wait_max.get();
+        let reader = Reader::new(owner.clone(), heads, older_heads, wait_max, blocks, metrics.read.clone());
         Ok(Arc::new(Self {
             no_auth_tenant: TenantId::new(&config.no_auth_tenant)?,
             admission: Admission::new(config.queries_concurrent_max, config.max_outstanding_per_tenant),
+            consistency: consistency_default.unwrap_or(config.consistency),
             config,
             owner,
             overrides,
@@ -138,6 +151,11 @@ impl QueryService {
 
     pub(crate) fn no_auth_tenant(&self) -> &TenantId {
         &self.no_auth_tenant
+    }
+
+    /// What a request wants its answer to hold.
+    pub(crate) fn goal(&self, headers: &HeaderMap, params: &Params) -> Result<Goal, Error> {
+        Goal::read(headers, params, self.consistency, self.reader.log_id())
     }
 
     pub(crate) fn limits(&self, tenant: &TenantId) -> Arc<Limits> {
@@ -179,7 +197,7 @@ impl QueryService {
         };
         let since = Instant::now();
         let mut stats = AnswerStats::default();
-        let result = self.admitted(tenant, &limits, &mut stats, self.run(tenant, &request.text, params, &limits)).await;
+        let result = self.admitted(tenant, &limits, &mut stats, self.run(tenant, request, params, &limits)).await;
         let status = result.as_ref().map_or_else(|e| e.status().as_u16(), |_| 200);
         if let Ok((answer, read, _)) = &result {
             stats.read = *read;
@@ -197,13 +215,14 @@ impl QueryService {
         tenant: &TenantId,
         matchers: &[Matcher],
         time: TimeRange,
+        goal: &Goal,
         kind: &'static str,
     ) -> Result<FoundStreams, Error> {
         let limits = self.limits(tenant);
         check::check_enabled(&limits)?;
         let since = Instant::now();
         let mut stats = AnswerStats::default();
-        let read = self.reader.streams(tenant, matchers.into(), time);
+        let read = self.reader.streams(tenant, matchers.into(), time, goal);
         let result = self.admitted(tenant, &limits, &mut stats, read).await;
         let status = result.as_ref().map_or_else(|e| e.status().as_u16(), |_| 200);
         if let Ok(found) = &result {
@@ -267,11 +286,11 @@ impl QueryService {
     async fn run(
         &self,
         tenant: &TenantId,
-        text: &str,
+        request: &QueryRequest,
         params: QueryParams,
         limits: &Limits,
     ) -> Result<(Answer, ReadStats, BTreeSet<String>), Error> {
-        let query = Arc::new(Query::prepare(text, params)?);
+        let query = Arc::new(Query::prepare(&request.text, params)?);
         let abandoned = Abandoned::default();
         let _stop_work_when_dropped = abandoned.on_drop();
         let bytes =
@@ -280,7 +299,7 @@ impl QueryService {
         let mut stats = ReadStats::default();
         let mut warnings = BTreeSet::new();
         for scan in 0..query.scans().len() {
-            let found = self.reader.scan(tenant, &query, scan, &bytes, &abandoned).await?;
+            let found = self.reader.scan(tenant, &query, scan, &request.goal, &bytes, &abandoned).await?;
             partials.push(found.partial);
             stats.add(&found.stats);
             warnings.extend(found.warnings);

@@ -37,6 +37,7 @@ use crate::{
     check,
     encode::{self, EncodingFlags},
     error::{Error, text_response},
+    goal::Goal,
     params::Bounds,
     request::Request,
     service::{QueryRequest, QueryService, QuerySpan},
@@ -85,6 +86,8 @@ struct Tail {
     start: TimestampNs,
     flags: EncodingFlags,
     is_drilldown: bool,
+    /// What the history must hold.
+    goal: Arc<Goal>,
 }
 
 /// One entry on its way to the client.
@@ -149,6 +152,7 @@ impl Tail {
             start,
             flags: request.flags.clone(),
             is_drilldown: request.is_drilldown(),
+            goal: Arc::new(request.goal.of_history()),
         })
     }
 
@@ -264,6 +268,7 @@ impl Tail {
             limit: self.limit,
             direction: Direction::Backward,
             is_drilldown: self.is_drilldown,
+            goal: self.goal.clone(),
         };
         let found = service.query(&self.tenant, &request).await?;
         Ok(entries_of(found.answer))

@@ -33,7 +33,7 @@ pub(crate) async fn stats(State(service): State<Arc<QueryService>>, request: Req
     let bounds = request.params.bounds(now)?.check_order()?;
     let bounds = check::check_bounds_of_labels(bounds, now, &service.limits_all(&request.tenants))?;
     let time = TimeRange::new(bounds.start, bounds.end);
-    let found = service.streams_all(&request.tenants, &matchers, time, "stats").await?;
+    let found = service.streams_all(&request.tenants, &matchers, time, &request.goal, "stats").await?;
     let streams: HashSet<&Labels> = found.parts.iter().map(|part| &part.labels).collect();
     let sum = |count: fn(&StreamStat) -> u64| -> u64 {
         found.parts.iter().map(|part| (count(part) as f64 * share(part.time, time)).round() as u64).sum()
@@ -68,8 +68,8 @@ async fn volume(service: &QueryService, request: &Request, in_steps: bool) -> Re
     }
     let bounds = check::check_bounds_of_labels(asked, now, &limits)?;
     let time = TimeRange::new(bounds.start, bounds.end);
-    let FoundStreams { parts, stats } =
-        service.streams_all(&request.tenants, &question.matchers, time, "volume").await?;
+    let FoundStreams { parts, stats, warnings } =
+        service.streams_all(&request.tenants, &question.matchers, time, &request.goal, "volume").await?;
 
     let buckets = Buckets::new(bounds, step);
     let mut groups: HashMap<Labels, BTreeMap<u64, f64>> = HashMap::new();
@@ -85,7 +85,8 @@ async fn volume(service: &QueryService, request: &Request, in_steps: bool) -> Re
     let answer = answer(groups, &buckets, question.limit);
     let stats = AnswerStats { read: stats, ..AnswerStats::default() };
     let (flags, direction) = (&request.flags, Direction::Backward);
-    Ok(respond::json(QueryAnswer { answer: &answer, direction, flags, warnings: &[], stats }.to_bytes()))
+    let warnings: Vec<String> = warnings.into_iter().collect();
+    Ok(respond::json(QueryAnswer { answer: &answer, direction, flags, warnings: &warnings, stats }.to_bytes()))
 }
 
 /// What a request wants to know.

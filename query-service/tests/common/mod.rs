@@ -17,7 +17,7 @@ use bytes::Bytes;
 use catalogue::Heads;
 use http::{Request, StatusCode, header::HeaderMap};
 use limits::{Limits, Overrides};
-use millrace_query_service::{Components, Config, QueryService, not_found};
+use millrace_query_service::{Components, Config, Consistency, QueryService, not_found};
 use model::{
     Batch, ByteColumn, Labels, ManualClock, MetadataColumn, MetadataValues, Offset, OffsetRange, PartitionId, TenantId,
     TimeRange, TimestampNs,
@@ -275,7 +275,7 @@ impl World {
             owner: owner.clone(),
             heads: heads.clone(),
             store: store.clone(),
-            partitions,
+            consistency_default: Some(Consistency::Strong),
             overrides: Arc::new(Overrides::new(limits)),
             clock: clock.clone(),
             metrics: registry.clone(),

@@ -1,0 +1,169 @@
+//! When a plan does not hold: what to wait for, and when to give up.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use model::{Offset, OffsetRange, PartitionId};
+use object_store::StoreError;
+use owner::OwnerError;
+
+use crate::{error::Error, heads::Freshness, metrics::ReadMetrics};
+
+/// How often a plan is made before a read is given up.
+const PLANS_MAX: u32 = 6;
+
+/// So many plans must find that records were removed before the answer does without them: a head that lists them may
+/// be on its way.
+const PLANS_BEFORE_LOST: u32 = 4;
+
+/// The first pause before a partition that nobody could answer for is asked for again, and the longest one.
+const WAIT_PAUSE: Duration = Duration::from_millis(5);
+const WAIT_PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// The longest pause before another plan.
+const PLAN_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Why a plan could not be carried out.
+pub(crate) enum Stop {
+    /// Newer heads help.
+    PlanAgain {
+        /// A word for metrics.
+        why: &'static str,
+        /// For people.
+        text: String,
+    },
+    /// Retention removed what no head that was read knows of.
+    Removed { partition: PartitionId, range: OffsetRange },
+    /// Nobody answers for the partition as is wanted: soon somebody will.
+    Wait { partition: PartitionId, source: OwnerError },
+    /// Nothing helps.
+    Fail(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        match error {
+            // A block that was rewritten or removed since the head was read.
+            Error::Fetch { source: StoreError::NotFound(key), .. } => {
+                Self::PlanAgain { why: "block_gone", text: format!("block {key} is gone") }
+            }
+            other => Self::Fail(other),
+        }
+    }
+}
+
+impl Stop {
+    pub(crate) fn of_owner(partition: PartitionId, error: OwnerError) -> Self {
+        match error {
+            OwnerError::NotHeld { .. } => Self::PlanAgain { why: "not_held", text: error.to_string() },
+            OwnerError::Removed { range, .. } => Self::Removed { partition, range },
+            OwnerError::Query(error) => Self::Fail(error.into()),
+            source => Self::Wait { partition, source },
+        }
+    }
+
+    /// The word in metrics.
+    fn why(&self) -> &'static str {
+        match self {
+            Self::PlanAgain { why, .. } => why,
+            Self::Removed { .. } => "removed",
+            Self::Wait { source: OwnerError::NotLeading { .. }, .. } => "not_leading",
+            Self::Wait { source: OwnerError::Deadline { .. }, .. } => "behind",
+            Self::Wait { .. } => "unavailable",
+            Self::Fail(_) => "failed",
+        }
+    }
+}
+
+/// How often plans were made, how young the heads of the next one must be, and how long there is for it.
+pub(crate) struct Planning {
+    started: Instant,
+    /// Nothing is waited for after this.
+    pub(crate) deadline: tokio::time::Instant,
+    made: u32,
+    wait_pause: Duration,
+    /// How young the heads of the next plan must be.
+    pub(crate) freshness: Freshness,
+    /// The last plan was made from a head that could not be read anew.
+    pub(crate) heads_are_stale: bool,
+    /// Where to begin in partitions whose records retention removed.
+    pub(crate) skip_to: BTreeMap<PartitionId, Offset>,
+}
+
+impl Planning {
+    /// The first plan, for which there is time until the deadline.
+    pub(crate) fn until(deadline: tokio::time::Instant) -> Self {
+        Self {
+            started: Instant::now(),
+            deadline,
+            made: 1,
+            wait_pause: WAIT_PAUSE,
+            freshness: Freshness::Recent,
+            heads_are_stale: false,
+            skip_to: BTreeMap::new(),
+        }
+    }
+
+    /// Since when it is planned.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Prepares for another plan, unless what stopped the last one is final, or there were too many, or it is too late.
+    pub(crate) async fn again(&mut self, stop: Stop, metrics: &ReadMetrics) -> Result<(), Error> {
+        let is_late = tokio::time::Instant::now() >= self.deadline;
+        let why = stop.why();
+        match stop {
+            Stop::Fail(error) => return Err(error),
+            Stop::Wait { partition, source } => {
+                if is_late {
+                    return Err(self.not_reached(partition, source));
+                }
+                // No new heads: if they are too old by now, whoever answers says so.
+                metrics.plan_again(why);
+                tokio::time::sleep(self.wait_pause).await;
+                self.wait_pause = (self.wait_pause * 2).min(WAIT_PAUSE_MAX);
+                return Ok(());
+            }
+            Stop::Removed { partition, range } => {
+                if is_late {
+                    return Err(Error::Owner { partition, source: OwnerError::Removed { partition, range } });
+                }
+                // While heads cannot be read anew nobody knows whether blocks hold what was removed.
+                if self.made >= PLANS_BEFORE_LOST && !self.heads_are_stale {
+                    tracing::warn!(%partition, %range, "retention removed records that no head lists; an answer lacks them");
+                    metrics.removed_ranges.inc();
+                    self.skip_to.insert(partition, range.end);
+                }
+            }
+            Stop::PlanAgain { text: reason, .. } => {
+                // A store that is away may come back in time.
+                let may_change = self.heads_are_stale && !is_late;
+                if self.made >= PLANS_MAX && !may_change {
+                    return Err(Error::Unsettled { reason });
+                }
+                tracing::debug!(reason, "planning the read again");
+            }
+        }
+        metrics.plan_again(why);
+        if self.made > 1 {
+            // The head that says more may be on its way.
+            let pause = Duration::from_millis(10 << self.made.min(PLANS_MAX));
+            tokio::time::sleep(pause.min(PLAN_PAUSE_MAX)).await;
+        }
+        self.freshness = Freshness::Since(Instant::now());
+        self.made += 1;
+        Ok(())
+    }
+
+    fn not_reached(&self, partition: PartitionId, source: OwnerError) -> Error {
+        match source {
+            OwnerError::Deadline { consumed, wanted, .. } => {
+                Error::NotReached { partition, consumed, wanted, waited: self.elapsed() }
+            }
+            source => Error::Owner { partition, source },
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! The log: append to a partition, fetch from an offset.
 //!
-//! [`LogBus`] is the trait; [`LocalLog`] is the journal of one machine, [`MemoryLog`] its twin for tests. Kafka joins
-//! them behind the same trait; all pass [`contract`], one suite.
+//! [`LogBus`] is the trait; [`KafkaLog`] is Apache Kafka, [`LocalLog`] the journal of one machine, [`MemoryLog`] its twin
+//! for tests. All pass [`contract`], one suite.
 //!
 //! What every implementation promises: an append is answered only when the record is durable; offsets of a partition
 //! strictly rise and may have gaps (never compute the next one by adding: resume at [`Fetched::next`]); a reader that
@@ -19,11 +19,13 @@ use thiserror::Error;
 
 pub mod contract;
 mod control;
+mod kafka;
 mod local;
 mod memory;
 
 pub use control::{ControlBus, ControlRecord, MemoryControl};
-pub use local::{LocalLog, LocalLogConfig, LocalLogStats, Synced};
+pub use kafka::{Compression, GroupProtocol, KafkaConfig, KafkaControl, KafkaLog};
+pub use local::{LocalLog, LocalLogConfig, LocalLogStats, LocalLogView, Synced};
 pub use memory::{Faults, MemoryLog};
 
 /// Names one incarnation of a log. A log that was made anew has another id; heads of the old one do not apply to it.

@@ -46,10 +46,12 @@ mod segment;
 mod state;
 #[cfg(test)]
 mod tests;
+mod view;
 mod walk;
 mod writer;
 
 pub use config::LocalLogConfig;
+pub use view::LocalLogView;
 
 use folder::{Identity, unusable};
 use segment::{Segment, SegmentHeader};

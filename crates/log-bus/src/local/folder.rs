@@ -91,13 +91,21 @@ impl Identity {
 
 /// The sequence numbers of the segments, in order. Removes what unfinished writes left.
 pub(super) fn segments(folder: &Path) -> io::Result<Vec<u64>> {
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        if name.to_str().is_some_and(|name| name.ends_with(".new")) {
+            fs::remove_file(folder.join(name))?;
+        }
+    }
+    list_segments(folder)
+}
+
+/// The sequence numbers of the segments, in order.
+pub(super) fn list_segments(folder: &Path) -> io::Result<Vec<u64>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
         let Some(name) = name.to_str() else { continue };
-        if name.ends_with(".new") {
-            fs::remove_file(folder.join(name))?;
-        }
         if let Some(sequence) = name.strip_suffix(".seg").and_then(|digits| digits.parse().ok()) {
             found.push(sequence);
         }

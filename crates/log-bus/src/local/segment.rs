@@ -208,16 +208,9 @@ impl Segment {
     pub(super) fn load(folder: &Path, sequence: u64, partitions: u32, active: bool) -> Result<Loaded, LogError> {
         let path = segment_path(folder, sequence);
         let io = |error: io::Error| WalkError::Io(error).of(&path);
-        let damage = |what| WalkError::Damage { position: 0, what }.of(&path);
-        let mut file = File::options().read(true).write(true).open(&path).map_err(io)?;
+        let file = File::options().read(true).write(true).open(&path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
-        let mut start = Vec::new();
-        (&mut file).take(HEADER_BYTES_MAX as u64).read_to_end(&mut start).map_err(io)?;
-        let (header, header_bytes) = SegmentHeader::decode(&start).map_err(damage)?;
-        if header.sequence != sequence {
-            return Err(damage("its header belongs to another segment"));
-        }
-        let header_bytes = header_bytes as u64;
+        let (header, header_bytes) = read_header(&file, &path, sequence)?;
         let known = if active { None } else { read_index(&path, &header, partitions, length) };
         let mut torn_bytes = 0;
         let index = match known {
@@ -251,6 +244,39 @@ impl Segment {
         Ok(Loaded { segment, torn_bytes })
     }
 
+    /// Opens a segment that another process may be writing, and changes nothing. Of the newest one, what is whole now is
+    /// made durable and seen, and nothing more. None when there is no such file.
+    pub(super) fn view(folder: &Path, sequence: u64, partitions: u32, is_newest: bool) -> Result<Option<Self>, LogError> {
+        let path = segment_path(folder, sequence);
+        let io = |error: io::Error| WalkError::Io(error).of(&path);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(io)?,
+        };
+        // Bytes below the length are written; the writer's next ones come behind it.
+        let length = file.metadata().map_err(io)?.len();
+        let (header, header_bytes) = read_header(&file, &path, sequence)?;
+        let known = if is_newest { None } else { known_index(&path, &header, partitions, length) };
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let (index, broken) = scan(&file, &header, header_bytes, partitions, length);
+                if let Some(WalkError::Damage { position, what }) = broken {
+                    if !is_newest || later_batch(&file, header.salt, position, length).map_err(io)?.is_some() {
+                        return Err(WalkError::Damage { position, what }.of(&path));
+                    }
+                } else if let Some(other) = broken {
+                    return Err(other.of(&path));
+                }
+                index
+            }
+        };
+        if is_newest {
+            file.sync_all().map_err(io)?;
+        }
+        Ok(Some(Self { header, header_bytes, index, file: Arc::new(file), path: path.into() }))
+    }
+
     /// Writes the index file when there is none. It only saves time, so a failure is no error.
     pub(super) fn write_index(&self, folder: &Path) {
         let path = self.path.with_extension("idx");
@@ -268,11 +294,29 @@ impl Segment {
     }
 }
 
+/// Reads a segment's header and says how long it is.
+fn read_header(file: &File, path: &Path, sequence: u64) -> Result<(SegmentHeader, u64), LogError> {
+    let mut start = Vec::new();
+    file.take(HEADER_BYTES_MAX as u64).read_to_end(&mut start).map_err(|error| WalkError::Io(error).of(path))?;
+    let damage = |what| WalkError::Damage { position: 0, what }.of(path);
+    let (header, header_bytes) = SegmentHeader::decode(&start).map_err(damage)?;
+    if header.sequence != sequence {
+        return Err(damage("its header belongs to another segment"));
+    }
+    Ok((header, header_bytes as u64))
+}
+
+/// What the index file says, when it fits the segment.
+fn known_index(segment: &Path, header: &SegmentHeader, partitions: u32, length: u64) -> Option<SegmentIndex> {
+    let bytes = std::fs::read(segment.with_extension("idx")).ok()?;
+    SegmentIndex::decode(&bytes, header, partitions).filter(|index| index.bytes == length)
+}
+
+/// As [`known_index`]; removes a file that does not fit.
 fn read_index(segment: &Path, header: &SegmentHeader, partitions: u32, length: u64) -> Option<SegmentIndex> {
     let path = segment.with_extension("idx");
-    let bytes = std::fs::read(&path).ok()?;
-    let index = SegmentIndex::decode(&bytes, header, partitions).filter(|index| index.bytes == length);
-    if index.is_none() {
+    let index = known_index(segment, header, partitions, length);
+    if index.is_none() && path.exists() {
         tracing::warn!(path = %path.display(), "the index of a log segment does not fit it and is made anew");
         let _ = std::fs::remove_file(&path);
     }

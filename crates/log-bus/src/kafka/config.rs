@@ -1,0 +1,445 @@
+//! What an operator turns.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use limits::{ByteSize, PromDuration};
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use serde::{Deserialize, Serialize};
+
+/// Settings of the log on Kafka.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KafkaConfig {
+    /// Brokers to begin with, `host:port` joined by commas; the others are learnt from them. Empty: no Kafka.
+    pub brokers: String,
+    /// The topic that is the log.
+    pub topic: String,
+    /// The topic where processes tell one another about themselves; empty: the log's topic and `-control`.
+    pub control_topic: String,
+    /// The group of consumers that share the partitions, and that offsets are committed for. Followers that read the
+    /// same partitions in another zone are a group of their own.
+    pub group: String,
+    /// The name of this process in the group (`group.instance.id`), for example the pod's name. With a name, a
+    /// process that comes back within `session_timeout` keeps its partitions; without one, each start shares them anew.
+    /// Names must differ: of two processes with one name the older one is shut out. Only with the classic protocol.
+    pub instance_id: String,
+    /// How the group agrees on who has which partitions.
+    pub group_protocol: GroupProtocol,
+    /// A process that was not heard of for so long loses its partitions to others. Shorter means less waiting after
+    /// a crash, and partitions that move when a process was only slow. With the `consumer` protocol the brokers'
+    /// `group.consumer.session.timeout.ms` counts instead.
+    pub session_timeout: PromDuration,
+    /// An append waits this long for others to share a request with it. Longer packs better and costs latency.
+    pub linger: PromDuration,
+    /// How records are packed on their way and in Kafka. zstd is smaller and dearer than lz4.
+    pub compression: Compression,
+    /// Makes the topics if they do not exist. Without it they must be there; either way their settings are checked.
+    pub create_topics: bool,
+    /// How many partitions the log's topic gets when it is made. More spread the work over more processes; each costs
+    /// every consumer memory and makes smaller blocks. They can be raised later in Kafka, never lowered.
+    pub partitions: u32,
+    /// How many brokers hold each record, when a topic is made.
+    pub replication_factor: u16,
+    /// Of how many brokers each must have a record before it is acknowledged: topics are made with it, and a topic
+    /// with less is complained about. One less than `replication_factor` survives the loss of a broker both ways.
+    pub min_insync_replicas: u16,
+    /// How long Kafka keeps records, when the topic is made.
+    pub retention: PromDuration,
+    /// A topic that keeps records for less than this is refused: consumers that were away for longer would lose
+    /// what was acknowledged.
+    pub retention_min: PromDuration,
+    /// The largest record. The topic must take a little more (`max.message.bytes`); with this default Kafka's does.
+    pub record_bytes_max: ByteSize,
+    /// An append that is not durable after this time fails. It may still become durable.
+    pub delivery_timeout: PromDuration,
+    /// Other questions to brokers fail after this time.
+    pub request_timeout: PromDuration,
+    /// How often partitions and the topic's id are looked at. A new partition is seen this late at most.
+    pub metadata_refresh: PromDuration,
+    /// Appends that wait for Kafka hold this many bytes at most; above it they fail at once.
+    pub queue_bytes_max: ByteSize,
+    /// Of each partition that is read, so many bytes are fetched ahead. More reads an old log faster over a slow
+    /// network; a process may read dozens of partitions, and one fetch more than this may come.
+    pub fetch_bytes_max: ByteSize,
+    /// One partition may be read at this many places at once; further readers wait for their turn. Each place after
+    /// the first costs the connections and threads of a Kafka client, shared by all partitions, while it is used.
+    pub readers_max: usize,
+    /// Settings of librdkafka under its own names, for TLS and SASL: `security.protocol`, `ssl.ca.location`,
+    /// `sasl.mechanisms`, `sasl.username`, `sasl.password` and so on. They go over the settings above. They
+    /// are never shown.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "redacted")]
+    pub properties: BTreeMap<String, String>,
+}
+
+/// How a consumer group agrees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupProtocol {
+    /// Members agree among themselves, cooperative-sticky. Every Kafka knows it.
+    #[default]
+    Classic,
+    /// The broker decides (KIP-848); from Kafka 4.0 on.
+    Consumer,
+}
+
+/// How records are packed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// Fast.
+    #[default]
+    Lz4,
+    /// Small.
+    Zstd,
+}
+
+impl Compression {
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            brokers: String::new(),
+            topic: "millrace".to_owned(),
+            control_topic: String::new(),
+            group: "millrace".to_owned(),
+            instance_id: String::new(),
+            group_protocol: GroupProtocol::Classic,
+            session_timeout: PromDuration::from_secs(10),
+            linger: PromDuration::from_millis(5),
+            compression: Compression::Lz4,
+            create_topics: true,
+            partitions: 16,
+            replication_factor: 3,
+            min_insync_replicas: 2,
+            retention: PromDuration::from_hours(7 * 24),
+            retention_min: PromDuration::from_hours(24),
+            record_bytes_max: ByteSize::from_kb(960),
+            delivery_timeout: PromDuration::from_secs(10),
+            request_timeout: PromDuration::from_secs(5),
+            metadata_refresh: PromDuration::from_secs(5),
+            queue_bytes_max: ByteSize::from_mb(64),
+            fetch_bytes_max: ByteSize::from_mb(2),
+            readers_max: 8,
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+/// Properties may hold passwords under names nobody can list, so that no value is shown.
+fn redacted<S: serde::Serializer>(properties: &BTreeMap<String, String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(properties.keys().map(|name| (name, "<redacted>")))
+}
+
+impl fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // All fields by their names, as serde writes them, so that none is forgotten and no password gets out.
+        match serde_yaml_ng::to_string(self) {
+            Ok(text) => write!(f, "KafkaConfig {{ {} }}", text.trim_end().replace('\n', ", ")),
+            Err(_) => f.write_str("KafkaConfig { .. }"),
+        }
+    }
+}
+
+/// What a record costs in a request beside its payload: its key, its own header, its batch's header, and
+/// what packing adds to bytes that cannot be packed.
+const RECORD_OVERHEAD: u64 = 64 << 10;
+
+impl KafkaConfig {
+    /// True when there is a Kafka.
+    pub fn is_set(&self) -> bool {
+        !self.brokers.is_empty()
+    }
+
+    /// The name of the control topic.
+    pub fn control_topic(&self) -> String {
+        match self.control_topic.as_str() {
+            "" => format!("{}-control", self.topic),
+            name => name.to_owned(),
+        }
+    }
+
+    /// The largest message the topic must take.
+    pub(super) fn message_bytes_max(&self) -> u64 {
+        self.record_bytes_max.bytes() + RECORD_OVERHEAD
+    }
+
+    /// Every setting that cannot work, in words.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !self.is_set() {
+            return problems;
+        }
+        let mut require = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        let letters = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let is_topic = |name: &str| {
+            !name.is_empty() && name.len() <= 150 && name.chars().all(letters) && !name.chars().all(|c| c == '.')
+        };
+        require(is_topic(&self.topic), "topic: must be 1 to 150 letters, digits, dots, dashes or underscores");
+        require(is_topic(&self.control_topic()), "control_topic: must be at most 150 letters, digits, dots, dashes or underscores");
+        require(self.topic != self.control_topic(), "control_topic: must not be the log's topic");
+        require(!self.group.is_empty(), "group: must not be empty");
+        require(
+            self.instance_id.is_empty() || self.group_protocol == GroupProtocol::Classic,
+            "instance_id: with group_protocol consumer a named member cannot leave its group at once: leave it empty",
+        );
+        require(
+            !self.instance_id.contains(|c| !letters(c)) && self.instance_id.len() <= 249,
+            "instance_id: must be at most 249 letters, digits, dots, dashes or underscores",
+        );
+        let between = |duration: PromDuration, least: Duration, most: Duration| (least..=most).contains(&duration.get());
+        let (ms, s, hour) = (Duration::from_millis, Duration::from_secs, Duration::from_secs(3600));
+        require(between(self.session_timeout, s(1), hour), "session_timeout: must be 1s to 1h");
+        require(between(self.linger, ms(0), s(10)), "linger: must be at most 10s");
+        require(between(self.delivery_timeout, ms(100), hour), "delivery_timeout: must be 100ms to 1h");
+        require(self.delivery_timeout.get() > self.linger.get(), "delivery_timeout: must be longer than linger");
+        require(between(self.request_timeout, ms(100), hour), "request_timeout: must be 100ms to 1h");
+        require(between(self.metadata_refresh, ms(100), hour), "metadata_refresh: must be 100ms to 1h");
+        require(self.retention.get() >= self.retention_min.get(), "retention: must not be shorter than retention_min");
+        require((1..=10_000).contains(&self.partitions), "partitions: must be 1 to 10000");
+        require((1..=32).contains(&self.replication_factor), "replication_factor: must be 1 to 32");
+        require(
+            (1..=self.replication_factor).contains(&self.min_insync_replicas),
+            "min_insync_replicas: must be 1 to replication_factor",
+        );
+        let (kb, mb) = (ByteSize::from_kb, ByteSize::from_mb);
+        require((kb(16)..=mb(256)).contains(&self.record_bytes_max), "record_bytes_max: must be 16KB to 256MB");
+        require(
+            (self.record_bytes_max..=mb(2000)).contains(&self.queue_bytes_max),
+            "queue_bytes_max: must be at least record_bytes_max, and at most 2000MB",
+        );
+        require((kb(64)..=mb(512)).contains(&self.fetch_bytes_max), "fetch_bytes_max: must be 64KB to 512MB");
+        require((1..=64).contains(&self.readers_max), "readers_max: must be 1 to 64");
+        problems
+    }
+
+    /// What every client is made with.
+    fn client(&self, role: &str) -> ClientConfig {
+        let mut client = ClientConfig::new();
+        client.set_log_level(RDKafkaLogLevel::Info);
+        client.set("bootstrap.servers", &self.brokers);
+        client.set("client.id", format!("millrace-{role}"));
+        // A broker that comes back is used soon, and a partition's new leader is asked about soon.
+        client.set("reconnect.backoff.ms", "50");
+        client.set("reconnect.backoff.max.ms", "1000");
+        client.set("retry.backoff.ms", "50");
+        client.set("retry.backoff.max.ms", "500");
+        client.set("topic.metadata.refresh.interval.ms", self.metadata_refresh.get().as_millis().to_string());
+        client.set("topic.metadata.refresh.fast.interval.ms", "50");
+        client.set("socket.keepalive.enable", "true");
+        client.set("socket.nagle.disable", "true");
+        client.set("statistics.interval.ms", "10000");
+        client
+    }
+
+    fn with_properties(&self, mut client: ClientConfig) -> ClientConfig {
+        for (name, value) in &self.properties {
+            client.set(name, value);
+        }
+        client
+    }
+
+    /// Appends to the log.
+    pub(super) fn producer(&self) -> ClientConfig {
+        let mut client = self.client("producer");
+        client.set("enable.idempotence", "true");
+        client.set("acks", "all");
+        client.set("max.in.flight.requests.per.connection", "5");
+        client.set("linger.ms", self.linger.get().as_millis().to_string());
+        client.set("compression.type", self.compression.name());
+        client.set("message.timeout.ms", self.delivery_timeout.get().as_millis().to_string());
+        let request = self.request_timeout.get().min(self.delivery_timeout.get());
+        client.set("request.timeout.ms", request.as_millis().to_string());
+        client.set("socket.timeout.ms", (request.as_millis() + 1000).to_string());
+        client.set("message.max.bytes", self.message_bytes_max().to_string());
+        client.set("batch.size", self.message_bytes_max().to_string());
+        client.set("queue.buffering.max.kbytes", (self.queue_bytes_max.bytes().div_ceil(1024)).to_string());
+        client.set("queue.buffering.max.messages", "100000");
+        self.with_properties(client)
+    }
+
+    /// Reads records, and asks about partitions and offsets.
+    pub(super) fn reader(&self) -> ClientConfig {
+        let mut client = self.client("reader");
+        let fetch = self.fetch_bytes_max.bytes();
+        let at_once = (fetch / 2).max(64 << 10);
+        client.set("group.id", &self.group);
+        client.set("enable.auto.commit", "false");
+        client.set("enable.auto.offset.store", "false");
+        client.set("auto.offset.reset", "error");
+        client.set("enable.partition.eof", "true");
+        client.set("isolation.level", "read_uncommitted");
+        client.set("fetch.min.bytes", "1");
+        // A request that waits at a broker holds up partitions that are added meanwhile.
+        client.set("fetch.wait.max.ms", "100");
+        client.set("fetch.message.max.bytes", at_once.to_string());
+        // One answer holds several partitions.
+        client.set("fetch.max.bytes", (at_once * 8).max(self.message_bytes_max()).to_string());
+        let largest = (at_once * 8).max(self.message_bytes_max()) + (1 << 20);
+        client.set("receive.message.max.bytes", largest.max(100_000_000).to_string());
+        client.set("queued.max.messages.kbytes", (fetch / 1024).to_string());
+        client.set("queued.min.messages", "100000");
+        // How soon a partition is fetched again that had enough fetched ahead.
+        client.set("fetch.queue.backoff.ms", "2");
+        client.set("fetch.error.backoff.ms", "50");
+        client.set("socket.timeout.ms", (self.request_timeout.get().as_millis() + 1000).to_string());
+        self.with_properties(client)
+    }
+
+    /// Belongs to the group, and reads nothing.
+    pub(super) fn member(&self) -> ClientConfig {
+        let mut client = self.client("member");
+        client.set("group.id", &self.group);
+        client.set("enable.auto.commit", "false");
+        client.set("enable.auto.offset.store", "false");
+        client.set("auto.offset.reset", "latest");
+        client.set("queued.max.messages.kbytes", "64");
+        match self.group_protocol {
+            GroupProtocol::Classic => {
+                let session = self.session_timeout.get().as_millis();
+                client.set("partition.assignment.strategy", "cooperative-sticky");
+                client.set("session.timeout.ms", session.to_string());
+                // Members learn from heartbeats that partitions are to be shared anew.
+                client.set("heartbeat.interval.ms", (session / 4).clamp(100, 1000).to_string());
+                if !self.instance_id.is_empty() {
+                    client.set("group.instance.id", &self.instance_id);
+                }
+            }
+            GroupProtocol::Consumer => {
+                client.set("group.protocol", "consumer");
+            }
+        }
+        // The others wait this long for a member that does not take part in sharing anew.
+        let poll = self.session_timeout.get().max(Duration::from_secs(60));
+        client.set("max.poll.interval.ms", poll.as_millis().to_string());
+        self.with_properties(client)
+    }
+
+    /// Makes and describes topics.
+    pub(super) fn admin(&self) -> ClientConfig {
+        let mut client = self.client("admin");
+        client.set("statistics.interval.ms", "0");
+        self.with_properties(client)
+    }
+
+    /// Publishes on the control topic: soon or not at all.
+    pub(super) fn control_producer(&self) -> ClientConfig {
+        let mut client = self.client("control-producer");
+        client.set("acks", "1");
+        client.set("linger.ms", "0");
+        client.set("message.timeout.ms", "3000");
+        client.set("request.timeout.ms", "2000");
+        client.set("socket.timeout.ms", "5000");
+        client.set("queue.buffering.max.kbytes", "16384");
+        self.with_properties(client)
+    }
+
+    /// Reads the control topic.
+    pub(super) fn control_reader(&self) -> ClientConfig {
+        let mut client = self.client("control-reader");
+        client.set("group.id", format!("{}-control", self.group));
+        client.set("enable.auto.commit", "false");
+        client.set("enable.auto.offset.store", "false");
+        client.set("auto.offset.reset", "earliest");
+        client.set("fetch.wait.max.ms", "100");
+        client.set("fetch.error.backoff.ms", "100");
+        client.set("queued.max.messages.kbytes", "4096");
+        self.with_properties(client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::config::FromClientConfig;
+    use rdkafka::consumer::BaseConsumer;
+    use rdkafka::producer::BaseProducer;
+
+    use super::*;
+
+    fn set() -> KafkaConfig {
+        KafkaConfig { brokers: "127.0.0.1:1".to_owned(), ..KafkaConfig::default() }
+    }
+
+    #[test]
+    fn problems() {
+        let check = |change: fn(&mut KafkaConfig), expected: &[&str]| {
+            let mut config = set();
+            change(&mut config);
+            let problems = config.problems();
+            let begins: Vec<&str> = problems.iter().map(|text| text.split(':').next().unwrap()).collect();
+            assert_eq!(begins, expected, "{problems:?}");
+        };
+        check(|_| {}, &[]);
+        check(|c| c.topic = "a b".into(), &["topic", "control_topic"]);
+        check(|c| c.control_topic = c.topic.clone(), &["control_topic"]);
+        check(|c| c.min_insync_replicas = 4, &["min_insync_replicas"]);
+        check(|c| c.retention = PromDuration::from_hours(1), &["retention"]);
+        check(|c| c.delivery_timeout = PromDuration::ZERO, &["delivery_timeout", "delivery_timeout"]);
+        check(|c| c.record_bytes_max = ByteSize::from_mb(100), &["queue_bytes_max"]);
+        check(
+            |c| {
+                c.instance_id = "pod-1".into();
+                c.group_protocol = GroupProtocol::Consumer;
+            },
+            &["instance_id"],
+        );
+        // Without brokers there is no Kafka, and nothing of it can be wrong.
+        check(|c| (c.brokers, c.topic) = (String::new(), String::new()), &[]);
+    }
+
+    #[test]
+    fn librdkafka_takes_the_settings() {
+        for group_protocol in [GroupProtocol::Classic, GroupProtocol::Consumer] {
+            for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
+                let mut config = KafkaConfig { group_protocol, compression, ..set() };
+                if group_protocol == GroupProtocol::Classic {
+                    config.instance_id = "pod-1".to_owned();
+                }
+                assert!(config.problems().is_empty());
+                for producer in [config.producer(), config.control_producer()] {
+                    BaseProducer::from_config(&producer).unwrap();
+                }
+                for consumer in [config.reader(), config.member(), config.control_reader()] {
+                    BaseConsumer::from_config(&consumer).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn properties_reach_librdkafka_and_are_never_shown() {
+        let mut config = set();
+        config.properties.insert("sasl.password".into(), "secret-1".into());
+        config.properties.insert("linger.ms".into(), "77".into());
+        assert_eq!(config.producer().get("linger.ms"), Some("77"));
+        assert_eq!(config.member().get("sasl.password"), Some("secret-1"));
+        let shown = format!("{config:?}{}", serde_yaml_ng::to_string(&config).unwrap());
+        assert!(!shown.contains("secret-1"), "{shown}");
+        assert!(shown.contains("sasl.password"), "{shown}");
+        config.properties.insert("no.such.setting".into(), "1".into());
+        assert!(BaseProducer::from_config(&config.producer()).is_err());
+    }
+
+    #[test]
+    fn reads_and_writes_yaml() {
+        let text = serde_yaml_ng::to_string(&KafkaConfig::default()).unwrap();
+        assert_eq!(serde_yaml_ng::from_str::<KafkaConfig>(&text).unwrap(), KafkaConfig::default(), "{text}");
+        assert!(serde_yaml_ng::from_str::<KafkaConfig>("topics: x").is_err());
+    }
+}

@@ -1,0 +1,148 @@
+//! The control topic on Kafka: one partition, minutes of retention.
+//!
+//! It may be deleted at any time. Its reader notices that by its silence or an error, makes it anew and reads on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kafka_topic_id::TopicId;
+use model::{Clock, SystemClock, TimestampNs};
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::message::Message;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::client::{Context, blocking, nanos, unavailable};
+use super::config::KafkaConfig;
+use super::topic::{Admin, Wanted};
+use super::{checked, delivery_error};
+use crate::{ControlBus, ControlRecord, LogError};
+
+/// What is older is not read by a process that joins.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// Every process publishes more often than this, this one too: a topic that is silent for so long is looked at.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// The control topic on Kafka.
+pub struct KafkaControl {
+    topic: String,
+    wanted: Wanted,
+    admin: Arc<Admin>,
+    producer: FutureProducer<Context>,
+    consumer: Arc<StreamConsumer<Context>>,
+    /// The topic that is being read; none when it must be looked at first.
+    reading: Mutex<Option<TopicId>>,
+}
+
+impl KafkaControl {
+    /// Makes or checks the topic. Blocks nothing; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`LogError::Open`] when settings or the topic cannot be used, [`LogError::Unavailable`] when Kafka does not answer.
+    pub async fn connect(config: &KafkaConfig) -> Result<Arc<Self>, LogError> {
+        let config = checked(config)?;
+        let wanted = Wanted::control(&config);
+        let admin = Admin::new(&config)?;
+        admin.ensure(&wanted).await?;
+        let context = Context::quiet("control");
+        let producer = config
+            .control_producer()
+            .create_with_context(context.clone())
+            .map_err(|error| unavailable("the control topic", &error))?;
+        let consumer: StreamConsumer<Context> = config
+            .control_reader()
+            .create_with_context(context)
+            .map_err(|error| unavailable("the control topic", &error))?;
+        Ok(Arc::new(Self {
+            topic: wanted.name.clone(),
+            wanted,
+            admin,
+            producer,
+            consumer: Arc::new(consumer),
+            reading: Mutex::default(),
+        }))
+    }
+
+    /// Makes sure that the topic there is now is the one that is being read.
+    async fn look(&self, reading: &mut Option<TopicId>) -> Result<(), LogError> {
+        let id = match self.admin.id(&self.topic).await? {
+            Some(id) => id,
+            None => self.admin.ensure(&self.wanted).await?.id,
+        };
+        if *reading == Some(id) {
+            return Ok(());
+        }
+        if reading.is_some() {
+            tracing::warn!(topic = self.topic, "the control topic was made anew; reading on in the new one");
+        }
+        *reading = None;
+        let from = self.start().await?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, 0, from).map_err(|error| unavailable("the control topic", &error))?;
+        self.consumer.assign(&list).map_err(|error| unavailable("the control topic", &error))?;
+        *reading = Some(id);
+        Ok(())
+    }
+
+    /// Where the last minute begins.
+    async fn start(&self) -> Result<KafkaOffset, LogError> {
+        let since = SystemClock.now().millis().saturating_sub(REMEMBERED.as_millis() as i64).max(0);
+        let (consumer, topic) = (self.consumer.clone(), self.topic.clone());
+        blocking(move || {
+            let mut list = TopicPartitionList::new();
+            let asked = list
+                .add_partition_offset(&topic, 0, KafkaOffset::Offset(since))
+                .and_then(|()| consumer.offsets_for_times(list, Duration::from_secs(3)))
+                .map_err(|error| unavailable("the control topic", &error))?;
+            let elements = asked.elements();
+            Ok(match elements.first().map(|element| element.offset()) {
+                Some(offset @ KafkaOffset::Offset(_)) => offset,
+                // Nothing in the last minute: what comes next. Clocks that are apart only cost a moment of not knowing.
+                _ => KafkaOffset::End,
+            })
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl ControlBus for KafkaControl {
+    async fn publish(&self, key: &str, payload: Bytes) -> Result<(), LogError> {
+        let record = FutureRecord::to(&self.topic).partition(0).key(key).payload(&payload[..]);
+        let sent = self.producer.send_result(record).map_err(|(error, _)| unavailable("the control topic", &error))?;
+        match sent.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err((error, _))) => Err(delivery_error(&error, payload.len(), self.wanted.bytes_max())),
+            Err(_) => Err(LogError::Unavailable("the control topic: the client was closed".to_owned())),
+        }
+    }
+
+    async fn next(&self) -> Result<ControlRecord, LogError> {
+        let mut reading = self.reading.lock().await;
+        if reading.is_none() {
+            self.look(&mut reading).await?;
+        }
+        loop {
+            match timeout(SILENCE_MAX, self.consumer.recv()).await {
+                Ok(Ok(message)) => {
+                    return Ok(ControlRecord {
+                        key: message.key().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default(),
+                        payload: message.payload().map_or_else(Bytes::new, Bytes::copy_from_slice),
+                        append_time: TimestampNs::from_nanos(nanos(message.timestamp().to_millis().unwrap_or(0))),
+                    });
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "the control topic");
+                    // Most errors pass by themselves; the pause keeps a lasting one from making this loop spin.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    self.look(&mut reading).await?;
+                }
+                Err(_) => self.look(&mut reading).await?,
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The log on a real Apache Kafka. The tests share one broker and use topics of their own.
+//!
+//! Without Kafka's jars they fail and say how to get them.
+
+#![allow(clippy::unwrap_used, reason = "all of it is a test")]
+
+mod contract;
+
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use limits::PromDuration;
+use millrace_log_bus::{KafkaConfig, KafkaLog, LogBus};
+use model::{Offset, PartitionId, TenantId};
+use testbed::kafka::{KafkaCluster, KafkaOptions};
+
+const FIRST: PartitionId = PartitionId::new(0);
+
+/// Name and password of the listener that asks for one.
+const SASL: (&str, &str) = ("millrace", "a password");
+
+/// The broker of all tests: started by the first one, ended with the last.
+fn broker() -> Arc<KafkaCluster> {
+    static SHARED: Mutex<Weak<KafkaCluster>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(cluster) = shared.upgrade() {
+        return cluster;
+    }
+    let sasl_plain = Some((SASL.0.to_owned(), SASL.1.to_owned()));
+    let cluster = match KafkaCluster::start(KafkaOptions { sasl_plain, ..KafkaOptions::default() }) {
+        Ok(cluster) => Arc::new(cluster),
+        Err(error) => panic!("{error:#}"),
+    };
+    *shared = Arc::downgrade(&cluster);
+    cluster
+}
+
+/// Settings for a log of its own on one broker.
+fn config(brokers: &str, partitions: u32) -> KafkaConfig {
+    let name = format!("t-{:08x}", fastrand::u32(..));
+    KafkaConfig {
+        brokers: brokers.to_owned(),
+        group: format!("{name}-group"),
+        topic: name,
+        partitions,
+        replication_factor: 1,
+        min_insync_replicas: 1,
+        session_timeout: PromDuration::from_secs(6),
+        metadata_refresh: PromDuration::from_millis(500),
+        request_timeout: PromDuration::from_secs(20),
+        delivery_timeout: PromDuration::from_secs(30),
+        ..KafkaConfig::default()
+    }
+}
+
+async fn connect(config: &KafkaConfig) -> Arc<KafkaLog> {
+    match KafkaLog::connect(config.clone(), None).await {
+        Ok(log) => log,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn tenant() -> TenantId {
+    TenantId::new("tenant-a").unwrap()
+}
+
+/// Appends a small record.
+async fn append(log: &KafkaLog, partition: PartitionId, text: &str) -> Offset {
+    log.append(partition, &tenant(), bytes::Bytes::copy_from_slice(text.as_bytes())).await.unwrap()
+}
+
+/// Waits until `reached` says so.
+async fn until<F: Future<Output = bool>>(what: &str, reached: impl Fn() -> F) {
+    let began = std::time::Instant::now();
+    while !reached().await {
+        assert!(began.elapsed() < Duration::from_secs(60), "waited for: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -21,8 +21,9 @@ use serde_json::Value;
 use crate::{
     corpus::{self, Corpus, Manifest},
     http::Client,
+    process::{Process, default_binary},
     procstat::{cpu_seconds, peak_rss_bytes},
-    server::{Server, ServerSpec, default_binary},
+    server::ServerSpec,
 };
 
 #[derive(Debug, clap::Args)]
@@ -167,7 +168,7 @@ fn ingest(
     args: &Args,
     corpus: &Corpus,
     spec: &ServerSpec,
-    server: &Server,
+    server: &Process,
     first_answer: Duration,
 ) -> anyhow::Result<()> {
     let gb = corpus.manifest.raw_bytes() as f64 / 1e9;
@@ -278,7 +279,7 @@ fn visibility(spec: &ServerSpec) -> anyhow::Result<()> {
         let answer = client.post(
             "/loki/api/v1/push",
             "fake",
-            &[("Content-Type", "application/json")],
+            &[("Content-Type", "application/json".to_owned())],
             &serde_json::to_vec(&body)?,
         )?;
         ensure!(answer.status == 204, "a push was answered {}: {}", answer.status, answer.text());
@@ -313,7 +314,7 @@ struct Measured {
     note: String,
 }
 
-fn queries(args: &Args, manifest: &Manifest, spec: &ServerSpec, server: &Server) -> anyhow::Result<Vec<Measured>> {
+fn queries(args: &Args, manifest: &Manifest, spec: &ServerSpec, server: &Process) -> anyhow::Result<Vec<Measured>> {
     let text = match &args.queries {
         Some(file) => fs::read_to_string(file)?,
         None => include_str!("../queries.json").to_owned(),
@@ -391,14 +392,14 @@ fn count_rows(answer: &Value) -> usize {
 }
 
 /// Stops the server cleanly and starts it again on its data.
-fn restart(spec: &ServerSpec, server: Server) -> anyhow::Result<()> {
+fn restart(spec: &ServerSpec, server: Process) -> anyhow::Result<()> {
     let began = Instant::now();
     server.stop(Duration::from_secs(60))?;
     println!("clean stop                   {:.2} s", began.elapsed().as_secs_f64());
     let mut server = spec.start()?;
     let ready = spec.wait_ready(&mut server, Duration::from_secs(60))?;
     println!("start to first answer        {:.3} s with all this data", ready.as_secs_f64());
-    server.stop(Duration::from_secs(60))
+    server.stop(Duration::from_secs(60)).map(|_| ())
 }
 
 /// Runs ClickHouse on the same corpus, beside ours; CPU-seconds by query.

@@ -10,6 +10,8 @@ use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::http::Headers;
+
 /// A folder of bodies, opened.
 pub(crate) struct Corpus {
     pub(crate) files: Vec<PathBuf>,
@@ -81,12 +83,13 @@ impl Corpus {
     }
 
     /// The headers that go with a body.
-    pub(crate) fn headers(&self) -> Vec<(&'static str, &'static str)> {
-        match self.manifest.encoding.as_str() {
-            "pb" => vec![("Content-Type", "application/x-protobuf")],
-            "json.gz" => vec![("Content-Type", "application/json"), ("Content-Encoding", "gzip")],
-            _ => vec![("Content-Type", "application/json")],
-        }
+    pub(crate) fn headers(&self) -> Headers {
+        let headers = match self.manifest.encoding.as_str() {
+            "pb" => &[("Content-Type", "application/x-protobuf")][..],
+            "json.gz" => &[("Content-Type", "application/json"), ("Content-Encoding", "gzip")],
+            _ => &[("Content-Type", "application/json")],
+        };
+        headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
     }
 }
 

@@ -5,22 +5,30 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::Value;
 
+/// Names and values of a request's headers.
+pub(crate) type Headers = Vec<(&'static str, String)>;
+
 /// Keeps connections to one server.
 #[derive(Clone)]
 pub(crate) struct Client {
     agent: ureq::Agent,
-    base: String,
+    pub(crate) base: String,
 }
 
 /// What came back.
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    pub(crate) headers: ureq::http::HeaderMap,
     pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
     pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|v| v.to_str().ok())
     }
 
     pub(crate) fn text(&self) -> String {
@@ -40,29 +48,44 @@ impl Client {
     }
 
     pub(crate) fn get(&self, path: &str, tenant: &str, parameters: &[(&str, String)]) -> anyhow::Result<Answer> {
+        self.get_with(path, tenant, parameters, &[])
+    }
+
+    /// As [`Client::get`], with headers.
+    pub(crate) fn get_with(
+        &self,
+        path: &str,
+        tenant: &str,
+        parameters: &[(&str, String)],
+        headers: &[(&str, String)],
+    ) -> anyhow::Result<Answer> {
         let mut request = self.agent.get(format!("{}{path}", self.base)).header("X-Scope-OrgID", tenant);
         request = request.header("Cache-Control", "no-cache");
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
         for (name, value) in parameters {
             request = request.query(name, value);
         }
-        let mut response = request.call()?;
-        let body = response.body_mut().with_config().limit(u64::MAX).read_to_vec()?;
-        Ok(Answer { status: response.status().as_u16(), body })
+        received(request.call()?)
     }
 
     pub(crate) fn post(
         &self,
         path: &str,
         tenant: &str,
-        headers: &[(&str, &str)],
+        headers: &[(&str, String)],
         body: &[u8],
     ) -> anyhow::Result<Answer> {
         let mut request = self.agent.post(format!("{}{path}", self.base)).header("X-Scope-OrgID", tenant);
         for (name, value) in headers {
-            request = request.header(*name, *value);
+            request = request.header(*name, value);
         }
-        let mut response = request.send(body)?;
-        let body = response.body_mut().read_to_vec()?;
-        Ok(Answer { status: response.status().as_u16(), body })
+        received(request.send(body)?)
     }
+}
+
+fn received(mut response: ureq::http::Response<ureq::Body>) -> anyhow::Result<Answer> {
+    let body = response.body_mut().with_config().limit(u64::MAX).read_to_vec()?;
+    Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), body })
 }

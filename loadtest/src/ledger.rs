@@ -1,6 +1,12 @@
 //! What was sent and what the server acknowledged: the truth that answers are held against.
 
-use std::sync::Mutex;
+use std::{
+    ops::Range,
+    sync::{Mutex, MutexGuard},
+};
+
+/// One of a writer's streams.
+pub(crate) type StreamNumber = u16;
 
 /// One writer's lines, numbered from 0. Every line belongs to one push; a push is acknowledged or its fate unknown.
 #[derive(Default)]
@@ -8,19 +14,28 @@ pub(crate) struct Ledger {
     state: Mutex<State>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Sent; it may be in answers or not.
+    Unknown,
+    /// It must be in answers.
+    Acknowledged,
+    /// Acknowledged, and reported as lost afterwards: it must not be in answers.
+    ReportedLost,
+}
+
 #[derive(Default)]
 struct State {
-    /// For each line: was it acknowledged?
-    acknowledged: Vec<bool>,
-    /// For each line: when it was sent, to ask for it.
-    streams: Vec<u8>,
+    fates: Vec<Fate>,
+    /// For each line: its stream.
+    streams: Vec<StreamNumber>,
     acknowledged_count: u64,
 }
 
-/// A copy of a ledger at one moment.
+/// A copy of a ledger at one moment, and what an answer owes to it.
 pub(crate) struct Snapshot {
-    pub(crate) acknowledged: Vec<bool>,
-    pub(crate) streams: Vec<u8>,
+    fates: Vec<Fate>,
+    streams: Vec<StreamNumber>,
 }
 
 /// How answers differ from a ledger.
@@ -30,7 +45,7 @@ pub(crate) struct Differences {
     pub(crate) lost: u64,
     /// More than once in the answer.
     pub(crate) doubled: u64,
-    /// In the answer, never sent.
+    /// In the answer, never sent, or reported as lost.
     pub(crate) invented: u64,
 }
 
@@ -48,42 +63,77 @@ impl Differences {
 
 impl Ledger {
     /// Enters lines that are about to be sent (one stream for each); the number of the first.
-    pub(crate) fn begin(&self, streams: &[u8]) -> usize {
+    pub(crate) fn begin(&self, streams: &[StreamNumber]) -> usize {
         let mut state = self.lock();
         let first = state.streams.len();
         state.streams.extend_from_slice(streams);
         let lines = state.streams.len();
-        state.acknowledged.resize(lines, false);
+        state.fates.resize(lines, Fate::Unknown);
         first
     }
 
     /// Says that `count` lines from `first` on were acknowledged.
     pub(crate) fn acknowledge(&self, first: usize, count: usize) {
         let mut state = self.lock();
-        state.acknowledged[first..first + count].fill(true);
+        state.fates[first..first + count].fill(Fate::Acknowledged);
         state.acknowledged_count += count as u64;
     }
 
-    /// Lines acknowledged, and lines sent.
+    /// Says that these lines, acknowledged before, were reported as lost: no answer owes them any longer.
+    pub(crate) fn report_lost(&self, lines: Range<usize>) {
+        self.lock().fates[lines].fill(Fate::ReportedLost);
+    }
+
+    /// Lines acknowledged (lost ones included), and lines sent.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let state = self.lock();
         (state.acknowledged_count, state.streams.len() as u64)
     }
 
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        let state = self.lock();
-        Snapshot { acknowledged: state.acknowledged.clone(), streams: state.streams.clone() }
+    /// Lines sent of one stream.
+    pub(crate) fn sent(&self, stream: StreamNumber) -> u64 {
+        self.lock().streams.iter().filter(|s| **s == stream).count() as u64
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let state = self.lock();
+        Snapshot { fates: state.fates.clone(), streams: state.streams.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no thread panics while it holds the ledger")
     }
 }
 
 impl Snapshot {
+    /// Of an answer that owes only these lines: all others may be in it or not.
+    pub(crate) fn owing(mut self, lines: Range<usize>) -> Self {
+        for (number, fate) in self.fates.iter_mut().enumerate() {
+            if *fate == Fate::Acknowledged && !lines.contains(&number) {
+                *fate = Fate::Unknown;
+            }
+        }
+        self
+    }
+
+    /// How many lines of a stream an answer owes.
+    pub(crate) fn owed(&self, stream: StreamNumber) -> u64 {
+        self.of_stream(stream).filter(|(_, fate)| *fate == Fate::Acknowledged).count() as u64
+    }
+
+    /// How many lines of a stream were reported as lost.
+    pub(crate) fn reported_lost(&self, stream: StreamNumber) -> u64 {
+        self.of_stream(stream).filter(|(_, fate)| *fate == Fate::ReportedLost).count() as u64
+    }
+
+    fn of_stream(&self, stream: StreamNumber) -> impl Iterator<Item = (usize, Fate)> {
+        let all = self.streams.iter().zip(&self.fates).enumerate();
+        all.filter(move |(_, (s, _))| **s == stream).map(|(number, (_, fate))| (number, *fate))
+    }
+
     /// Compares the line numbers of an answer for one stream with what was acknowledged in this stream at the
     /// snapshot. `sent_later` is how many lines were sent by now: those may be in the answer, or not.
-    pub(crate) fn compare(&self, stream: u8, answer: &[usize], sent_later: usize) -> Differences {
+    pub(crate) fn compare(&self, stream: StreamNumber, answer: &[usize], sent_later: usize) -> Differences {
         let mut seen = vec![0u32; sent_later.max(self.streams.len())];
         let mut differences = Differences::default();
         for &number in answer {
@@ -97,8 +147,9 @@ impl Snapshot {
         }
         for (number, times) in seen.iter().enumerate().take(self.streams.len()) {
             let ours = self.streams[number] == stream;
-            differences.lost += u64::from(ours && self.acknowledged[number] && *times == 0);
-            differences.invented += u64::from(!ours && *times > 0);
+            let (there, fate) = (*times > 0, self.fates[number]);
+            differences.lost += u64::from(ours && fate == Fate::Acknowledged && !there);
+            differences.invented += u64::from(there && (!ours || fate == Fate::ReportedLost));
         }
         differences
     }
@@ -108,16 +159,21 @@ impl Snapshot {
 mod tests {
     use super::*;
 
+    fn differences(lost: u64, doubled: u64, invented: u64) -> Differences {
+        Differences { lost, doubled, invented }
+    }
+
     #[test]
     fn finds_every_difference() {
         let ledger = Ledger::default();
         assert_eq!(ledger.begin(&[0, 1, 0]), 0);
         ledger.acknowledge(0, 3);
         assert_eq!(ledger.begin(&[0, 0]), 3);
-        assert_eq!(ledger.counts(), (3, 5));
+        assert_eq!((ledger.counts(), ledger.sent(0), ledger.sent(1)), ((3, 5), 4, 1));
         let at = ledger.snapshot();
+        assert_eq!((at.owed(0), at.owed(1)), (2, 1));
         let check = |answer: &[usize], lost, doubled, invented| {
-            assert_eq!(at.compare(0, answer, 6), Differences { lost, doubled, invented }, "{answer:?}");
+            assert_eq!(at.compare(0, answer, 6), differences(lost, doubled, invented), "{answer:?}");
         };
         check(&[0, 2], 0, 0, 0);
         check(&[0, 2, 3, 5], 0, 0, 0);
@@ -125,5 +181,32 @@ mod tests {
         check(&[0, 2, 2, 2], 0, 1, 0);
         check(&[0, 1, 2], 0, 0, 1);
         check(&[0, 2, 6], 0, 0, 1);
+    }
+
+    #[test]
+    fn an_answer_may_owe_one_push_only() {
+        let ledger = Ledger::default();
+        ledger.begin(&[0, 0, 0, 1]);
+        ledger.acknowledge(0, 4);
+        let at = ledger.snapshot().owing(2..4);
+        assert_eq!((at.owed(0), at.owed(1)), (1, 1));
+        assert_eq!(at.compare(0, &[2], 4), differences(0, 0, 0));
+        assert_eq!(at.compare(0, &[0, 1, 2], 4), differences(0, 0, 0));
+        assert_eq!(at.compare(0, &[0, 1, 1], 4), differences(1, 1, 0));
+        let nothing = ledger.snapshot().owing(0..0);
+        assert_eq!(nothing.compare(0, &[], 4), differences(0, 0, 0));
+    }
+
+    #[test]
+    fn what_is_reported_as_lost_is_owed_no_longer_and_must_not_come_back() {
+        let ledger = Ledger::default();
+        ledger.begin(&[0, 0, 0]);
+        ledger.acknowledge(0, 3);
+        ledger.report_lost(1..2);
+        let at = ledger.snapshot();
+        assert_eq!((at.owed(0), at.reported_lost(0), ledger.counts()), (2, 1, (3, 3)));
+        assert_eq!(at.compare(0, &[0, 2], 3), differences(0, 0, 0));
+        assert_eq!(at.compare(0, &[0, 1, 2], 3), differences(0, 0, 1));
+        assert_eq!(at.compare(0, &[0], 3), differences(1, 0, 0));
     }
 }

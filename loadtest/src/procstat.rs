@@ -6,18 +6,40 @@ use anyhow::Context as _;
 
 /// CPU-seconds (user and system) of a process.
 pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the server's process is gone")?;
-    // The second field is the name in parentheses and may hold blanks; utime and stime are the 14th and 15th.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let fields = stat_fields(pid)?;
     let ticks =
         |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).context("unexpected form of /proc/PID/stat");
     Ok((ticks(11)? + ticks(12)?) / rustix::param::clock_ticks_per_second() as f64)
 }
 
+/// The fields of `/proc/PID/stat` from the third on: state, parent, and so on.
+fn stat_fields(pid: u32) -> anyhow::Result<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
+    // The second field is the name in parentheses and may hold blanks; utime and stime are the 14th and 15th.
+    Ok(stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(str::to_owned).collect())
+}
+
 /// The most resident memory a process ever had, in bytes.
 pub(crate) fn peak_rss_bytes(pid: u32) -> anyhow::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the server's process is gone")?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).context("no VmHWM in /proc/PID/status")?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().context("unexpected form of VmHWM")?;
+    status_bytes(pid, "VmHWM:")
+}
+
+fn status_bytes(pid: u32, name: &str) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
+    let line = status.lines().find_map(|l| l.strip_prefix(name));
+    let line = line.with_context(|| format!("no {name} in /proc/PID/status"))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().context("unexpected form of /proc/PID/status")?;
     Ok(kib * 1024)
+}
+
+/// The resident memory of a process now, in bytes.
+pub(crate) fn rss_bytes(pid: u32) -> anyhow::Result<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// When a process was started, in ticks since the machine was: tells it from a later one with its number.
+pub(crate) fn start_ticks(pid: u32) -> anyhow::Result<u64> {
+    let fields = stat_fields(pid)?;
+    anyhow::ensure!(fields.first().is_some_and(|state| state != "Z"), "the process has ended");
+    fields.get(19).and_then(|f| f.parse().ok()).context("unexpected form of /proc/PID/stat")
 }

@@ -17,12 +17,13 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use model::{Clock, SystemClock};
-use serde_json::Value;
 
 use crate::{
     http::Client,
-    ledger::{Differences, Ledger},
-    server::{ServerSpec, default_binary},
+    ledger::{Differences, StreamNumber},
+    lines::{Reading, Writer},
+    process::default_binary,
+    server::{SMALL_CUTS, SMALL_JOURNAL, ServerSpec},
 };
 
 #[derive(Debug, clap::Args)]
@@ -57,7 +58,7 @@ pub(crate) struct Args {
 }
 
 /// Streams of a writer.
-const STREAMS: u8 = 4;
+const STREAMS: StreamNumber = 4;
 
 /// What all threads share.
 struct Shared {
@@ -70,12 +71,6 @@ struct Shared {
     reads_failed: AtomicU64,
 }
 
-struct Writer {
-    tenant: String,
-    name: String,
-    ledger: Ledger,
-}
-
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("verify: seed {seed}, {} kills, {} tenants x {} writers", args.kills, args.tenants, args.writers);
@@ -86,9 +81,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut spec = ServerSpec::new(binary, &folder)?;
     configure(&mut spec);
 
-    let writer =
-        |t: usize, w: usize| Writer { tenant: format!("tenant-{t}"), name: format!("w{w}"), ledger: Ledger::default() };
-    let writers = (0..args.tenants).flat_map(|t| (0..args.writers).map(move |w| writer(t, w))).collect();
+    let writers = (0..args.tenants).flat_map(|t| (0..args.writers).map(move |w| Writer::new(t, w))).collect();
     let shared = Arc::new(Shared {
         spec,
         writers,
@@ -113,7 +106,7 @@ fn configure(spec: &mut ServerSpec) {
     spec.set("LIMITS_CONFIG__INGESTION_RATE_MB", 1000);
     spec.set("LIMITS_CONFIG__INGESTION_BURST_SIZE_MB", 1000);
     // Small cuts and small journal files, so that kills hit them often.
-    for (name, value) in crate::server::SMALL_CUTS {
+    for (name, value) in SMALL_CUTS.into_iter().chain(SMALL_JOURNAL) {
         spec.set(name, value);
     }
 }
@@ -162,15 +155,10 @@ fn write(shared: &Shared, index: usize, mut random: fastrand::Rng, rate: u64) ->
     let mut last_nanos = SystemClock.now().nanos();
     while !shared.stop.load(Ordering::SeqCst) {
         let count = random.usize(1..=60);
-        let streams: Vec<u8> = (0..count).map(|_| random.u8(..STREAMS)).collect();
+        let streams: Vec<StreamNumber> = (0..count).map(|_| random.u16(..STREAMS)).collect();
         let first = writer.ledger.begin(&streams);
-        let mut values: Vec<Vec<(i64, String)>> = vec![Vec::new(); usize::from(STREAMS)];
-        for (i, stream) in streams.iter().enumerate() {
-            last_nanos = next_time(&mut random, last_nanos);
-            let padding: String = (0..random.usize(0..80)).map(|_| random.alphanumeric()).collect();
-            values[usize::from(*stream)].push((last_nanos, format!("{} {padding}", first + i)));
-        }
-        let (headers, body) = encode(&mut random, writer, &values)?;
+        let lines = Writer::lines(&mut random, first, &streams, 80, &mut last_nanos);
+        let (headers, body) = writer.encode(&mut random, &lines)?;
         shared.pushes.fetch_add(1, Ordering::Relaxed);
         match client.post("/loki/api/v1/push", &writer.tenant, &headers, &body) {
             Ok(answer) if answer.status == 204 => writer.ledger.acknowledge(first, count),
@@ -188,49 +176,13 @@ fn write(shared: &Shared, index: usize, mut random: fastrand::Rng, rate: u64) ->
     Ok(())
 }
 
-/// Now, the same time again, somewhat earlier, or years ago.
-fn next_time(random: &mut fastrand::Rng, last: i64) -> i64 {
-    const SECOND: i64 = 1_000_000_000;
-    let now = SystemClock.now().nanos();
-    match random.u8(..10) {
-        0..6 => now,
-        6 | 7 => last,
-        8 => now - random.i64(0..3600 * SECOND),
-        _ => now - random.i64(0..8 * 365 * 86400 * SECOND),
-    }
-}
-
-/// Names and values of a request's headers.
-type Headers = Vec<(&'static str, &'static str)>;
-
-/// A push of these lines in one of the ways that agents use.
-fn encode(
-    random: &mut fastrand::Rng,
-    writer: &Writer,
-    values: &[Vec<(i64, String)>],
-) -> anyhow::Result<(Headers, Vec<u8>)> {
-    let mut streams = Vec::new();
-    for (stream, values) in values.iter().enumerate().filter(|(_, v)| !v.is_empty()) {
-        let values: Vec<Value> = values.iter().map(|(t, line)| serde_json::json!([t.to_string(), line])).collect();
-        let labels = serde_json::json!({"app": "verify", "writer": writer.name, "stream": stream.to_string()});
-        streams.push(serde_json::json!({"stream": labels, "values": values}));
-    }
-    let body = serde_json::to_vec(&serde_json::json!({ "streams": streams }))?;
-    if random.bool() {
-        return Ok((vec![("Content-Type", "application/json")], body));
-    }
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(&body)?;
-    Ok((vec![("Content-Type", "application/json"), ("Content-Encoding", "gzip")], gzip.finish()?))
-}
-
 /// The reader: while the server lives and dies, asks for whole streams and counts, and compares.
 fn read(shared: &Shared, mut random: fastrand::Rng) -> anyhow::Result<Differences> {
     let client = shared.spec.client(Duration::from_secs(30));
     let mut differences = Differences::default();
     while !shared.stop.load(Ordering::SeqCst) {
         let writer = random.choice(&shared.writers).context("there are writers")?;
-        let stream = random.u8(..STREAMS);
+        let stream = random.u16(..STREAMS);
         match check_stream(&client, writer, stream) {
             Ok(found) => {
                 shared.reads.fetch_add(1, Ordering::Relaxed);
@@ -249,44 +201,15 @@ fn read(shared: &Shared, mut random: fastrand::Rng) -> anyhow::Result<Difference
     Ok(differences)
 }
 
-fn selector(writer: &Writer, stream: u8) -> String {
-    format!(r#"{{app="verify", writer="{}", stream="{stream}"}}"#, writer.name)
-}
-
 /// Compares a whole stream, and its count, with the ledger.
-fn check_stream(client: &Client, writer: &Writer, stream: u8) -> anyhow::Result<Differences> {
+fn check_stream(client: &Client, writer: &Writer, stream: StreamNumber) -> anyhow::Result<Differences> {
     let before = writer.ledger.snapshot();
-    let end = SystemClock.now().nanos() + 3_600_000_000_000;
-    let parameters = [
-        ("query", selector(writer, stream)),
-        ("start", "1".to_owned()),
-        ("end", end.to_string()),
-        ("limit", "100000000".to_owned()),
-        ("direction", "forward".to_owned()),
-    ];
-    let answer = client.get("/loki/api/v1/query_range", &writer.tenant, &parameters)?.json()?;
+    let reading = Reading { client, tenant: &writer.tenant, headers: &[] };
+    let found = reading.lines(&writer.selector(stream))?;
     let sent_later = usize::try_from(writer.ledger.counts().1)?;
-    let mut numbers = Vec::new();
-    for result in answer["data"]["result"].as_array().into_iter().flatten() {
-        for value in result["values"].as_array().into_iter().flatten() {
-            let line = value[1].as_str().context("a line is a text")?;
-            numbers.push(line.split(' ').next().unwrap_or_default().parse().context("a line begins with its number")?);
-        }
-    }
-    let mut differences = before.compare(stream, &numbers, sent_later);
-    let counted = count(client, writer, &selector(writer, stream))?;
-    let at_least = before.acknowledged.iter().zip(&before.streams).filter(|(a, s)| **a && **s == stream).count() as u64;
-    differences.lost += at_least.saturating_sub(counted);
+    let mut differences = before.compare(stream, &found.numbers, sent_later);
+    differences.lost += before.owed(stream).saturating_sub(reading.count(&writer.selector(stream))?);
     Ok(differences)
-}
-
-fn count(client: &Client, writer: &Writer, selector: &str) -> anyhow::Result<u64> {
-    let time = SystemClock.now().nanos() + 3_600_000_000_000;
-    let query = format!("sum(count_over_time({selector}[20y]))");
-    let parameters = [("query", query), ("time", time.to_string())];
-    let answer = client.get("/loki/api/v1/query", &writer.tenant, &parameters)?.json()?;
-    let text = answer["data"]["result"][0]["value"][1].as_str().unwrap_or("0");
-    text.parse().with_context(|| format!("{text:?} is no count"))
 }
 
 /// What the final checks found.
@@ -322,12 +245,13 @@ fn settle(shared: &Shared) -> anyhow::Result<After> {
 fn check_all(shared: &Shared, client: &Client) -> anyhow::Result<After> {
     let mut after = After { differences: Differences::default(), lines: 0, counts_differ: 0 };
     for writer in &shared.writers {
+        let reading = Reading { client, tenant: &writer.tenant, headers: &[] };
         let mut lines = 0;
         for stream in 0..STREAMS {
             after.differences.add(check_stream(client, writer, stream)?);
-            lines += count(client, writer, &selector(writer, stream))?;
+            lines += reading.count(&writer.selector(stream))?;
         }
-        let all = count(client, writer, &format!(r#"{{app="verify", writer="{}"}}"#, writer.name))?;
+        let all = reading.count(&writer.selector_of_all())?;
         after.counts_differ += u64::from(all != lines);
         after.lines += all;
     }

@@ -1,0 +1,250 @@
+//! `loadtest chaos`: a cluster of its own is pushed, read and followed while everything that may fail fails, by a
+//! schedule that a seed decides; a ledger says what answers must hold, during and after.
+//!
+//! ```text
+//! schedule ─▶ faults ─▶ cluster ◀─ load (pushes) ─▶ ledger ◀─ reads, tails (answers) ─▶ tally ─▶ report
+//!                 └─▶ timeline ──────────────── what was wrong meanwhile ──────────────────▲
+//! ```
+//!
+//! At the end all is healed, every line of every stream is accounted for, blocks are verified, and retention overtakes
+//! stopped consumers in a scenario of its own ([`lost`]).
+
+mod account;
+mod faults;
+mod load;
+mod lost;
+mod reads;
+mod report;
+mod schedule;
+mod shared;
+mod tails;
+mod timeline;
+mod watch;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+
+use crate::{
+    cluster::{Cluster, Counts, Layout, Role},
+    lines::Writer,
+    process::default_binary,
+    server::SMALL_CUTS,
+};
+use faults::Hand;
+use report::Report;
+use schedule::Schedule;
+use shared::{Shared, Source};
+use watch::Watch;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Decides lines, schedule and targets; printed, so that a run can be repeated as far as processes allow
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How long faults go on
+    #[arg(long, default_value_t = 3.0)]
+    minutes: f64,
+    #[command(flatten)]
+    counts: Counts,
+    /// Partitions after they were raised, once in a run
+    #[arg(long, default_value_t = 16)]
+    partitions_later: u32,
+    /// Tenants; each has its writers
+    #[arg(long, default_value_t = 3)]
+    tenants: usize,
+    /// Writers of a tenant; each has its own numbered lines
+    #[arg(long, default_value_t = 2)]
+    writers: usize,
+    /// Readers
+    #[arg(long, default_value_t = 2)]
+    readers: usize,
+    /// Lines that a writer sends in a second, about
+    #[arg(long, default_value_t = 100)]
+    rate: u64,
+    /// A cut is made when its oldest record is so old [default: longer in long runs, to bound the number of blocks]
+    #[arg(long)]
+    cut_age_ms: Option<u64>,
+    /// Write what was found to this file, too
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Work here and leave everything [default: a temporary folder, kept when a promise is broken]
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// Keep the temporary folder in any case
+    #[arg(long)]
+    keep: bool,
+    /// The binary of all roles [default: millrace beside this one]
+    #[arg(long)]
+    millrace: Option<PathBuf>,
+}
+
+/// From the start of all processes until all are ready, on a busy machine.
+const UP_MAX: Duration = Duration::from_secs(240);
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
+    let temporary = tempfile::Builder::new().prefix("millrace-chaos-").tempdir()?;
+    let folder = args.folder.clone().unwrap_or_else(|| temporary.path().to_owned());
+    fs::create_dir_all(&folder)?;
+    let folder = folder.canonicalize()?;
+    println!("chaos: seed {seed}, {} minutes, in {}", args.minutes, folder.display());
+    let outcome = run_in(args, seed, &folder);
+    if outcome.is_err() || args.keep {
+        println!("logs and data of all processes are kept in {}", folder.display());
+        let _ = temporary.keep();
+    }
+    outcome.with_context(|| format!("chaos failed with --seed {seed}"))
+}
+
+fn run_in(args: &Args, seed: u64, folder: &Path) -> anyhow::Result<()> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut cluster = Cluster::start(layout(args, folder)?)?;
+    cluster.wait_ready(UP_MAX)?;
+    println!("  all processes are ready");
+    let writers = (0..args.tenants).flat_map(|t| (0..args.writers).map(move |w| Writer::new(t, w)));
+    let shared = Shared::new(
+        writers.map(Source::new).collect(),
+        cluster.addresses(Role::Gateway),
+        cluster.addresses(Role::QueryService),
+    );
+    let watch = Watch::new(cluster.addresses(Role::Consumer), args.counts.partitions);
+    let schedule = Schedule::new(random.u64(..), &args.counts, args.partitions_later);
+    let mut hand = Hand {
+        admin: cluster.kafka.admin()?,
+        cluster: &mut cluster,
+        shared: &shared,
+        watch: &watch,
+        runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+    };
+    let began = Instant::now();
+    let struck = thread::scope(|scope| {
+        let watching = scope.spawn(|| watch.run(&shared));
+        let mut threads = Vec::new();
+        for index in 0..shared.sources.len() {
+            let (random, shared) = (random.fork(), &shared);
+            threads.push(scope.spawn(move || load::write(shared, index, random, args.rate)));
+        }
+        for _ in 0..args.readers {
+            let (random, shared) = (random.fork(), &shared);
+            threads.push(scope.spawn(move || reads::read(shared, random)));
+        }
+        let (tail_random, tail_shared) = (random.fork(), &shared);
+        threads.push(scope.spawn(move || tails::follow(tail_shared, tail_random)));
+        let outcome = strike(&mut hand, schedule, Duration::from_secs_f64(args.minutes * 60.0));
+        let seconds = began.elapsed().as_secs_f64();
+        // All is well again before the load ends: the last reads are held to it, too.
+        let outcome = outcome.and_then(|()| hand.settle());
+        thread::sleep(Duration::from_secs(1));
+        shared.stop();
+        for thread in threads {
+            thread.join().map_err(|_| anyhow::anyhow!("a thread of the load panicked"))??;
+        }
+        // The watch goes on: healing in the last scenario needs it.
+        let found = outcome.and_then(|()| account_for_all(&mut hand, random.fork()));
+        shared.stop_watch();
+        watching.join().map_err(|_| anyhow::anyhow!("the watch panicked"))?;
+        anyhow::Ok((seconds, found))
+    });
+    let (seconds, found) = struck?;
+    let (accounts, failure) = match found {
+        Ok((after, lost)) => ((Some(after), Some(lost)), None),
+        Err(error) => ((None, None), Some(error)),
+    };
+    for text in panics(&cluster.layout.logs())? {
+        shared.complain(text);
+    }
+    let store = cluster.store.fault_counts().unwrap_or_default();
+    let report = Report::new(seed, began, seconds, &shared, watch.seen(), accounts, store);
+    report.print();
+    if let Some(file) = &args.json {
+        fs::write(file, serde_json::to_string_pretty(&report.to_json())?)?;
+    }
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let broken = report.broken();
+    anyhow::ensure!(broken.is_empty(), "promises are broken:\n  {}", broken.join("\n  "));
+    cluster.stop()?;
+    println!("chaos: passed");
+    Ok(())
+}
+
+fn layout(args: &Args, folder: &Path) -> anyhow::Result<Layout> {
+    let binary = args.millrace.clone().map_or_else(default_binary, Ok)?;
+    let mut layout = Layout::new(folder, binary, args.counts.clone());
+    layout.set("auth_enabled", true);
+    // Years-old lines, long windows, whole streams in one answer, and clocks that jump are what this is about.
+    for (name, value) in [
+        ("reject_old_samples", serde_json::json!(false)),
+        ("creation_grace_period", "10000h".into()),
+        ("max_query_length", 0.into()),
+        ("max_entries_limit_per_query", 0.into()),
+        ("max_global_streams_per_user", 0.into()),
+        ("ingestion_rate_mb", 1000.into()),
+        ("ingestion_burst_size_mb", 1000.into()),
+        ("per_stream_rate_limit", "1GB".into()),
+        ("per_stream_rate_limit_burst", "1GB".into()),
+    ] {
+        layout.set(&format!("limits_config.{name}"), value);
+    }
+    for (name, value) in SMALL_CUTS {
+        layout.set_by_variable(name, value);
+    }
+    let age = args.cut_age_ms.unwrap_or_else(|| (args.minutes * 250.0).clamp(400.0, 15_000.0) as u64);
+    layout.set("consumer.cut_age", format!("{age}ms"));
+    // Full within seconds when the store is away and lines are long.
+    layout.set("consumer.memory_bytes", "6MB");
+    layout.set("consumer.fetch_bytes", "512KB");
+    // Patience fits the length of the faults.
+    layout.set("store.s3.operation_timeout", "10s");
+    layout.set_environment("MILLRACE_SERVER__LOG_LEVEL", "info");
+    layout.set_environment("RUST_BACKTRACE", "1");
+    Ok(layout)
+}
+
+/// Step after step until the time is over.
+fn strike(hand: &mut Hand<'_>, schedule: Schedule, time: Duration) -> anyhow::Result<()> {
+    hand.settle()?;
+    let began = Instant::now();
+    for (i, step) in schedule.enumerate() {
+        if began.elapsed() >= time {
+            break;
+        }
+        let names: Vec<String> = step.faults.iter().map(|fault| format!("{fault:?}")).collect();
+        let (acknowledged, _) = hand.shared.lines();
+        println!("  {:>5.0} s, {acknowledged} lines: step {i}: {}", began.elapsed().as_secs_f64(), names.join(" and "));
+        hand.carry_out(&step)?;
+    }
+    Ok(())
+}
+
+fn account_for_all(
+    hand: &mut Hand<'_>,
+    random: fastrand::Rng,
+) -> anyhow::Result<(account::Account, lost::LostAccount)> {
+    println!("  accounting for every line");
+    let mut after = account::settle(hand.shared, hand.cluster)?;
+    println!("  retention overtakes the consumers");
+    let lost = lost::overtake(hand, random)?;
+    println!("  accounting for every line once more");
+    account::check_all(hand.shared, &mut after)?;
+    account::verify_blocks(hand.cluster)?;
+    Ok((after, lost))
+}
+
+/// Lines of logs that tell of a panic.
+fn panics(logs: &Path) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(logs)? {
+        let path = entry?.path();
+        let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
+        found.extend(text.lines().filter(|l| l.contains("panicked at")).map(|l| format!("{}: {l}", path.display())));
+    }
+    Ok(found)
+}

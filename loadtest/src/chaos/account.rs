@@ -1,0 +1,117 @@
+//! The account after all: every line of every stream, through every query service, from memory and from blocks.
+
+use std::{
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+
+use super::shared::{Shared, Source};
+use crate::{
+    cluster::{Cluster, Role},
+    http::Client,
+    ledger::Differences,
+    lines::Reading,
+};
+
+/// What was found at the end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Account {
+    pub(crate) differences: Differences,
+    /// Lines in the answers of the last pass.
+    pub(crate) lines: u64,
+    pub(crate) counts_differ: u64,
+    pub(crate) passes: u64,
+    pub(crate) blocks: String,
+}
+
+/// All streams through every query service, before and after all is in blocks; then the blocks themselves.
+pub(crate) fn settle(shared: &Shared, cluster: &Cluster) -> anyhow::Result<Account> {
+    let mut account = Account::default();
+    check_all(shared, &mut account)?;
+    flush(cluster)?;
+    check_all(shared, &mut account)?;
+    account.blocks = verify_blocks(cluster)?;
+    Ok(account)
+}
+
+/// Every stream of every source, through every query service.
+pub(crate) fn check_all(shared: &Shared, account: &mut Account) -> anyhow::Result<()> {
+    let mut lines = Vec::new();
+    for address in &shared.query_services {
+        let client = Client::new(address.clone(), Duration::from_secs(300));
+        let mut all = 0;
+        for source in &shared.sources {
+            all += check_source(source, &client, account)?;
+        }
+        lines.push(all);
+    }
+    account.passes += lines.len() as u64;
+    account.lines = lines.last().copied().unwrap_or_default();
+    account.counts_differ += lines.iter().filter(|l| **l != account.lines).count() as u64;
+    Ok(())
+}
+
+/// Every stream of a source; how many lines it has in all.
+pub(crate) fn check_source(source: &Source, client: &Client, account: &mut Account) -> anyhow::Result<u64> {
+    let writer = &source.writer;
+    let strong = [("X-Millrace-Consistency", "strong".to_owned())];
+    let reading = Reading { client, tenant: &writer.tenant, headers: &strong };
+    let ledger = writer.ledger.snapshot();
+    let sent = usize::try_from(writer.ledger.counts().1)?;
+    let mut lines = 0;
+    for stream in 0..source.streams() {
+        let found = reading.lines(&writer.selector(stream))?;
+        let differences = ledger.compare(stream, &found.numbers, sent);
+        if differences.any() {
+            println!(
+                "  WRONG at the end: {} {} stream {stream} at {}: {differences:?}",
+                writer.tenant, writer.name, client.base
+            );
+        }
+        account.differences.add(differences);
+        let counted = reading.count(&writer.selector(stream))?;
+        account.counts_differ += u64::from(counted != found.numbers.len() as u64);
+        lines += counted;
+    }
+    let counted = reading.count(&writer.selector_of_all())?;
+    account.counts_differ += u64::from(counted != lines);
+    Ok(lines)
+}
+
+/// Everything that was pushed becomes blocks.
+pub(crate) fn flush(cluster: &Cluster) -> anyhow::Result<()> {
+    let began = Instant::now();
+    for node in cluster.of(Role::Consumer).filter(|n| n.runs()) {
+        let client = Client::new(node.address(), Duration::from_secs(120));
+        loop {
+            let answer = client.post("/flush", "probe", &[], b"")?;
+            if answer.is_success() {
+                break;
+            }
+            if began.elapsed() > Duration::from_secs(120) {
+                bail!("{}: POST /flush answered {}: {}", node.id, answer.status, answer.text());
+            }
+            thread::sleep(Duration::from_millis(300));
+        }
+    }
+    Ok(())
+}
+
+/// `millrace blocks verify` over all blocks; its last line.
+pub(crate) fn verify_blocks(cluster: &Cluster) -> anyhow::Result<String> {
+    let text = blocks(cluster, "verify")?;
+    text.lines().last().map(str::to_owned).context("blocks verify said nothing")
+}
+
+/// What `millrace blocks COMMAND` prints.
+pub(crate) fn blocks(cluster: &Cluster, command: &str) -> anyhow::Result<String> {
+    let layout = &cluster.layout;
+    let output =
+        Command::new(&layout.binary).args(["blocks", command, "--config"]).arg(layout.config_file()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "blocks {command}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    Ok(text)
+}

@@ -1,0 +1,382 @@
+//! What goes wrong, when, and to whom: an endless list of steps that a seed decides.
+//!
+//! Kinds come from a deck that is shuffled anew when it is used up, so that each comes about as often as its weight
+//! says, and all of them come early. The list does not depend on what processes do.
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::cluster::{Counts, Role};
+
+/// Something that goes wrong, or is done on purpose, and to whom.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Fault {
+    /// SIGKILL; started again after the hold.
+    Kill { role: Role, index: usize },
+    /// SIGSTOP, SIGCONT after the hold.
+    Pause { index: usize, long: bool },
+    /// SIGTERM; started again when it has ended.
+    Terminate { role: Role, index: usize },
+    /// This many consumers from now on.
+    Scale { consumers: usize },
+    /// This many partitions from now on.
+    Partitions { count: u32 },
+    /// SIGKILL of a broker.
+    BrokerKill { broker: usize },
+    /// SIGSTOP of a broker.
+    BrokerPause { broker: usize },
+    /// A broker is ended and started again: its partitions' leaders go to others and come back.
+    LeaderMove { broker: usize },
+    /// All brokers are paused.
+    KafkaAway,
+    /// Share of requests that the store answers with 5xx, in percent.
+    StoreErrors { percent: u8 },
+    /// Every request to the store waits so long.
+    StoreSlow { millis: u64 },
+    /// Share of requests that the store carries out without the answer getting through, in percent.
+    StoreReplyLost { percent: u8 },
+    /// No connection to the store.
+    StoreAway,
+    /// The store is away while much is pushed, until the consumers' memory is full.
+    MemoryFull,
+    /// The wall clock of a process is off.
+    ClockJump { role: Role, index: usize, millis: i64 },
+    /// Somebody deletes the control topic.
+    ControlDeleted,
+}
+
+/// What is done between two rests.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Step {
+    /// At once, one after the other.
+    pub(crate) faults: Vec<Fault>,
+    /// How long they last.
+    pub(crate) hold: Duration,
+    /// Whether all must be well again before the next step; else it comes after a short rest.
+    pub(crate) settle: bool,
+}
+
+/// A kind of fault, as reports name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    KillConsumer,
+    KillGateway,
+    KillBuilder,
+    KillQueryService,
+    PauseLong,
+    PauseShort,
+    DrainConsumer,
+    DrainGateway,
+    DrainBuilder,
+    DrainQueryService,
+    Scale,
+    Partitions,
+    BrokerKill,
+    BrokerPause,
+    LeaderMove,
+    KafkaAway,
+    StoreErrors,
+    StoreSlow,
+    StoreReplyLost,
+    StoreAway,
+    MemoryFull,
+    ClockJump,
+    ControlDeleted,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::KillConsumer => "consumer SIGKILL",
+            Self::KillGateway => "gateway SIGKILL",
+            Self::KillBuilder => "builder SIGKILL",
+            Self::KillQueryService => "query-service SIGKILL",
+            Self::PauseLong => "consumer SIGSTOP, long",
+            Self::PauseShort => "consumer SIGSTOP, short",
+            Self::DrainConsumer => "consumer SIGTERM",
+            Self::DrainGateway => "gateway SIGTERM",
+            Self::DrainBuilder => "builder SIGTERM",
+            Self::DrainQueryService => "query-service SIGTERM",
+            Self::Scale => "consumers scaled",
+            Self::Partitions => "partitions raised",
+            Self::BrokerKill => "broker SIGKILL",
+            Self::BrokerPause => "broker SIGSTOP",
+            Self::LeaderMove => "broker leaders moved",
+            Self::KafkaAway => "all brokers SIGSTOP",
+            Self::StoreErrors => "S3 5xx",
+            Self::StoreSlow => "S3 slow",
+            Self::StoreReplyLost => "S3 reply lost",
+            Self::StoreAway => "S3 away",
+            Self::MemoryFull => "memory full, S3 away",
+            Self::ClockJump => "clock jump",
+            Self::ControlDeleted => "control topic deleted",
+        }
+    }
+
+    /// Takes away what reads need: they may fail until it is over.
+    pub(crate) fn takes_sources(self) -> bool {
+        matches!(self, Self::KafkaAway | Self::StoreAway | Self::MemoryFull)
+    }
+
+    /// Ordinary operation: no read may fail.
+    pub(crate) fn is_planned(self) -> bool {
+        matches!(self, Self::DrainConsumer | Self::DrainBuilder | Self::Scale | Self::Partitions)
+    }
+
+    /// What strikes the log or the store, and not a process of ours.
+    fn is_below(self) -> bool {
+        use Kind::{BrokerKill, BrokerPause, LeaderMove, StoreAway, StoreErrors, StoreReplyLost, StoreSlow};
+        matches!(self, BrokerKill | BrokerPause | LeaderMove | StoreErrors | StoreSlow | StoreReplyLost | StoreAway)
+    }
+
+    /// What strikes a process of ours, and can come with something below.
+    fn is_above(self) -> bool {
+        use Kind::{ClockJump, KillBuilder, KillConsumer, KillGateway, KillQueryService, PauseLong, PauseShort};
+        matches!(self, KillConsumer | KillGateway | KillBuilder | KillQueryService | PauseLong | PauseShort | ClockJump)
+    }
+}
+
+impl Fault {
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Self::Kill { role: Role::Consumer, .. } => Kind::KillConsumer,
+            Self::Kill { role: Role::Gateway, .. } => Kind::KillGateway,
+            Self::Kill { role: Role::Builder, .. } => Kind::KillBuilder,
+            Self::Kill { role: Role::QueryService, .. } => Kind::KillQueryService,
+            Self::Pause { long: true, .. } => Kind::PauseLong,
+            Self::Pause { long: false, .. } => Kind::PauseShort,
+            Self::Terminate { role: Role::Consumer, .. } => Kind::DrainConsumer,
+            Self::Terminate { role: Role::Gateway, .. } => Kind::DrainGateway,
+            Self::Terminate { role: Role::Builder, .. } => Kind::DrainBuilder,
+            Self::Terminate { role: Role::QueryService, .. } => Kind::DrainQueryService,
+            Self::Scale { .. } => Kind::Scale,
+            Self::Partitions { .. } => Kind::Partitions,
+            Self::BrokerKill { .. } => Kind::BrokerKill,
+            Self::BrokerPause { .. } => Kind::BrokerPause,
+            Self::LeaderMove { .. } => Kind::LeaderMove,
+            Self::KafkaAway => Kind::KafkaAway,
+            Self::StoreErrors { .. } => Kind::StoreErrors,
+            Self::StoreSlow { .. } => Kind::StoreSlow,
+            Self::StoreReplyLost { .. } => Kind::StoreReplyLost,
+            Self::StoreAway => Kind::StoreAway,
+            Self::MemoryFull => Kind::MemoryFull,
+            Self::ClockJump { .. } => Kind::ClockJump,
+            Self::ControlDeleted => Kind::ControlDeleted,
+        }
+    }
+}
+
+/// How often each kind is in the deck. Raising partitions is not: it comes once in a run.
+const DECK: [(Kind, usize); 22] = [
+    (Kind::KillConsumer, 4),
+    (Kind::KillGateway, 1),
+    (Kind::KillBuilder, 1),
+    (Kind::KillQueryService, 1),
+    (Kind::PauseLong, 2),
+    (Kind::PauseShort, 1),
+    (Kind::DrainConsumer, 1),
+    (Kind::DrainGateway, 1),
+    (Kind::DrainBuilder, 1),
+    (Kind::DrainQueryService, 1),
+    (Kind::Scale, 1),
+    (Kind::BrokerKill, 2),
+    (Kind::BrokerPause, 1),
+    (Kind::LeaderMove, 1),
+    (Kind::KafkaAway, 1),
+    (Kind::StoreErrors, 1),
+    (Kind::StoreSlow, 1),
+    (Kind::StoreReplyLost, 1),
+    (Kind::StoreAway, 1),
+    (Kind::MemoryFull, 1),
+    (Kind::ClockJump, 2),
+    (Kind::ControlDeleted, 1),
+];
+
+/// Consumers after each part of a scaling: down to one, up to four, and back.
+const SCALES: [usize; 5] = [1, 2, 4, 2, 3];
+
+/// The step at which partitions are raised, or soon after it.
+const PARTITIONS_AT: usize = 6;
+
+/// The list of steps. It never ends.
+pub(crate) struct Schedule {
+    random: fastrand::Rng,
+    counts: Counts,
+    partitions_later: u32,
+    consumers: usize,
+    deck: VecDeque<Kind>,
+    scales: VecDeque<usize>,
+    steps: usize,
+    raised: bool,
+}
+
+impl Schedule {
+    pub(crate) fn new(seed: u64, counts: &Counts, partitions_later: u32) -> Self {
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            counts: counts.clone(),
+            partitions_later,
+            consumers: counts.consumers,
+            deck: VecDeque::new(),
+            scales: VecDeque::new(),
+            steps: 0,
+            raised: partitions_later <= counts.partitions,
+        }
+    }
+
+    fn draw(&mut self) -> Kind {
+        if self.deck.is_empty() {
+            let mut all: Vec<Kind> = DECK.iter().flat_map(|(kind, n)| std::iter::repeat_n(*kind, *n)).collect();
+            all.retain(|kind| self.counts.brokers > 1 || !matches!(kind, Kind::BrokerKill | Kind::LeaderMove));
+            all.retain(|kind| self.counts.builders > 0 || !matches!(kind, Kind::KillBuilder | Kind::DrainBuilder));
+            self.random.shuffle(&mut all);
+            self.deck.extend(all);
+        }
+        self.deck.pop_front().expect("the deck is not empty")
+    }
+
+    /// Takes the first card that fits out of the deck, if there is one.
+    fn draw_that(&mut self, fits: impl Fn(Kind) -> bool) -> Option<Kind> {
+        let at = self.deck.iter().position(|kind| fits(*kind))?;
+        self.deck.remove(at)
+    }
+
+    /// What a kind is this time, and how many milliseconds it lasts.
+    fn fault(&mut self, kind: Kind) -> (Fault, u64) {
+        let Self { random, counts, consumers, .. } = self;
+        let consumer = random.usize(..*consumers);
+        let index = |random: &mut fastrand::Rng, count: usize| random.usize(..count.max(1));
+        let broker = random.usize(..usize::from(counts.brokers));
+        match kind {
+            // A third stays away for longer than its session: others take over.
+            Kind::KillConsumer => {
+                let hold = if random.u8(..3) == 0 { random.u64(8_000..12_000) } else { random.u64(0..3_000) };
+                (Fault::Kill { role: Role::Consumer, index: consumer }, hold)
+            }
+            Kind::KillGateway => {
+                (Fault::Kill { role: Role::Gateway, index: index(random, counts.gateways) }, random.u64(0..3_000))
+            }
+            Kind::KillBuilder => {
+                (Fault::Kill { role: Role::Builder, index: index(random, counts.builders) }, random.u64(0..5_000))
+            }
+            Kind::KillQueryService => {
+                let index = index(random, counts.query_services);
+                (Fault::Kill { role: Role::QueryService, index }, random.u64(0..3_000))
+            }
+            Kind::PauseLong => (Fault::Pause { index: consumer, long: true }, random.u64(8_000..13_000)),
+            Kind::PauseShort => (Fault::Pause { index: consumer, long: false }, random.u64(300..3_000)),
+            Kind::DrainConsumer => (Fault::Terminate { role: Role::Consumer, index: consumer }, 0),
+            Kind::DrainGateway => (Fault::Terminate { role: Role::Gateway, index: index(random, counts.gateways) }, 0),
+            Kind::DrainBuilder => (Fault::Terminate { role: Role::Builder, index: index(random, counts.builders) }, 0),
+            Kind::DrainQueryService => {
+                (Fault::Terminate { role: Role::QueryService, index: index(random, counts.query_services) }, 0)
+            }
+            Kind::Scale => {
+                let to = self.scales.pop_front().unwrap_or(counts.consumers);
+                *consumers = to;
+                (Fault::Scale { consumers: to }, random.u64(1_000..3_000))
+            }
+            Kind::Partitions => (Fault::Partitions { count: self.partitions_later }, random.u64(2_000..4_000)),
+            Kind::BrokerKill => (Fault::BrokerKill { broker }, random.u64(500..8_000)),
+            Kind::BrokerPause => (Fault::BrokerPause { broker }, random.u64(1_000..6_000)),
+            Kind::LeaderMove => (Fault::LeaderMove { broker }, 0),
+            Kind::KafkaAway => (Fault::KafkaAway, random.u64(2_000..6_000)),
+            Kind::StoreErrors => (Fault::StoreErrors { percent: random.u8(20..60) }, random.u64(4_000..9_000)),
+            Kind::StoreSlow => (Fault::StoreSlow { millis: random.u64(100..1_500) }, random.u64(4_000..9_000)),
+            Kind::StoreReplyLost => (Fault::StoreReplyLost { percent: random.u8(10..50) }, random.u64(4_000..9_000)),
+            Kind::StoreAway => (Fault::StoreAway, random.u64(10_000..20_000)),
+            Kind::MemoryFull => (Fault::MemoryFull, random.u64(12_000..18_000)),
+            Kind::ClockJump => {
+                let role = if random.bool() { Role::Consumer } else { Role::Gateway };
+                let index = if role == Role::Consumer { consumer } else { index(random, counts.gateways) };
+                let millis = random.i64(60_000..48 * 3_600_000) * if random.bool() { 1 } else { -1 };
+                (Fault::ClockJump { role, index, millis }, random.u64(4_000..10_000))
+            }
+            Kind::ControlDeleted => (Fault::ControlDeleted, random.u64(2_000..6_000)),
+        }
+    }
+}
+
+impl Iterator for Schedule {
+    type Item = Step;
+
+    fn next(&mut self) -> Option<Step> {
+        self.steps += 1;
+        let kind = if !self.scales.is_empty() {
+            // A scaling that was begun goes on.
+            Kind::Scale
+        } else if self.steps >= PARTITIONS_AT && !self.raised {
+            self.raised = true;
+            Kind::Partitions
+        } else {
+            self.draw()
+        };
+        if kind == Kind::Scale && self.scales.is_empty() {
+            self.scales = SCALES.into();
+        }
+        let (fault, mut millis) = self.fault(kind);
+        let mut faults = vec![fault];
+        // Every third time something below and something above come together.
+        let wants_second = self.random.u8(..3) == 0;
+        let second = match kind {
+            kind if wants_second && kind.is_below() => self.draw_that(Kind::is_above),
+            kind if wants_second && kind.is_above() => self.draw_that(Kind::is_below),
+            _ => None,
+        };
+        if let Some(second) = second {
+            let (fault, hold) = self.fault(second);
+            faults.push(fault);
+            millis = millis.max(hold);
+        }
+        let settle = kind.is_planned() || self.random.u8(..5) < 3;
+        Some(Step { faults, hold: Duration::from_millis(millis), settle })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn steps(seed: u64, n: usize) -> Vec<Step> {
+        Schedule::new(seed, &Counts::default(), 16).take(n).collect()
+    }
+
+    #[test]
+    fn a_seed_repeats() {
+        assert_eq!(steps(1, 300), steps(1, 300));
+        assert_ne!(steps(1, 300), steps(2, 300));
+    }
+
+    #[test]
+    fn every_kind_comes_early() {
+        let seen: BTreeSet<Kind> = steps(3, 40).iter().flat_map(|s| s.faults.iter().map(|f| f.kind())).collect();
+        assert!(DECK.iter().all(|(kind, _)| seen.contains(kind)), "{seen:?}");
+        assert!(seen.contains(&Kind::Partitions));
+    }
+
+    #[test]
+    fn planned_steps_stand_alone_and_targets_exist() {
+        let mut consumers = Counts::default().consumers;
+        let mut scales = Vec::new();
+        for step in steps(5, 2000) {
+            let planned = step.faults.iter().any(|f| f.kind().is_planned());
+            assert!(!planned || (step.faults.len() == 1 && step.settle), "{step:?}");
+            for fault in step.faults {
+                match fault {
+                    Fault::Scale { consumers: to } => {
+                        consumers = to;
+                        scales.push(to);
+                    }
+                    Fault::Kill { role: Role::Consumer, index }
+                    | Fault::Terminate { role: Role::Consumer, index }
+                    | Fault::Pause { index, .. } => assert!(index < consumers, "{fault:?} of {consumers}"),
+                    _ => {}
+                }
+            }
+        }
+        assert!(scales.chunks_exact(SCALES.len()).all(|c| c == SCALES), "{scales:?}");
+        let raised = steps(5, 2000).iter().filter(|s| s.faults[0].kind() == Kind::Partitions).count();
+        assert_eq!(raised, 1);
+    }
+}

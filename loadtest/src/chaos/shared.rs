@@ -1,0 +1,165 @@
+//! What the threads of a run share: sources of lines, addresses, the timeline, what was found.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{schedule::Kind, timeline::Timeline};
+use crate::{
+    ledger::{Differences, StreamNumber},
+    lines::Writer,
+};
+
+/// Streams that a writer fills at a time.
+pub(crate) const STREAMS: StreamNumber = 4;
+/// After so many lines a writer goes on with new streams, so that whole streams stay readable in a long run.
+pub(crate) const GENERATION_LINES: u64 = 3000;
+/// No more complaints than this are kept word for word.
+const COMPLAINTS_MAX: usize = 50;
+
+/// One writer and what it pushed last.
+pub(crate) struct Source {
+    pub(crate) writer: Writer,
+    last_push: Mutex<Option<LastPush>>,
+}
+
+/// A push that was acknowledged, and the token that asks for it.
+#[derive(Clone)]
+pub(crate) struct LastPush {
+    pub(crate) token: String,
+    pub(crate) lines: Range<usize>,
+    pub(crate) stream: StreamNumber,
+}
+
+impl Source {
+    pub(crate) fn new(writer: Writer) -> Self {
+        Self { writer, last_push: Mutex::default() }
+    }
+
+    pub(crate) fn last_push(&self) -> Option<LastPush> {
+        self.last_push.lock().expect("nobody panics with it").clone()
+    }
+
+    pub(crate) fn set_last_push(&self, push: LastPush) {
+        *self.last_push.lock().expect("nobody panics with it") = Some(push);
+    }
+
+    /// How many streams it has begun.
+    pub(crate) fn streams(&self) -> StreamNumber {
+        let (_, sent) = self.writer.ledger.counts();
+        let generations = sent.div_ceil(GENERATION_LINES).max(1);
+        StreamNumber::try_from(generations).unwrap_or(StreamNumber::MAX / STREAMS).saturating_mul(STREAMS)
+    }
+}
+
+/// How a read asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Asking {
+    Strong,
+    Eventual,
+    Token,
+}
+
+/// Everything that threads share.
+pub(crate) struct Shared {
+    pub(crate) sources: Vec<Source>,
+    pub(crate) gateways: Vec<String>,
+    pub(crate) query_services: Vec<String>,
+    pub(crate) timeline: Timeline,
+    stop: AtomicBool,
+    stop_watch: AtomicBool,
+    /// Lines are long now.
+    pub(crate) burst: AtomicBool,
+    pub(crate) pushes: AtomicU64,
+    pub(crate) pushes_unknown: AtomicU64,
+    tally: Mutex<Tally>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    /// Reads that were answered and checked.
+    pub(crate) reads: BTreeMap<Asking, u64>,
+    /// Attempts of reads that failed, by what was wrong meanwhile. An attempt counts for each kind.
+    pub(crate) failed: BTreeMap<Kind, u64>,
+    pub(crate) failed_in_all: u64,
+    pub(crate) during: Differences,
+    pub(crate) strong_longest: Duration,
+    pub(crate) with_retries_longest: Duration,
+    pub(crate) tail_lines: u64,
+    /// Entries of tails that had to be dropped, as they said themselves.
+    pub(crate) tail_dropped: u64,
+    pub(crate) drains: BTreeMap<Kind, Vec<Duration>>,
+    pub(crate) ended_by_themselves: Vec<String>,
+    /// Promises that were broken.
+    pub(crate) complaints: Vec<String>,
+    pub(crate) complaints_in_all: u64,
+}
+
+impl Shared {
+    pub(crate) fn new(sources: Vec<Source>, gateways: Vec<String>, query_services: Vec<String>) -> Self {
+        Self {
+            sources,
+            gateways,
+            query_services,
+            timeline: Timeline::default(),
+            stop: AtomicBool::new(false),
+            stop_watch: AtomicBool::new(false),
+            burst: AtomicBool::new(false),
+            pushes: AtomicU64::new(0),
+            pushes_unknown: AtomicU64::new(0),
+            tally: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn stops(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn watch_stops(&self) -> bool {
+        self.stop_watch.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn stop_watch(&self) {
+        self.stop_watch.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().expect("no thread panics while it holds the tally")
+    }
+
+    /// Notes a broken promise.
+    pub(crate) fn complain(&self, text: impl Into<String>) {
+        let text = text.into();
+        println!("  WRONG: {text}");
+        let mut tally = self.tally();
+        tally.complaints_in_all += 1;
+        if tally.complaints.len() < COMPLAINTS_MAX {
+            tally.complaints.push(text);
+        }
+    }
+
+    pub(crate) fn count_failed(&self, kinds: &BTreeSet<Kind>) {
+        let mut tally = self.tally();
+        tally.failed_in_all += 1;
+        for kind in kinds {
+            *tally.failed.entry(*kind).or_default() += 1;
+        }
+    }
+
+    /// Lines acknowledged, and lines sent.
+    pub(crate) fn lines(&self) -> (u64, u64) {
+        let all = self.sources.iter().map(|s| s.writer.ledger.counts());
+        all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+}

@@ -1,0 +1,130 @@
+//! Watches the consumers' metrics: how long partitions have no leader, and how often memory was full.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{shared::Shared, timeline::is_inexcusable};
+use crate::cluster::{Metrics, metrics};
+
+/// How often all are asked.
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// What is watched and what was seen.
+pub(crate) struct Watch {
+    consumers: Mutex<Vec<String>>,
+    /// So many partitions must have a leader.
+    partitions: AtomicU32,
+    seen: Mutex<Seen>,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    /// When each partition had a leader last, and whether it has one now.
+    led: BTreeMap<u32, (Instant, bool)>,
+    /// The longest time without a leader, its partition, and what was wrong meanwhile.
+    pub(crate) longest: Option<(Duration, u32, Vec<&'static str>)>,
+    /// The longest while only ordinary things were done: scaling, draining, raising partitions.
+    pub(crate) longest_planned: Option<(Duration, u32, Vec<&'static str>)>,
+    pub(crate) handoffs: u64,
+    counters: BTreeMap<(String, &'static str), f64>,
+    /// How much counters rose over all processes.
+    pub(crate) rose: BTreeMap<&'static str, f64>,
+}
+
+/// Counters whose rise is told in the report.
+const COUNTERS: [&str; 3] =
+    ["millrace_consumer_memory_full_total", "millrace_consumer_fenced_total", "millrace_consumer_not_held_total"];
+
+impl Watch {
+    pub(crate) fn new(consumers: Vec<String>, partitions: u32) -> Self {
+        Self { consumers: Mutex::new(consumers), partitions: AtomicU32::new(partitions), seen: Mutex::default() }
+    }
+
+    pub(crate) fn set_consumers(&self, consumers: Vec<String>) {
+        *self.consumers.lock().expect("nobody panics with it") = consumers;
+    }
+
+    pub(crate) fn set_partitions(&self, partitions: u32) {
+        self.partitions.store(partitions, Ordering::SeqCst);
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        self.lock().clone()
+    }
+
+    /// Whether each partition has a leader.
+    pub(crate) fn all_led(&self) -> bool {
+        let seen = self.lock();
+        let led = seen.led.values().filter(|(_, led)| *led).count();
+        led >= self.partitions.load(Ordering::SeqCst) as usize
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("no thread panics while it holds what was seen")
+    }
+
+    /// Asks all consumers again and again, until told to stop.
+    pub(crate) fn run(&self, shared: &Shared) {
+        while !shared.watch_stops() {
+            let began = Instant::now();
+            let consumers = self.consumers.lock().expect("nobody panics with it").clone();
+            // All at once: one that is paused holds up nobody.
+            let answers: Vec<(String, Option<Metrics>)> = thread::scope(|scope| {
+                let asked: Vec<_> = consumers.into_iter().map(|c| scope.spawn(move || (metrics(&c).ok(), c))).collect();
+                asked.into_iter().filter_map(|a| a.join().ok()).map(|(m, c)| (c, m)).collect()
+            });
+            self.note(shared, &answers);
+            thread::sleep(PERIOD.saturating_sub(began.elapsed()));
+        }
+    }
+
+    fn note(&self, shared: &Shared, answers: &[(String, Option<Metrics>)]) {
+        let now = Instant::now();
+        let mut seen = self.lock();
+        let led: Vec<u32> = answers.iter().filter_map(|(_, m)| m.as_ref()).flat_map(Metrics::partitions_led).collect();
+        for partition in 0..self.partitions.load(Ordering::SeqCst) {
+            let (since, was_led) = *seen.led.entry(partition).or_insert((now, false));
+            let is_led = led.contains(&partition);
+            if is_led && !was_led {
+                seen.handoff(shared, partition, since, now);
+            }
+            seen.led.insert(partition, (if is_led { now } else { since }, is_led));
+        }
+        for (consumer, metrics) in answers {
+            for name in COUNTERS {
+                let Some(value) = metrics.as_ref().and_then(|m| m.sum(name)) else { continue };
+                let before = seen.counters.insert((consumer.clone(), name), value).unwrap_or_default();
+                // A process that was started again counts from 0.
+                *seen.rose.entry(name).or_default() += if value >= before { value - before } else { value };
+            }
+        }
+    }
+}
+
+impl Seen {
+    /// A partition has a leader again.
+    fn handoff(&mut self, shared: &Shared, partition: u32, since: Instant, now: Instant) {
+        let kinds = shared.timeline.during(since, now);
+        if kinds.is_empty() {
+            // Its first leader, before anything went wrong.
+            return;
+        }
+        self.handoffs += 1;
+        let gap = now - since;
+        let names = || kinds.iter().map(|k| k.name()).collect();
+        if self.longest.as_ref().is_none_or(|(longest, ..)| gap > *longest) {
+            self.longest = Some((gap, partition, names()));
+        }
+        if is_inexcusable(&kinds) && self.longest_planned.as_ref().is_none_or(|(longest, ..)| gap > *longest) {
+            self.longest_planned = Some((gap, partition, names()));
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What a cluster on this machine is like: how many of each, where its data lie, and the settings of all roles.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Value, json};
+
+use super::Role;
+
+/// The bucket that blocks and heads go to.
+pub(super) const BUCKET: &str = "millrace";
+/// The topic that is the log.
+pub(crate) const TOPIC: &str = "millrace";
+/// How many of each.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Counts {
+    /// Kafka brokers: 1, or 3 with replication
+    #[arg(long, default_value_t = 3)]
+    pub(crate) brokers: u16,
+    /// Processes that take pushes
+    #[arg(long, default_value_t = 2)]
+    pub(crate) gateways: usize,
+    /// Processes that share the partitions
+    #[arg(long, default_value_t = 3)]
+    pub(crate) consumers: usize,
+    /// Processes that turn cuts into blocks
+    #[arg(long, default_value_t = 1)]
+    pub(crate) builders: usize,
+    /// Processes that answer queries
+    #[arg(long, default_value_t = 2)]
+    pub(crate) query_services: usize,
+    /// Partitions of the log
+    #[arg(long, default_value_t = 4)]
+    pub(crate) partitions: u32,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { brokers: 3, gateways: 2, consumers: 3, builders: 1, query_services: 2, partitions: 4 }
+    }
+}
+
+impl Counts {
+    pub(super) fn of(&self, role: Role) -> usize {
+        match role {
+            Role::Gateway => self.gateways,
+            Role::Consumer => self.consumers,
+            Role::Builder => self.builders,
+            Role::QueryService => self.query_services,
+        }
+    }
+}
+
+/// A cluster before it runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) folder: PathBuf,
+    pub(crate) binary: PathBuf,
+    pub(crate) counts: Counts,
+    /// Settings of all roles, as a tree.
+    settings: Value,
+    /// Environment of all roles.
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+impl Layout {
+    /// A cluster with the settings that all clusters here share.
+    pub(crate) fn new(folder: &Path, binary: PathBuf, counts: Counts) -> Self {
+        let (replicas, in_sync) = if counts.brokers == 1 { (1, 1) } else { (3, 2) };
+        let settings = json!({
+            "kafka": {
+                "topic": TOPIC,
+                "partitions": counts.partitions,
+                "replication_factor": replicas,
+                "min_insync_replicas": in_sync,
+                "session_timeout": "6s",
+            },
+            "store": {"s3": {
+                "bucket": BUCKET,
+                "path_style": true,
+                "region": "us-east-1",
+            }},
+        });
+        Self { folder: folder.to_owned(), binary, counts, settings, environment: Vec::new() }
+    }
+
+    /// Gives all roles a setting, by its path with dots.
+    pub(crate) fn set(&mut self, path: &str, value: impl Into<Value>) {
+        let mut at = &mut self.settings;
+        for key in path.split('.') {
+            if !at.is_object() {
+                *at = Value::Object(Map::new());
+            }
+            at = &mut at[key];
+        }
+        *at = value.into();
+    }
+
+    /// As `MILLRACE_…` variables name settings: `CONSUMER__CUT_BYTES`.
+    pub(crate) fn set_by_variable(&mut self, variable: &str, value: &str) {
+        self.set(&variable.to_lowercase().replace("__", "."), value);
+    }
+
+    /// Gives all roles a variable.
+    pub(crate) fn set_environment(&mut self, name: &str, value: impl Into<String>) {
+        self.environment.push((name.to_owned(), value.into()));
+    }
+
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.folder.join("millrace.yaml")
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.folder.join("logs")
+    }
+
+    pub(super) fn kafka_folder(&self) -> PathBuf {
+        self.folder.join("kafka")
+    }
+
+    pub(super) fn store_folder(&self) -> PathBuf {
+        self.folder.join("s3")
+    }
+
+    /// Writes the one configuration of all roles. JSON is YAML, too.
+    pub(super) fn write_config(&self) -> anyhow::Result<()> {
+        fs::write(self.config_file(), serde_json::to_string_pretty(&self.settings)?)?;
+        Ok(())
+    }
+
+    /// Removes what an earlier cluster left in a folder, and nothing else.
+    pub(super) fn clear(folder: &Path) -> anyhow::Result<()> {
+        for part in ["kafka", "s3", "logs", "clocks", "pids", "millrace.yaml", "cluster.json", "supervisor.log"] {
+            let path = folder.join(part);
+            if path.is_dir() {
+                fs::remove_dir_all(path)?;
+            } else if path.exists() {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_a_tree() {
+        let mut layout = Layout::new(Path::new("x"), "millrace".into(), Counts::default());
+        layout.set("kafka.brokers", "127.0.0.1:1");
+        layout.set_by_variable("CONSUMER__CUT_AGE", "1s");
+        assert_eq!(layout.settings["kafka"]["brokers"], "127.0.0.1:1");
+        assert_eq!(layout.settings["kafka"]["topic"], TOPIC);
+        assert_eq!(layout.settings["consumer"]["cut_age"], "1s");
+    }
+}

@@ -19,6 +19,11 @@ pub struct Config {
     pub put_backoff: PromDuration,
     /// No pause between tries is longer.
     pub put_backoff_max: PromDuration,
+    /// Ask builder processes for blocks where there are some; the owner makes those that it does not get. Off: every
+    /// owner makes its blocks itself, which costs less processor time in all, but at the place where reads are served.
+    pub remote: bool,
+    /// How long a builder may take for a block.
+    pub remote_timeout: PromDuration,
     /// zstd level of lines. Raising it makes blocks smaller and costs CPU while cuts are encoded.
     pub line_zstd_level: i32,
     /// Bytes of lines that make a block "full": `loki_ingester_chunk_utilization` is relative to it. Has no other effect.
@@ -32,6 +37,8 @@ impl Default for Config {
             put_attempts: 8,
             put_backoff: PromDuration::from(Duration::from_millis(100)),
             put_backoff_max: PromDuration::from(Duration::from_secs(5)),
+            remote: true,
+            remote_timeout: PromDuration::from(Duration::from_secs(30)),
             line_zstd_level: block::BlockOptions::default().line_zstd_level,
             full_block_bytes: ByteSize::from_mb(48),
         }

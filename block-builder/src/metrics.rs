@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use catalogue::BlockEntry;
+use catalogue::{BlockEntry, Lost};
 use cut::{Cut, CutReason};
-use model::TimestampNs;
+use model::{PartitionId, TimestampNs};
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
 use telemetry::StageCpu;
 
@@ -35,8 +35,12 @@ pub(crate) struct Metrics {
     pub(crate) retries: IntCounter,
     /// Blocks that no head will list: their maker was fenced.
     pub(crate) orphans: IntCounter,
+    /// Blocks asked of builder processes, by `outcome`: `made`, or `failed` and made here.
+    pub(crate) remote_builds: IntCounterVec,
     /// Cuts that are being encoded now.
     pub(crate) encoding: IntGauge,
+    /// Offsets that retention removed before they were read, when a lead is taken. Label: `partition`.
+    lost_offsets: IntCounterVec,
 }
 
 impl Metrics {
@@ -60,6 +64,19 @@ impl Metrics {
         {
             chunks_flushed.with_label_values(&[reason.as_str()]);
         }
+        let remote_builds = IntCounterVec::new(
+            Opts::new("millrace_builder_remote_builds_total", "Blocks asked of builder processes, by outcome."),
+            &["outcome"],
+        )?;
+        registry.register(Box::new(remote_builds.clone()))?;
+        let lost_offsets = IntCounterVec::new(
+            Opts::new(
+                "millrace_lost_offsets_total",
+                "Offsets that the log's retention removed before they were read; the head lists the ranges.",
+            ),
+            &["partition"],
+        )?;
+        registry.register(Box::new(lost_offsets.clone()))?;
         let encoding = IntGauge::new("millrace_builder_encoding", "Cuts that are being encoded now.")?;
         registry.register(Box::new(encoding.clone()))?;
         let seconds = || vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -116,8 +133,18 @@ impl Metrics {
                 "millrace_builder_orphaned_blocks_total",
                 "Blocks that no head will list, since another process leads the partition.",
             )?,
+            remote_builds,
             encoding,
+            lost_offsets,
         })
+    }
+
+    /// Takes note of what was recorded as lost when the lead of a partition was taken, if anything.
+    pub(crate) fn lost<'a>(&self, partition: PartitionId, lost: impl Iterator<Item = &'a Lost>) {
+        for Lost { range, .. } in lost {
+            let offsets = u64::try_from(range.end.value() - range.start.value()).unwrap_or(0);
+            self.lost_offsets.with_label_values(&[&partition.to_string()]).inc_by(offsets);
+        }
     }
 
     /// Takes note of a block that a head lists now.

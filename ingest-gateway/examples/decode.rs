@@ -106,6 +106,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         log: sink.clone(),
         overrides: Arc::new(Overrides::new(limits)),
         clock: Arc::new(ManualClock::new(TimestampNs::from_secs(1_795_204_800))),
+        control: None,
         metrics: prometheus::Registry::new(),
     };
     let router = Gateway::new(Config::default(), components)?.router();

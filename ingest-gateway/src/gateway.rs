@@ -1,30 +1,39 @@
 //! The gateway: one request from its body to the log.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use bytes::Bytes;
+use control::Control;
 use dashmap::DashMap;
-use futures_util::future::join_all;
 use limits::Overrides;
-use log_bus::{LogBus, LogError};
-use model::{Clock, PartitionId, TenantId};
+use log_bus::LogBus;
+use model::{Clock, PartitionId, ReadToken, TenantId};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use prost::Message;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::append::refused;
 use crate::body::{self, Packing, UNAVAILABLE};
+use crate::breaker::{Breaker, Unavailable, Way};
+use crate::bucket::Rate;
 use crate::budget::{Budget, Reservation};
 use crate::intake::{Context, Intake, Outcome, Refusal, Rules};
 use crate::metrics::{Metrics, Seen};
+use crate::partitions::Partitions;
 use crate::protobuf::LabelTexts;
-use crate::tenants::Tenants;
-use crate::{Config, Error, http, json, legacy, otlp, protobuf};
+use crate::route::Route;
+use crate::tenants::{Tenant, Tenants, streams_max};
+use crate::{Config, Error, http, json, legacy, otlp, protobuf, sharding};
 
-/// How often idle streams are forgotten and gauges are brought up to date.
-const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(15);
+/// How often rates are measured.
+const MEASURE_PERIOD: Duration = Duration::from_secs(1);
+
+/// Idle streams are forgotten and gauges are brought up to date every so many measurements.
+const HOUSEKEEPING_EVERY: u32 = 15;
 
 /// What the gateway works with.
 #[derive(Clone)]
@@ -35,24 +44,40 @@ pub struct Components {
     pub overrides: Arc<Overrides>,
     /// Arrival times, age limits and rates go by it.
     pub clock: Arc<dyn Clock>,
+    /// Who else is there. With it gateways share limits by what each of them gets; without, by `gateway_count`.
+    pub control: Option<Arc<Control>>,
     /// Where the gateway's metrics are registered.
     pub metrics: prometheus::Registry,
 }
 
 /// A running gateway. Its [`router`](Gateway::router) takes pushes; [`run`](Gateway::run) keeps house.
 pub struct Gateway {
-    config: Arc<Config>,
-    log: Arc<dyn LogBus>,
-    overrides: Arc<Overrides>,
-    clock: Arc<dyn Clock>,
-    metrics: Metrics,
+    pub(crate) config: Arc<Config>,
+    pub(crate) log: Arc<dyn LogBus>,
+    pub(crate) overrides: Arc<Overrides>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) control: Option<Arc<Control>>,
+    pub(crate) metrics: Metrics,
+    pub(crate) partitions: Partitions,
+    pub(crate) breaker: Breaker,
+    pub(crate) tenants: Tenants,
+    /// A token of this log that asks for nothing.
+    pub(crate) token: ReadToken,
     no_auth_tenant: TenantId,
     budget: Arc<Budget>,
-    tenants: Tenants,
-    rules: DashMap<TenantId, Arc<Rules>>,
+    rules: DashMap<TenantId, Known>,
     label_texts: Arc<LabelTexts>,
     /// Large bodies decode at once as there are cores: more would only take longer, all of them.
     decoders: Arc<Semaphore>,
+}
+
+/// What is worked out for a tenant, and from what.
+#[derive(Clone)]
+struct Known {
+    rules: Arc<Rules>,
+    route: Arc<Route>,
+    partition_count: u32,
+    shards: u32,
 }
 
 /// What a body holds.
@@ -71,6 +96,14 @@ pub(crate) struct Arrival {
     pub(crate) batch_id: Option<String>,
     pub(crate) content: Content,
     pub(crate) packing: Packing,
+}
+
+/// What became of a request whose records, if there are any, are durable.
+pub(crate) struct Stored {
+    /// What a read must reach to see them.
+    pub(crate) token: Option<ReadToken>,
+    /// What was not stored, and why.
+    pub(crate) refusal: Option<Refusal>,
 }
 
 /// Records made from a request, and the memory reserved for it until they are durable.
@@ -94,10 +127,14 @@ impl Gateway {
         Ok(Arc::new(Self {
             metrics: Metrics::new(&components.metrics)?,
             budget: Budget::new(config.inflight_bytes_max.as_usize()),
+            partitions: Partitions::new(components.log.partition_count(), config.new_partition_delay.get()),
+            breaker: Breaker::new(config.breaker_failures, config.breaker_probe.get()),
+            token: ReadToken::new(&components.log.log_id().0),
             config: Arc::new(config),
             log: components.log,
             overrides: components.overrides,
             clock: components.clock,
+            control: components.control,
             no_auth_tenant,
             tenants: Tenants::default(),
             rules: DashMap::new(),
@@ -111,19 +148,22 @@ impl Gateway {
         http::router(self)
     }
 
-    /// Forgets idle streams and keeps gauges up to date until `shutdown`. Requests are served without it.
+    /// Measures rates, follows the log and other gateways, forgets idle streams and keeps gauges up to date, until
+    /// `shutdown`; then it says that this process leaves, if that is nothing but a gateway. Requests are served
+    /// without it, by the limits' fixed parts and the partitions of the start.
     pub async fn run(&self, shutdown: CancellationToken) {
-        loop {
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(HOUSEKEEPING_PERIOD) => {}
+        let mut measurements = 0u32;
+        while shutdown.run_until_cancelled(tokio::time::sleep(MEASURE_PERIOD)).await.is_some() {
+            self.measure(Instant::now());
+            measurements = measurements.wrapping_add(1);
+            if measurements.is_multiple_of(HOUSEKEEPING_EVERY) {
+                self.tenants.sweep(self.clock.now(), self.config.stream_idle_timeout.get());
+                self.rules.retain(|tenant, _| self.tenants.contains(tenant));
+                self.metrics.tenants(self.tenants.active());
+                self.count_inflight();
             }
-            self.tenants.sweep(self.clock.now(), self.config.stream_idle_timeout.get());
-            self.rules.retain(|tenant, _| self.tenants.contains(tenant));
-            self.metrics.streams(self.tenants.active());
-            self.count_inflight();
         }
+        self.say_leaving();
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -153,25 +193,61 @@ impl Gateway {
         self.overrides.for_tenant(tenant).retention_period.get().as_secs() / 3600
     }
 
-    fn rules(&self, tenant: &TenantId) -> Arc<Rules> {
-        let limits = self.overrides.for_tenant(tenant);
-        if let Some(known) = self.rules.get(tenant).filter(|known| Arc::ptr_eq(&known.limits, &limits)) {
-            return known.clone();
-        }
-        let rules = Arc::new(Rules::new(limits, tenant, self.log.partition_count(), &self.config));
-        self.rules.insert(tenant.clone(), rules.clone());
-        rules
+    /// The rules and partitions of a tenant, worked out again when its limits, the log or its rate changed.
+    fn known(&self, name: &TenantId, tenant: &Tenant) -> Known {
+        let limits = self.overrides.for_tenant(name);
+        let partition_count = self.partitions.in_use();
+        let shards = match tenant.shards.load(Ordering::Relaxed) {
+            0 => sharding::at_first(&limits, &self.config, partition_count),
+            measured => measured,
+        };
+        let known = self.rules.get(name).filter(|known| Arc::ptr_eq(&known.rules.limits, &limits));
+        let is_current = |known: &Known| (known.partition_count, known.shards) == (partition_count, shards);
+        let rules = match known.as_deref() {
+            Some(known) if is_current(known) => return known.clone(),
+            Some(known) => known.rules.clone(),
+            None => Arc::new(Rules::new(limits)),
+        };
+        // The map must not be held while it is written to.
+        drop(known);
+        let route = Arc::new(Route::new(name, (0..partition_count).map(PartitionId::new), shards));
+        let known = Known { rules, route, partition_count, shards };
+        self.rules.insert(name.clone(), known.clone());
+        known
     }
 
-    fn intake(&self, tenant: &TenantId, batch_id: Option<String>) -> Intake {
-        Intake::new(Context {
+    /// The tenant's partitions, but for those that do not work now.
+    fn route_now(&self, tenant: &TenantId, known: &Known) -> Result<Arc<Route>, Refusal> {
+        let count = known.partition_count;
+        Ok(match self.breaker.way(known.route.partitions(), count, Instant::now()) {
+            Way::Straight => known.route.clone(),
+            Way::Through(partition) => Arc::new(Route::only(tenant, partition)),
+            Way::Around(open) => {
+                let working = (0..count).map(PartitionId::new).filter(|p| !open.contains(p));
+                Arc::new(Route::new(tenant, working, known.shards))
+            }
+            Way::Nowhere => {
+                return Err(refused(self.breaker.failing_since().map(|since| Unavailable { since })));
+            }
+        })
+    }
+
+    fn intake(&self, name: &TenantId, batch_id: Option<String>) -> Result<Intake, Refusal> {
+        let tenant = self.tenants.get(name);
+        let known = self.known(name, &tenant);
+        let limits = &known.rules.limits;
+        let share = tenant.share().unwrap_or(1.0 / f64::from(self.config.gateway_count.max(1)));
+        Ok(Intake::new(Context {
             config: self.config.clone(),
-            tenant_id: tenant.clone(),
-            tenant: self.tenants.get(tenant),
-            rules: self.rules(tenant),
+            tenant_id: name.clone(),
+            route: self.route_now(name, &known)?,
+            rate: Rate::of_tenant(limits, share),
+            streams_max: streams_max(limits, share),
+            tenant,
+            rules: known.rules,
             now: self.clock.now(),
             batch_id,
-        })
+        }))
     }
 
     /// Decodes a body; a large one away from the threads that serve connections.
@@ -203,9 +279,8 @@ impl Gateway {
         let (this, tenant) = (self.clone(), tenant.clone());
         self.offload(is_large, move || {
             let _cpu = this.metrics.decode_cpu.start();
-            let mut intake = this.intake(&tenant, batch_id);
-            let rules = this.rules(&tenant);
-            otlp::convert(&message, &rules.otlp, &mut intake)?;
+            let mut intake = this.intake(&tenant, batch_id)?;
+            otlp::convert(&message, &mut intake)?;
             Ok(Decoded { outcome: intake.finish(), _reservation: reservation })
         })
         .await
@@ -235,7 +310,7 @@ impl Gateway {
         let _cpu = self.metrics.decode_cpu.start();
         let config = &*self.config;
         let unpacked = body::unpack(arrival.packing, body, config, reservation)?;
-        let mut intake = self.intake(&arrival.tenant, arrival.batch_id.clone());
+        let mut intake = self.intake(&arrival.tenant, arrival.batch_id.clone())?;
         match arrival.content {
             Content::Json | Content::LegacyJson | Content::OtlpJson => {
                 if unpacked.len() > config.max_decompressed_size.as_usize() {
@@ -262,60 +337,25 @@ impl Gateway {
                 reservation.grow(unpacked.len().saturating_mul(2))?;
                 let message =
                     ExportLogsServiceRequest::decode(unpacked).map_err(|e| Refusal::new(400, e.to_string()))?;
-                self.convert_into(&message, arrival, &mut intake)?;
+                otlp::convert(&message, &mut intake)?;
             }
             Content::OtlpJson => {
                 let message: ExportLogsServiceRequest =
                     serde_json::from_slice(&unpacked).map_err(|e| Refusal::new(400, e.to_string()))?;
-                self.convert_into(&message, arrival, &mut intake)?;
+                otlp::convert(&message, &mut intake)?;
             }
         }
         Ok(intake.finish())
     }
 
-    fn convert_into(
-        &self,
-        message: &ExportLogsServiceRequest,
-        arrival: &Arrival,
-        intake: &mut Intake,
-    ) -> Result<(), Refusal> {
-        otlp::convert(message, &self.rules(&arrival.tenant).otlp, intake)
-    }
-
     /// Appends the records; answers when all of them are durable.
-    pub(crate) async fn store(&self, seen: &Seen<'_>, decoded: Decoded) -> Result<(), Refusal> {
+    pub(crate) async fn store(&self, seen: &Seen<'_>, decoded: Decoded) -> Result<Stored, Refusal> {
         let Outcome { records, refusal, tally } = decoded.outcome;
         self.metrics.request(seen, &tally);
-        if !records.is_empty() {
-            self.append(seen.tenant, records).await?;
-        }
-        refusal.map_or(Ok(()), Err)
-    }
-
-    async fn append(&self, tenant: &TenantId, records: Vec<(PartitionId, Bytes)>) -> Result<(), Refusal> {
-        let (started, count) = (Instant::now(), records.len());
-        let appends = join_all(records.into_iter().map(async |(partition, payload)| {
-            let bytes = payload.len();
-            let result = self.log.append(partition, tenant, payload).await;
-            self.metrics.append(partition, bytes, result.is_ok());
-            result
-        }));
-        let results = match tokio::time::timeout(self.config.append_timeout.get(), appends).await {
-            Ok(results) => results,
-            Err(_) => {
-                tracing::error!(%tenant, timeout = %self.config.append_timeout, "the log did not answer in time");
-                return Err(Refusal::new(503, UNAVAILABLE));
-            }
-        };
-        self.metrics.appended(count, started.elapsed().as_secs_f64());
-        // A client repeats the whole request then: what was durable of it may appear twice.
-        match results.into_iter().find_map(Result::err) {
-            None => Ok(()),
-            Some(e @ LogError::TooLarge { .. }) => Err(Refusal::new(413, format!("request body too large: {e}"))),
-            Some(e) => {
-                tracing::error!(%tenant, error = %e, "records could not be appended");
-                Err(Refusal::new(503, UNAVAILABLE))
-            }
-        }
+        let token = if records.is_empty() { None } else { Some(self.append(seen.tenant, records).await?) };
+        Ok(Stored { token, refusal })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,15 +14,18 @@ use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{LogsS
 use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
 use prost::Message;
 use tonic::codec::CompressionEncoding;
+use tonic::metadata::MetadataValue;
 
 use crate::body::{self, Packing};
 use crate::budget::Reservation;
-use crate::gateway::{Arrival, Content, Gateway};
+use crate::gateway::{Arrival, Content, Gateway, Stored};
 use crate::intake::Refusal;
 use crate::metrics::Seen;
 
 const TENANT_HEADER: &str = "x-scope-orgid";
 const BATCH_ID_HEADER: &str = "x-millrace-batch-id";
+/// Tells what a later read must reach to see what this push wrote.
+const TOKEN_HEADER: &str = "x-millrace-token";
 const BATCH_ID_BYTES_MAX: usize = 128;
 const GRPC_PATH: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/{method}";
 
@@ -62,7 +65,7 @@ enum Dialect {
     Otlp,
 }
 
-async fn take(gateway: &Arc<Gateway>, request: Request, dialect: Dialect) -> Result<(), Refusal> {
+async fn take(gateway: &Arc<Gateway>, request: Request, dialect: Dialect) -> Result<Stored, Refusal> {
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     let tenant = tenant(gateway, headers)?;
@@ -71,6 +74,7 @@ async fn take(gateway: &Arc<Gateway>, request: Request, dialect: Dialect) -> Res
         Dialect::Loki | Dialect::Legacy => loki_kind(headers, dialect)?,
     };
     let batch_id = batch_id(headers)?;
+    gateway.admit()?;
     let told_bytes = text(headers, header::CONTENT_LENGTH).parse().ok();
     let mut reservation = gateway.budget().reserve();
     let body = body::read(body, told_bytes, gateway.config(), &mut reservation).await?;
@@ -196,11 +200,23 @@ fn agent(headers: &HeaderMap) -> &'static str {
     AGENTS.into_iter().find(|name| agent.contains(name)).unwrap_or("other")
 }
 
-fn respond(gateway: &Gateway, result: Result<(), Refusal>, refused: fn(&Refusal) -> Response) -> Response {
+fn respond(gateway: &Gateway, result: Result<Stored, Refusal>, refused: fn(&Refusal) -> Response) -> Response {
     gateway.count_inflight();
-    let Err(refusal) = result else { return StatusCode::NO_CONTENT.into_response() };
-    gateway.count_refusal(&refusal);
-    let mut response = if refusal.status == 401 { plain(&refusal) } else { refused(&refusal) };
+    let Stored { token, refusal } = result.unwrap_or_else(|refusal| Stored { token: None, refusal: Some(refusal) });
+    let mut response = match refusal {
+        None => StatusCode::NO_CONTENT.into_response(),
+        Some(refusal) => refuse(gateway, &refusal, refused),
+    };
+    // Also where a part was refused: the rest is stored.
+    if let Some(token) = token.and_then(|token| HeaderValue::try_from(token.to_string()).ok()) {
+        response.headers_mut().insert(TOKEN_HEADER, token);
+    }
+    response
+}
+
+fn refuse(gateway: &Gateway, refusal: &Refusal, refused: fn(&Refusal) -> Response) -> Response {
+    gateway.count_refusal(refusal);
+    let mut response = if refusal.status == 401 { plain(refusal) } else { refused(refusal) };
     if matches!(refusal.status, 429 | 503) {
         let seconds = gateway.config().retry_after.get().as_secs_f64().ceil().max(1.0) as u64;
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -256,20 +272,25 @@ impl LogsService for OtlpGrpc {
         let headers = metadata.into_headers();
         let result = self.take(&headers, message).await;
         self.0.count_inflight();
-        match result {
-            Ok(()) => Ok(tonic::Response::new(ExportLogsServiceResponse::default())),
-            Err(refusal) => {
-                self.0.count_refusal(&refusal);
-                Err(grpc_status(&refusal))
-            }
-        }
+        let Stored { token, refusal } = result.unwrap_or_else(|refusal| Stored { token: None, refusal: Some(refusal) });
+        let token = token.and_then(|token| MetadataValue::try_from(token.to_string()).ok());
+        let Some(refusal) = refusal else {
+            let mut response = tonic::Response::new(ExportLogsServiceResponse::default());
+            token.map(|token| response.metadata_mut().insert(TOKEN_HEADER, token));
+            return Ok(response);
+        };
+        self.0.count_refusal(&refusal);
+        let mut status = grpc_status(&refusal);
+        token.map(|token| status.metadata_mut().insert(TOKEN_HEADER, token));
+        Err(status)
     }
 }
 
 impl OtlpGrpc {
-    async fn take(&self, headers: &HeaderMap, message: ExportLogsServiceRequest) -> Result<(), Refusal> {
+    async fn take(&self, headers: &HeaderMap, message: ExportLogsServiceRequest) -> Result<Stored, Refusal> {
         let gateway = &self.0;
         let tenant = tenant(gateway, headers)?;
+        gateway.admit()?;
         let mut reservation = gateway.budget().reserve();
         reservation.grow(message.encoded_len().saturating_mul(2))?;
         let seen = Seen {

@@ -15,6 +15,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use limits::Limits;
@@ -27,7 +28,7 @@ use crate::level::{DETECTED_LEVEL, LevelRules, normalised_or_self};
 use crate::otlp::OtlpRules;
 use crate::pairs::Pairs;
 use crate::route::Route;
-use crate::tenants::{Stream as ActiveStream, Tenant, streams_max};
+use crate::tenants::{Stream as ActiveStream, Tenant};
 use crate::{Config, times};
 
 /// A record with more distinct metadata keys is split: each costs its readers a column.
@@ -39,33 +40,34 @@ const SERVICE_NAME: &str = "service_name";
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub(crate) limits: Arc<Limits>,
-    pub(crate) route: Route,
     pub(crate) otlp: OtlpRules,
     levels: Option<LevelRules>,
     stream_rate: Option<Rate>,
-    streams_max: usize,
 }
 
 impl Rules {
-    pub(crate) fn new(limits: Arc<Limits>, tenant: &TenantId, partition_count: u32, config: &Config) -> Self {
+    pub(crate) fn new(limits: Arc<Limits>) -> Self {
         Self {
-            route: Route::new(tenant, partition_count, limits.ingestion_partitions_tenant_shard_size),
             otlp: OtlpRules::new(&limits),
             levels: LevelRules::new(&limits),
             stream_rate: Rate::of_stream(&limits),
-            streams_max: streams_max(&limits, config.gateway_count),
             limits,
         }
     }
 }
 
-/// Who pushes, when, under which rules.
+/// Who pushes, when, where to, under which rules.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
     pub(crate) config: Arc<Config>,
     pub(crate) tenant_id: TenantId,
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) rules: Arc<Rules>,
+    pub(crate) route: Arc<Route>,
+    /// What all requests of the tenant may bring to this gateway.
+    pub(crate) rate: Option<Rate>,
+    /// How many active streams it may have here.
+    pub(crate) streams_max: usize,
     pub(crate) now: TimestampNs,
     pub(crate) batch_id: Option<String>,
 }
@@ -121,9 +123,13 @@ struct Accepted {
     labels: Labels,
     output: usize,
     active: Option<Arc<ActiveStream>>,
+    /// Set when it comes too fast for one partition: from this output on, its records take turns.
+    spread_from: Option<usize>,
     /// The level, when labels or common metadata tell it.
     level: Option<String>,
     is_begun: bool,
+    /// What was stored of it.
+    bytes: u64,
 }
 
 /// The entry before, for `increment_duplicate_timestamp`.
@@ -171,7 +177,7 @@ impl Refusal {
 
 impl Intake {
     pub(crate) fn new(context: Context) -> Self {
-        let count = context.rules.route.partitions().len();
+        let count = context.route.partitions().len();
         Self {
             outputs: std::iter::repeat_with(Output::default).take(count).collect(),
             stream: None,
@@ -186,6 +192,10 @@ impl Intake {
 
     pub(crate) fn now(&self) -> TimestampNs {
         self.context.now
+    }
+
+    pub(crate) fn rules(&self) -> &Arc<Rules> {
+        &self.context.rules
     }
 
     pub(crate) fn limits(&self) -> &Arc<Limits> {
@@ -222,6 +232,7 @@ impl Intake {
                     self.tally.line_bytes += line.len() as u64;
                     self.tally.metadata_bytes += (bytes - line.len()) as u64;
                     if self.admit(ts, bytes, accepted, &mut stream.throttled) {
+                        accepted.bytes += bytes as u64;
                         self.store(ts, &line, accepted, &stream.common);
                     }
                 }
@@ -241,6 +252,9 @@ impl Intake {
         if let Some(Verdict::Accepted(accepted)) = &stream.verdict {
             let text = stream.throttled.joined(&self.context.tenant_id, stream.entries, &accepted.labels);
             self.throttled = text.or_else(|| self.throttled.take());
+            if let Some(active) = &accepted.active {
+                active.came(accepted.bytes);
+            }
         }
     }
 
@@ -253,7 +267,8 @@ impl Intake {
         }
         let bytes = self.tally.line_bytes + self.tally.metadata_bytes;
         let limits = self.limits().clone();
-        let rate = Rate::of_tenant(&limits, self.context.config.gateway_count);
+        self.context.tenant.offered.fetch_add(bytes, Ordering::Relaxed);
+        let rate = self.context.rate;
         let is_held = |rate| self.context.tenant.bucket.take(rate, bytes as usize, self.context.now);
         if let Some(rate) = rate.filter(|rate| bytes > 0 && !is_held(*rate)) {
             let (user, lines, limit) = (&self.context.tenant_id, self.tally.entries, rate.bytes as u64);
@@ -267,7 +282,7 @@ impl Intake {
         }
         let batch_id = self.context.batch_id.take();
         let mut records = Vec::new();
-        for (output, partition) in self.outputs.iter_mut().zip(self.context.rules.route.partitions()) {
+        for (output, partition) in self.outputs.iter_mut().zip(self.context.route.partitions()) {
             output.close(batch_id.as_deref());
             records.extend(output.finished.drain(..).map(|record| (*partition, record)));
         }
@@ -346,9 +361,23 @@ impl Intake {
             given.or_else(|| levels.of_fields(|name| labels.get(name))).map(str::to_owned)
         });
         let idle = self.context.config.stream_idle_timeout.get();
-        let active = self.context.tenant.stream(labels.stream_hash(), self.context.now, idle, rules.streams_max);
-        let output = rules.route.index_of(labels.stream_hash());
-        Verdict::Accepted(Box::new(Accepted { labels, output, active, level, is_begun: false }))
+        let hash = labels.stream_hash();
+        let active = self.context.tenant.stream(hash, self.context.now, idle, self.context.streams_max);
+        let home = active.as_deref().map_or(0, |active| self.context.route.place(hash, &active.placement));
+        let rate_max = self.context.config.stream_rate_max.bytes();
+        let is_hot = |active: &Arc<ActiveStream>| rate_max > 0 && f64::from(active.rate()) > rate_max as f64;
+        let spread_from = active.as_ref().is_some_and(is_hot).then_some(home);
+        let (is_begun, bytes) = (false, 0);
+        let mut accepted = Accepted { labels, output: home, active, spread_from, level, is_begun, bytes };
+        self.take_turn(&mut accepted);
+        Verdict::Accepted(Box::new(accepted))
+    }
+
+    /// A stream too hot for one partition goes on in the next one.
+    fn take_turn(&self, accepted: &mut Accepted) {
+        if let (Some(home), Some(active)) = (accepted.spread_from, &accepted.active) {
+            accepted.output = (home + active.turn()) % self.outputs.len();
+        }
     }
 
     /// The checks of one entry; tells why it is refused.
@@ -496,17 +525,23 @@ impl Intake {
             let of_metadata = if is_bare { None } else { rules.of_metadata(pairs) };
             Some(of_metadata.unwrap_or_else(|| rules.of_line(line)))
         });
-        let output = &mut self.outputs[accepted.output];
         let bytes_max = self.context.config.record_bytes_max.as_usize();
         // What the entry adds at most: see `RecordBuilder::encoded_bytes`.
         let entry_bytes = line.len() + metadata.bytes() + metadata.len() * 32 + 64;
-        let is_full = |b: &RecordBuilder| {
-            !b.is_empty() && (b.encoded_bytes() + entry_bytes > bytes_max || b.key_count() >= KEYS_MAX)
+        let is_full = |output: &Output| {
+            let is_full = |b: &RecordBuilder| b.encoded_bytes() + entry_bytes > bytes_max || b.key_count() >= KEYS_MAX;
+            output.builder.as_ref().is_some_and(|b| !b.is_empty() && is_full(b))
         };
-        if output.builder.as_ref().is_some_and(is_full) {
-            output.close(self.context.batch_id.as_deref());
+        if is_full(&self.outputs[accepted.output]) {
+            self.outputs[accepted.output].close(self.context.batch_id.as_deref());
             accepted.is_begun = false;
+            self.take_turn(accepted);
+            // The next one's may be full too, of what came before.
+            if is_full(&self.outputs[accepted.output]) {
+                self.outputs[accepted.output].close(self.context.batch_id.as_deref());
+            }
         }
+        let output = &mut self.outputs[accepted.output];
         let now = self.context.now;
         let builder = output.builder.get_or_insert_with(|| RecordBuilder::new(&self.context.tenant_id, now));
         if !accepted.is_begun {

@@ -3,7 +3,7 @@
 //! ```text
 //! body ─ body.rs: read and unpack, bounded ─▶ json / protobuf / legacy / otlp: decode in one pass
 //!      ─▶ intake.rs: validate, limit, add labels, route ─▶ schemas::RecordBuilder, one for each partition
-//!      ─▶ gateway.rs: append all records, in parallel ─▶ 204 when all of them are durable
+//!      ─▶ append.rs: append all records, in parallel ─▶ 204 when all of them are durable
 //! ```
 //!
 //! Invariants:
@@ -14,13 +14,19 @@
 //!   `Retry-After`. Dropping a request, as when its client goes away, gives everything back.
 //! - Late, out-of-order and duplicate entries are accepted; only the configured age limits refuse.
 //!
+//! Beside that path: route.rs chooses a tenant's partitions and a stream's among them; once a second measure.rs looks
+//! how many partitions the log has (partitions.rs), how fast tenants come and what other gateways tell (rates.rs), and
+//! how many partitions each tenant needs (sharding.rs). breaker.rs keeps requests away from what does not work.
+//!
 //! The gateway keeps nothing but counters of rates and active streams; it may die at any moment. When some of a
 //! request's records are durable and one is not, the client is told to repeat the request, and those may appear
 //! twice unless it named its batch (`X-Millrace-Batch-Id`).
 
 #![forbid(unsafe_code)]
 
+mod append;
 mod body;
+mod breaker;
 mod bucket;
 mod budget;
 mod config;
@@ -32,12 +38,16 @@ mod intake;
 mod json;
 mod legacy;
 mod level;
+mod measure;
 mod metrics;
 mod names;
 mod otlp;
 mod pairs;
+mod partitions;
 mod protobuf;
+mod rates;
 mod route;
+mod sharding;
 mod tenants;
 mod times;
 

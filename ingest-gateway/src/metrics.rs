@@ -8,6 +8,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 use telemetry::StageCpu;
 
 use crate::intake::Tally;
+use crate::tenants::Active;
 
 /// Labels: `tenant`, `retention_hours`, `is_internal_stream` (always `false`), `policy` (always empty), `format`
 /// (`loki` or `otlp`); `reason` is one of `failures::reason`; `partition` is a number; `status` is `success` or `failure`.
@@ -32,6 +33,11 @@ pub(crate) struct Metrics {
     inflight_bytes_high: IntGauge,
     unavailable: IntCounter,
     active_streams: IntGaugeVec,
+    tenant_partitions: IntGaugeVec,
+    partitions: IntGauge,
+    breaker_open: IntGauge,
+    breaker_opened: IntCounter,
+    partitions_failing: IntGauge,
     shown_tenants: Mutex<BTreeSet<TenantId>>,
 }
 
@@ -74,6 +80,11 @@ impl Metrics {
             &["tenant"],
         )?;
         registry.register(Box::new(active_streams.clone()))?;
+        let tenant_partitions = IntGaugeVec::new(
+            Opts::new("millrace_gateway_tenant_partitions", "Partitions that a tenant's streams are spread over."),
+            &["tenant"],
+        )?;
+        registry.register(Box::new(tenant_partitions.clone()))?;
         Ok(Self {
             decode_cpu: StageCpu::register(registry, "decode")?,
             bytes_received: counters(
@@ -136,6 +147,20 @@ impl Metrics {
                 "Requests that got 503: too many bytes were in flight, or the log could not take them.",
             )?,
             active_streams,
+            tenant_partitions,
+            partitions: gauge("millrace_gateway_partitions", "Partitions of the log that records are sent to.")?,
+            breaker_open: gauge(
+                "millrace_gateway_log_breaker_open",
+                "1 while the log counts as unavailable and pushes are refused at once, else 0.",
+            )?,
+            breaker_opened: counter(
+                "millrace_gateway_log_breaker_opened_total",
+                "How often the log was found to be unavailable.",
+            )?,
+            partitions_failing: gauge(
+                "millrace_gateway_partitions_failing",
+                "Partitions that records are led around since appends to them failed.",
+            )?,
             shown_tenants: Mutex::default(),
         })
     }
@@ -191,16 +216,31 @@ impl Metrics {
         self.unavailable.inc();
     }
 
-    /// Shows how many streams are active, and no longer shows tenants that have none.
-    pub(crate) fn streams(&self, active: Vec<(TenantId, usize)>) {
+    pub(crate) fn partitions(&self, count: u32) {
+        self.partitions.set(count.into());
+    }
+
+    pub(crate) fn breaker(&self, is_open: bool, partitions_failing: usize) {
+        self.breaker_open.set(is_open.into());
+        self.partitions_failing.set(partitions_failing as i64);
+    }
+
+    pub(crate) fn breaker_opened(&self) {
+        self.breaker_opened.inc();
+    }
+
+    /// Shows what tenants have, and no longer shows those that have nothing.
+    pub(crate) fn tenants(&self, active: Vec<Active>) {
         let mut shown = self.shown_tenants.lock();
-        let now: BTreeSet<TenantId> = active.iter().map(|(tenant, _)| tenant.clone()).collect();
+        let now: BTreeSet<TenantId> = active.iter().map(|active| active.tenant.clone()).collect();
         for gone in shown.difference(&now) {
             // It was shown before, so it is there to be removed.
             let _ = self.active_streams.remove_label_values(&[gone.as_str()]);
+            let _ = self.tenant_partitions.remove_label_values(&[gone.as_str()]);
         }
-        for (tenant, streams) in active {
+        for Active { tenant, streams, shards } in active {
             self.active_streams.with_label_values(&[tenant.as_str()]).set(i64::try_from(streams).unwrap_or(i64::MAX));
+            self.tenant_partitions.with_label_values(&[tenant.as_str()]).set(shards.into());
         }
         *shown = now;
     }

@@ -92,14 +92,11 @@ fn action(rules: &[Rule], name: &str) -> AttributeAction {
 type Pairs = Vec<(String, String)>;
 
 /// Takes a request into `intake`.
-pub(crate) fn convert(
-    request: &ExportLogsServiceRequest,
-    rules: &OtlpRules,
-    intake: &mut Intake,
-) -> Result<(), Refusal> {
+pub(crate) fn convert(request: &ExportLogsServiceRequest, intake: &mut Intake) -> Result<(), Refusal> {
+    let rules = intake.rules().clone();
     for resource in &request.resource_logs {
         if resource.scope_logs.iter().any(|scope| !scope.log_records.is_empty()) {
-            take_resource(resource, rules, intake)?;
+            take_resource(resource, &rules.otlp, intake)?;
         }
     }
     Ok(())

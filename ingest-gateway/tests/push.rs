@@ -548,3 +548,20 @@ async fn other_methods_and_metrics() {
     assert_eq!(metric("loki_distributor_push_stats_count"), 1.0);
     assert_eq!(setup.metric("loki_distributor_kafka_appends_total", &[("status", "success")]), 1.0);
 }
+
+#[tokio::test]
+async fn pushes_answer_a_read_token() {
+    let setup = Setup::new("");
+    let push = async |body: String| setup.request("/loki/api/v1/push", JSON, &[], body.into_bytes()).await;
+    let (status, _, headers) = push(one(r#""x""#)).await;
+    assert_eq!(status, 204);
+    let token: model::ReadToken = headers["x-millrace-token"].to_str().unwrap().parse().unwrap();
+    use log_bus::LogBus;
+    assert!(token.is_of(&setup.log.log_id().0) && token.partitions() > 0);
+    // Also when only a part was stored; not when nothing was.
+    let bad = format!(r#"{{"stream":{{}},"values":[["{}","y"]]}}"#, ts(0));
+    let (status, _, headers) = push(one(r#""x""#).replace("\"streams\":[", &format!("\"streams\":[{bad},"))).await;
+    assert!(status == 400 && headers.contains_key("x-millrace-token"));
+    let (status, _, headers) = push(r#"{"streams":[{"stream":{},"values":[]}]}"#.to_owned()).await;
+    assert!(status == 204 && !headers.contains_key("x-millrace-token"));
+}

@@ -57,6 +57,7 @@ impl Setup {
             log: log.clone(),
             overrides: Arc::new(Overrides::new(limits)),
             clock: clock.clone(),
+            control: None,
             metrics: registry.clone(),
         };
         let router = Gateway::new(config, components).unwrap().router();

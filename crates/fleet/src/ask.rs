@@ -1,0 +1,379 @@
+//! One question about one partition: whom to ask, in which order, and which answer counts.
+//!
+//! ```text
+//! holder 1 ──fails──▶ holder 2 ──fails──▶ … ──▶ the log
+//!     └─ silent for hedge_after ─▶ holder 2 as well ─▶ … ─▶ is anybody alive? no: the log as well
+//! ```
+//!
+//! The first good answer counts, and drops what else is under way. A holder that is alive and takes its time is waited
+//! for: scans may be long, and reading the log would be longer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use model::{Offset, OffsetRange, PartitionId};
+use owner::{LogTail, Owner, OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest};
+use tokio::time::{Instant, sleep_until};
+
+use crate::Config;
+use crate::client::Peer;
+use crate::metrics::Metrics;
+
+/// Something that any holder of a partition can answer.
+#[async_trait]
+pub(crate) trait Question: Clone + Send + Sync + 'static {
+    type Reply: Send + 'static;
+    /// In metrics.
+    const NAME: &'static str;
+
+    fn partition(&self) -> PartitionId;
+    fn from(&self) -> Offset;
+    fn at_least(&self) -> Option<Offset>;
+    fn deadline(&self) -> Instant;
+    #[must_use]
+    fn with_deadline(self, deadline: Instant) -> Self;
+    fn held(reply: &Self::Reply) -> OffsetRange;
+    async fn ask_owner(self, owner: &dyn Owner) -> Result<Self::Reply, OwnerError>;
+    async fn ask_peer(self, peer: &Peer) -> Result<Self::Reply, OwnerError>;
+    async fn ask_log(self, log: &LogTail) -> Result<Self::Reply, OwnerError>;
+}
+
+/// Who may answer.
+#[derive(Clone)]
+pub(crate) enum Holder {
+    /// This process.
+    Here(Arc<dyn Owner>),
+    /// Another one.
+    There(Arc<Peer>),
+}
+
+impl Holder {
+    fn is_suspect(&self) -> bool {
+        matches!(self, Self::There(peer) if peer.is_suspect())
+    }
+}
+
+/// All who may answer, as far as the view knows.
+#[derive(Default)]
+pub(crate) struct Candidates {
+    /// Best first.
+    pub(crate) holders: Vec<Holder>,
+    /// What somebody holds who no longer has the first offset wanted.
+    pub(crate) newer: Option<OffsetRange>,
+}
+
+/// What asking needs beside the question.
+#[derive(Clone, Copy)]
+pub(crate) struct Asking<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) log: &'a LogTail,
+}
+
+/// Asks the candidates, and the log when none of them answers.
+pub(crate) async fn ask<Q: Question>(
+    asking: Asking<'_>,
+    candidates: Candidates,
+    question: Q,
+) -> Result<Q::Reply, OwnerError> {
+    let began = Instant::now();
+    let outcome = Race::new(asking, candidates, question).run().await;
+    asking.metrics.seconds.with_label_values(&[Q::NAME]).observe(began.elapsed().as_secs_f64());
+    outcome
+}
+
+struct Race<'a, Q: Question> {
+    asking: Asking<'a>,
+    question: Q,
+    /// Those not asked yet.
+    left: VecDeque<Holder>,
+    newer: Option<OffsetRange>,
+    /// By when holders should answer: early enough that the log can still be read.
+    holders_deadline: Instant,
+    /// Those that were asked and have not answered; a number for each.
+    waiting: Vec<(usize, Source)>,
+    asked: usize,
+    log_asked: bool,
+    running: FuturesUnordered<BoxFuture<'a, (usize, Result<Q::Reply, OwnerError>)>>,
+}
+
+#[derive(Clone)]
+enum Source {
+    Holder(Holder),
+    Log,
+}
+
+/// What an answer means for the question.
+enum Verdict<R> {
+    Answer(R),
+    End(OwnerError),
+    Next(OwnerError),
+}
+
+impl<'a, Q: Question> Race<'a, Q> {
+    fn new(asking: Asking<'a>, candidates: Candidates, question: Q) -> Self {
+        let Candidates { mut holders, newer } = candidates;
+        holders.sort_by_key(Holder::is_suspect);
+        let deadline = question.deadline();
+        // Who has nothing to wait for answers at once.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let holders_deadline = if question.at_least().is_some() { deadline - left / 3 } else { deadline };
+        Self {
+            asking,
+            question,
+            left: holders.into(),
+            newer,
+            holders_deadline,
+            waiting: Vec::new(),
+            asked: 0,
+            log_asked: false,
+            running: FuturesUnordered::new(),
+        }
+    }
+
+    async fn run(mut self) -> Result<Q::Reply, OwnerError> {
+        let mut last = None;
+        let mut probe: Option<BoxFuture<'a, bool>> = None;
+        let mut impatient_at = Instant::now();
+        loop {
+            if self.running.is_empty() {
+                if !self.ask_holder() {
+                    if let Some(held) = self.newer {
+                        return Err(OwnerError::NotHeld { partition: self.question.partition(), held });
+                    }
+                    if !self.ask_log() {
+                        let partition = self.question.partition();
+                        return Err(last.unwrap_or(OwnerError::NotLeading { partition }));
+                    }
+                }
+                impatient_at = Instant::now() + self.patience();
+            }
+            tokio::select! {
+                biased;
+                Some((number, outcome)) = self.running.next() => {
+                    let from_log = self.waiting.iter().any(|(n, source)| *n == number && matches!(source, Source::Log));
+                    self.waiting.retain(|(n, _)| *n != number);
+                    match self.judge(outcome, from_log) {
+                        Verdict::Answer(reply) => return Ok(reply),
+                        Verdict::End(error) => return Err(error),
+                        Verdict::Next(error) => {
+                            tracing::debug!(partition = %self.question.partition(), %error, from_log, "no answer; asking on");
+                            last = Some(error);
+                            if self.ask_holder() {
+                                impatient_at = Instant::now() + self.patience();
+                            }
+                        }
+                    }
+                }
+                is_anyone_alive = async { probe.as_mut().expect("guarded").await }, if probe.is_some() => {
+                    probe = None;
+                    if !is_anyone_alive && self.left.is_empty() && self.newer.is_none() {
+                        self.ask_log();
+                    }
+                }
+                () = sleep_until(impatient_at) => {
+                    if self.ask_holder() {
+                        self.asking.metrics.hedges.inc();
+                    }
+                    if probe.is_none() {
+                        probe = Some(self.probe());
+                    }
+                    impatient_at = Instant::now() + self.patience();
+                }
+            }
+        }
+    }
+
+    /// How long to wait for those that were asked before something else is tried.
+    fn patience(&self) -> Duration {
+        let is_suspect = |(_, source): &(usize, Source)| matches!(source, Source::Holder(h) if h.is_suspect());
+        let hedge_after = self.asking.config.hedge_after.get();
+        if self.waiting.iter().all(is_suspect) { hedge_after / 10 } else { hedge_after }
+    }
+
+    /// Asks the next holder, if there is one.
+    fn ask_holder(&mut self) -> bool {
+        let Some(holder) = self.left.pop_front() else { return false };
+        let question = self.question.clone().with_deadline(self.holders_deadline);
+        let source = holder.clone();
+        let number = self.begin(Source::Holder(holder));
+        self.running.push(Box::pin(async move {
+            let outcome = match &source {
+                Holder::Here(owner) => question.ask_owner(&**owner).await,
+                Holder::There(peer) => question.ask_peer(peer).await,
+            };
+            (number, outcome)
+        }));
+        true
+    }
+
+    /// Asks the log, unless that was done.
+    fn ask_log(&mut self) -> bool {
+        if self.log_asked {
+            return false;
+        }
+        self.log_asked = true;
+        self.asking.metrics.fallbacks.inc();
+        tracing::debug!(partition = %self.question.partition(), from = %self.question.from(),
+            "no holder answers; reading the log");
+        let (question, log) = (self.question.clone(), self.asking.log);
+        let number = self.begin(Source::Log);
+        self.running.push(Box::pin(async move { (number, question.ask_log(log).await) }));
+        true
+    }
+
+    fn begin(&mut self, source: Source) -> usize {
+        self.asked += 1;
+        self.waiting.push((self.asked, source));
+        self.asked
+    }
+
+    /// Whether any of those waited for is alive. This process and the log are.
+    fn probe(&self) -> BoxFuture<'a, bool> {
+        let mut peers = Vec::new();
+        let mut is_here = false;
+        for (_, source) in &self.waiting {
+            match source {
+                Source::Holder(Holder::There(peer)) => peers.push(peer.clone()),
+                Source::Holder(Holder::Here(_)) | Source::Log => is_here = true,
+            }
+        }
+        let metrics = self.asking.metrics;
+        Box::pin(async move {
+            let alive = join_all(peers.iter().map(|peer| peer.is_alive())).await;
+            metrics.probes_failed.inc_by(alive.iter().filter(|alive| !**alive).count() as u64);
+            is_here || alive.contains(&true)
+        })
+    }
+
+    fn judge(&self, outcome: Result<Q::Reply, OwnerError>, from_log: bool) -> Verdict<Q::Reply> {
+        let wanted = self.question.at_least();
+        let (label, verdict) = match outcome {
+            Ok(reply) => match wanted {
+                Some(wanted) if Q::held(&reply).end < wanted => {
+                    let (partition, consumed) = (self.question.partition(), Q::held(&reply).end);
+                    ("short", Verdict::Next(OwnerError::Deadline { partition, consumed, wanted }))
+                }
+                _ => ("answered", Verdict::Answer(reply)),
+            },
+            Err(error) => {
+                let label = label(&error);
+                let is_last_word = match &error {
+                    // Rows were let go: a newer head lists them.
+                    OwnerError::NotHeld { held, .. } => held.start > self.question.from(),
+                    OwnerError::Query(_) | OwnerError::Removed { .. } => true,
+                    OwnerError::NotLeading { .. }
+                    | OwnerError::Deadline { .. }
+                    | OwnerError::Unavailable(_)
+                    | OwnerError::Stopped(_) => false,
+                };
+                (label, if is_last_word { Verdict::End(error) } else { Verdict::Next(error) })
+            }
+        };
+        if !from_log {
+            self.asking.metrics.requests.with_label_values(&[Q::NAME, label]).inc();
+        }
+        verdict
+    }
+}
+
+/// How metrics call an error.
+pub(crate) const fn label(error: &OwnerError) -> &'static str {
+    match error {
+        OwnerError::NotHeld { .. } => "not_held",
+        OwnerError::NotLeading { .. } => "not_leading",
+        OwnerError::Query(_) => "query",
+        OwnerError::Deadline { .. } => "deadline",
+        OwnerError::Unavailable(_) => "unavailable",
+        OwnerError::Stopped(_) => "stopped",
+        OwnerError::Removed { .. } => "removed",
+    }
+}
+
+#[async_trait]
+impl Question for ScanRequest {
+    type Reply = ScanReply;
+    const NAME: &'static str = "scan";
+
+    fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    fn from(&self) -> Offset {
+        self.from
+    }
+
+    fn at_least(&self) -> Option<Offset> {
+        self.at_least
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn with_deadline(self, deadline: Instant) -> Self {
+        Self { deadline, ..self }
+    }
+
+    fn held(reply: &ScanReply) -> OffsetRange {
+        reply.held
+    }
+
+    async fn ask_owner(self, owner: &dyn Owner) -> Result<ScanReply, OwnerError> {
+        owner.scan(self).await
+    }
+
+    async fn ask_peer(self, peer: &Peer) -> Result<ScanReply, OwnerError> {
+        peer.scan(self).await
+    }
+
+    async fn ask_log(self, log: &LogTail) -> Result<ScanReply, OwnerError> {
+        log.scan(self).await
+    }
+}
+
+#[async_trait]
+impl Question for StreamsRequest {
+    type Reply = StreamsReply;
+    const NAME: &'static str = "streams";
+
+    fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    fn from(&self) -> Offset {
+        self.from
+    }
+
+    fn at_least(&self) -> Option<Offset> {
+        self.at_least
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn with_deadline(self, deadline: Instant) -> Self {
+        Self { deadline, ..self }
+    }
+
+    fn held(reply: &StreamsReply) -> OffsetRange {
+        reply.held
+    }
+
+    async fn ask_owner(self, owner: &dyn Owner) -> Result<StreamsReply, OwnerError> {
+        owner.streams(self).await
+    }
+
+    async fn ask_peer(self, peer: &Peer) -> Result<StreamsReply, OwnerError> {
+        peer.streams(self).await
+    }
+
+    async fn ask_log(self, log: &LogTail) -> Result<StreamsReply, OwnerError> {
+        log.streams(self).await
+    }
+}

@@ -1,0 +1,76 @@
+//! What an operator turns.
+
+use limits::{ByteSize, PromDuration};
+use serde::{Deserialize, Serialize};
+
+/// Settings of asking other processes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How long connecting to a process may take.
+    pub connect_timeout: PromDuration,
+    /// How often an open connection is checked.
+    pub keep_alive: PromDuration,
+    /// A connection whose check is not answered for this long is given up, and all that waits on it fails.
+    pub keep_alive_timeout: PromDuration,
+    /// A holder that has not answered for this long is not waited for alone: the next one is asked as well, and the
+    /// first good answer counts. Shorter makes reads steadier when a process pauses, and doubles the work of queries that
+    /// take longer.
+    pub hedge_after: PromDuration,
+    /// When nobody is left to ask, a silent holder is asked whether it is alive; one that does not say so within this
+    /// time is not waited for alone any more: the log is read.
+    pub probe_timeout: PromDuration,
+    /// A process that was silent is asked after others, and waited for a tenth as long, for this time.
+    pub suspect_for: PromDuration,
+    /// The pause before a live tail of a process is opened again. It doubles up to ten times as long.
+    pub tail_retry: PromDuration,
+    /// How long live rows of a process wait for the process that delivered the partition's rows so far. It covers the
+    /// way of rows that are under way when a partition changes hands.
+    pub tail_hold: PromDuration,
+    /// The largest message of the RPC, one answer's partial result.
+    pub message_bytes_max: ByteSize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            connect_timeout: PromDuration::from_secs(1),
+            keep_alive: PromDuration::from_secs(2),
+            keep_alive_timeout: PromDuration::from_secs(3),
+            hedge_after: PromDuration::from_secs(1),
+            probe_timeout: PromDuration::from_secs(1),
+            suspect_for: PromDuration::from_secs(5),
+            tail_retry: PromDuration::from_millis(200),
+            tail_hold: PromDuration::from_millis(500),
+            message_bytes_max: ByteSize::from_mb(256),
+        }
+    }
+}
+
+impl Config {
+    /// Every setting that cannot work, in words.
+    pub fn problems(&self) -> Vec<String> {
+        let positive = [
+            ("connect_timeout", self.connect_timeout.is_zero()),
+            ("keep_alive", self.keep_alive.is_zero()),
+            ("keep_alive_timeout", self.keep_alive_timeout.is_zero()),
+            ("hedge_after", self.hedge_after.is_zero()),
+            ("probe_timeout", self.probe_timeout.is_zero()),
+            ("tail_retry", self.tail_retry.is_zero()),
+            ("message_bytes_max", self.message_bytes_max.is_zero()),
+        ];
+        positive.iter().filter(|(_, zero)| *zero).map(|(name, _)| format!("{name} must not be 0")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_are_named() {
+        assert!(Config::default().problems().is_empty());
+        let wrong = Config { hedge_after: PromDuration::default(), ..Config::default() };
+        assert_eq!(wrong.problems(), ["hedge_after must not be 0"]);
+    }
+}

@@ -1,0 +1,158 @@
+//! Live rows of the whole fleet: one source for each process that serves something, merged.
+//!
+//! ```text
+//! view ─▶ sources come and go ─▶ rows ─▶ Merge (each row once, in the order of its partition) ─▶ reader
+//! ```
+//!
+//! A source that breaks is opened again while its process is in the view. One whose process serves nothing any more is read
+//! on for a moment: its last rows are under way.
+
+mod merge;
+mod source;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use control::{PartitionRole, View};
+use owner::{TailRequest, TailSender};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::fleet::Shared;
+use merge::{Merge, Taken};
+use source::{Event, Source};
+
+/// How many events of sources may wait. A reader that is slow beyond that is told of by the owners, which drop rows.
+const EVENTS_MAX: usize = 256;
+
+/// One live tail.
+pub(crate) struct Tail {
+    shared: Arc<Shared>,
+    request: TailRequest,
+    sender: TailSender,
+}
+
+/// The sources of a tail.
+struct Sources {
+    shared: Arc<Shared>,
+    request: TailRequest,
+    events: mpsc::Sender<Event>,
+    tasks: JoinSet<()>,
+    /// By process: tells a source that its process serves nothing any more.
+    open: HashMap<String, CancellationToken>,
+    count: u64,
+    /// Those of the first view that are neither open nor known to be out of reach.
+    unsettled: HashSet<u64>,
+}
+
+impl Tail {
+    pub(crate) fn new(shared: Arc<Shared>, request: TailRequest, sender: TailSender) -> Self {
+        Self { shared, request, sender }
+    }
+
+    /// Runs until nobody reads any more, or for as long as it is polled.
+    pub(crate) async fn run(self) {
+        let Self { shared, request, sender } = self;
+        let _open = OpenTail::new(&shared);
+        let mut views = shared.control.watch();
+        let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
+        let mut sources = Sources {
+            shared: shared.clone(),
+            request,
+            events,
+            tasks: JoinSet::new(),
+            open: HashMap::new(),
+            count: 0,
+            unsettled: HashSet::new(),
+        };
+        let first = views.borrow_and_update().clone();
+        sources.follow(&first);
+        sources.unsettled = (1..=sources.count).collect();
+        sender.set_opened(sources.unsettled.is_empty());
+        let mut merge = Merge::new(shared.config.tail_hold.get());
+        let mut ready = Taken::default();
+        loop {
+            let due = merge.due();
+            tokio::select! {
+                biased;
+                () = sender.closed() => return,
+                Ok(()) = views.changed() => {
+                    let view = views.borrow_and_update().clone();
+                    sources.follow(&view);
+                }
+                Some(_) = sources.tasks.join_next() => {}
+                Some(event) = incoming.recv() => match event {
+                    Event::Settled(source) => {
+                        sources.unsettled.remove(&source);
+                        sender.set_opened(sources.unsettled.is_empty());
+                    }
+                    Event::Batch(source, batch) => merge.take(source, batch, Instant::now(), &mut ready),
+                    Event::Lost(rows) => sender.count_dropped(rows),
+                    Event::Gone(source) => merge.gone(source, &mut ready),
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    merge.expire(Instant::now(), &mut ready);
+                }
+            }
+            shared.metrics.tail_repeated.inc_by(std::mem::take(&mut ready.repeated_rows));
+            ready.batches.drain(..).for_each(|batch| sender.send(batch));
+        }
+    }
+}
+
+impl Sources {
+    /// Opens sources for who serves something in this view, and lets go of those who do not any more.
+    fn follow(&mut self, view: &View) {
+        let serves = |role| role != PartitionRole::Warming;
+        let own = self.shared.control.id();
+        let mut wanted: HashMap<&str, &str> = HashMap::new();
+        for process in view.processes() {
+            let is_own = process.id == own && self.shared.local.is_some();
+            if is_own || process.partitions.iter().any(|state| serves(state.role)) {
+                wanted.insert(&process.id, process.rpc.as_deref().unwrap_or_default());
+            }
+        }
+        self.open.retain(|id, gone| {
+            let stays = wanted.contains_key(id.as_str());
+            if !stays {
+                gone.cancel();
+            }
+            stays
+        });
+        for (id, rpc) in wanted {
+            if self.open.contains_key(id) {
+                continue;
+            }
+            let Some(holder) = self.shared.holder(id, rpc, view) else { continue };
+            self.count += 1;
+            let gone = CancellationToken::new();
+            let source = Source {
+                number: self.count,
+                request: self.request.clone(),
+                config: self.shared.config.clone(),
+                events: self.events.clone(),
+                gone: gone.clone(),
+            };
+            self.open.insert(id.to_owned(), gone);
+            self.tasks.spawn(source.run(holder));
+        }
+    }
+}
+
+/// Counts a tail for as long as it lives.
+struct OpenTail(prometheus::IntGauge);
+
+impl OpenTail {
+    fn new(shared: &Shared) -> Self {
+        shared.metrics.tails.inc();
+        Self(shared.metrics.tails.clone())
+    }
+}
+
+impl Drop for OpenTail {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,139 @@
+//! Rows of several sources, each once.
+//!
+//! At any time one source delivers a partition. What others send waits: as soon as the source itself comes that far, it
+//! is a repetition. When the source is gone, or does not come that far within the hold, the other takes over, and
+//! nothing is missing: its rows from where the first one stopped have waited. Taking whatever came first instead would lose the rows
+//! that the old owner had sent and that were still under way when the new one's arrived.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use model::{Offset, PartitionId};
+use owner::TailBatch;
+use tokio::time::Instant;
+
+/// How many batches of a partition may wait. A source that is so far ahead takes over.
+const WAITING_MAX: usize = 1024;
+
+/// What the rows that came make of it.
+#[derive(Default)]
+pub(super) struct Taken {
+    /// To be passed on, in order.
+    pub(super) batches: Vec<TailBatch>,
+    /// Rows that were left out.
+    pub(super) repeated_rows: u64,
+}
+
+/// The state of each partition.
+pub(super) struct Merge {
+    hold: Duration,
+    partitions: HashMap<PartitionId, Line>,
+}
+
+/// One partition.
+struct Line {
+    /// Who delivers it; none after that source has gone.
+    source: Option<u64>,
+    /// Of the last rows passed on.
+    last: Offset,
+    /// In the order of their coming.
+    waiting: VecDeque<Waiting>,
+}
+
+struct Waiting {
+    source: u64,
+    until: Instant,
+    batch: TailBatch,
+}
+
+impl Merge {
+    pub(super) fn new(hold: Duration) -> Self {
+        Self { hold, partitions: HashMap::new() }
+    }
+
+    /// Takes rows that came from a source.
+    pub(super) fn take(&mut self, source: u64, batch: TailBatch, now: Instant, out: &mut Taken) {
+        let Some(line) = self.partitions.get_mut(&batch.partition) else {
+            let line = Line { source: Some(source), last: batch.offset, waiting: VecDeque::new() };
+            self.partitions.insert(batch.partition, line);
+            return out.batches.push(batch);
+        };
+        if line.source.is_none() && batch.offset > line.last {
+            line.source = Some(source);
+        }
+        if line.source == Some(source) {
+            // Several batches of one record share its offset.
+            if batch.offset < line.last {
+                out.repeated_rows += batch.batch.len() as u64;
+                return;
+            }
+            line.last = batch.offset;
+            out.batches.push(batch);
+            line.forget_passed(out);
+        } else if batch.offset > line.last {
+            line.waiting.push_back(Waiting { source, until: now + self.hold, batch });
+            if line.waiting.len() > WAITING_MAX {
+                line.switch(out);
+            }
+        } else {
+            out.repeated_rows += batch.batch.len() as u64;
+        }
+    }
+
+    /// Nothing more comes from a source.
+    pub(super) fn gone(&mut self, source: u64, out: &mut Taken) {
+        for line in self.partitions.values_mut().filter(|line| line.source == Some(source)) {
+            line.source = None;
+            line.switch(out);
+        }
+    }
+
+    /// When something has waited long enough.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.partitions.values().filter_map(|line| line.waiting.front()).map(|waiting| waiting.until).min()
+    }
+
+    /// Lets those take over whose rows have waited long enough.
+    pub(super) fn expire(&mut self, now: Instant, out: &mut Taken) {
+        for line in self.partitions.values_mut() {
+            while line.waiting.front().is_some_and(|waiting| waiting.until <= now) {
+                line.switch(out);
+            }
+        }
+    }
+}
+
+impl Line {
+    /// The source that has waited longest delivers from now on.
+    fn switch(&mut self, out: &mut Taken) {
+        let Some(first) = self.waiting.front() else { return };
+        let (source, passed) = (first.source, self.last);
+        self.source = Some(source);
+        for waiting in std::mem::take(&mut self.waiting) {
+            if waiting.source != source {
+                self.waiting.push_back(waiting);
+            } else if waiting.batch.offset > passed {
+                self.last = waiting.batch.offset;
+                out.batches.push(waiting.batch);
+            } else {
+                out.repeated_rows += waiting.batch.batch.len() as u64;
+            }
+        }
+        self.forget_passed(out);
+    }
+
+    /// What others sent and the source has delivered.
+    fn forget_passed(&mut self, out: &mut Taken) {
+        let last = self.last;
+        self.waiting.retain(|waiting| {
+            let is_ahead = waiting.batch.offset > last;
+            if !is_ahead {
+                out.repeated_rows += waiting.batch.batch.len() as u64;
+            }
+            is_ahead
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,339 @@
+//! Between the types of `owner` and the messages of the RPC.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use logql::{Direction, Params, Query, QueryError};
+use model::{Matcher, Offset, OffsetRange, PartitionId, TenantId, TimeRange, TimestampNs};
+use owner::{
+    Owner, OwnerError, ScanReply, ScanRequest, StreamStat, StreamsReply, StreamsRequest, TailBatch, TailRequest,
+};
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::body::{self, BodyError, FORMAT, Rows};
+use crate::proto;
+use crate::proto::error::Kind;
+
+/// A request whose deadline is further away than this asks for no other.
+const DEADLINE_MAX: Duration = Duration::from_secs(86_400);
+
+fn offset_range(range: Option<proto::OffsetRange>) -> OffsetRange {
+    let range = range.unwrap_or_default();
+    OffsetRange::new(Offset::new(range.start), Offset::new(range.end))
+}
+
+fn sent_range(range: OffsetRange) -> Option<proto::OffsetRange> {
+    Some(proto::OffsetRange { start: range.start.value(), end: range.end.value() })
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn place(
+    partition: PartitionId,
+    tenant: &TenantId,
+    from: Offset,
+    at_least: Option<Offset>,
+    deadline: Instant,
+) -> proto::Where {
+    let left = deadline.saturating_duration_since(Instant::now()).min(DEADLINE_MAX);
+    proto::Where {
+        partition: partition.index(),
+        tenant: tenant.to_string(),
+        from: from.value(),
+        at_least: at_least.map(Offset::value),
+        deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        format_max: FORMAT,
+    }
+}
+
+/// What a request says in [`proto::Where`], checked.
+struct Place {
+    partition: PartitionId,
+    tenant: TenantId,
+    from: Offset,
+    at_least: Option<Offset>,
+    deadline: Instant,
+}
+
+impl Place {
+    fn read(place: Option<proto::Where>) -> Result<Self, Status> {
+        let place = place.ok_or_else(|| Status::invalid_argument("a request without a partition"))?;
+        check_format(place.format_max)?;
+        Ok(Self {
+            partition: PartitionId::new(place.partition),
+            tenant: tenant(&place.tenant)?,
+            from: Offset::new(place.from),
+            at_least: place.at_least.map(Offset::new),
+            deadline: Instant::now() + Duration::from_millis(place.deadline_ms).min(DEADLINE_MAX),
+        })
+    }
+}
+
+fn tenant(text: &str) -> Result<TenantId, Status> {
+    TenantId::new(text).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+fn check_format(format_max: u32) -> Result<(), Status> {
+    if format_max >= FORMAT {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "the asker reads formats up to {format_max}, this process writes {FORMAT}"
+    )))
+}
+
+/// Matchers as the text of a selector.
+pub(crate) fn selector(matchers: &[Matcher]) -> String {
+    let texts: Vec<String> = matchers.iter().map(Matcher::to_string).collect();
+    format!("{{{}}}", texts.join(", "))
+}
+
+fn matchers(selector: &str) -> Result<Arc<[Matcher]>, Status> {
+    if selector == "{}" {
+        return Ok(Arc::new([]));
+    }
+    let matchers = logql::parse_matchers(selector).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    Ok(matchers.into())
+}
+
+/// The message for a scan.
+pub(crate) fn scan_request(request: &ScanRequest) -> proto::ScanRequest {
+    let ScanRequest { partition, tenant, from, at_least, deadline, query, scan } = request;
+    let params = query.params();
+    let direction = match params.direction {
+        Direction::Backward => proto::Direction::Backward,
+        Direction::Forward => proto::Direction::Forward,
+    };
+    proto::ScanRequest {
+        r#where: Some(place(*partition, tenant, *from, *at_least, *deadline)),
+        query: query.text().to_owned(),
+        params: Some(proto::Params {
+            start: params.start.nanos(),
+            end: params.end.nanos(),
+            step_ns: nanos(params.step),
+            interval_ns: nanos(params.interval),
+            direction: direction.into(),
+            limit: params.limit,
+            series_max: params.series_max,
+        }),
+        scan: u32::try_from(*scan).unwrap_or(u32::MAX),
+    }
+}
+
+/// Reads the message for a scan; `prepare` makes the query of its text and parameters. An inner error is the answer.
+pub(crate) fn read_scan_request(
+    request: proto::ScanRequest,
+    prepare: impl FnOnce(&str, Params) -> Result<Arc<Query>, QueryError>,
+) -> Result<Result<ScanRequest, QueryError>, Status> {
+    let Place { partition, tenant, from, at_least, deadline } = Place::read(request.r#where)?;
+    let params = request.params.ok_or_else(|| Status::invalid_argument("a scan without parameters"))?;
+    let direction = match params.direction() {
+        proto::Direction::Backward => Direction::Backward,
+        proto::Direction::Forward => Direction::Forward,
+    };
+    let params = Params {
+        start: TimestampNs::from_nanos(params.start),
+        end: TimestampNs::from_nanos(params.end),
+        step: Duration::from_nanos(params.step_ns),
+        interval: Duration::from_nanos(params.interval_ns),
+        direction,
+        limit: params.limit,
+        series_max: params.series_max,
+    };
+    let scan = usize::try_from(request.scan).unwrap_or(usize::MAX);
+    Ok(prepare(&request.query, params).map(|query| ScanRequest {
+        partition,
+        tenant,
+        from,
+        at_least,
+        deadline,
+        query,
+        scan,
+    }))
+}
+
+/// The message for streams.
+pub(crate) fn streams_request(request: &StreamsRequest) -> proto::StreamsRequest {
+    let StreamsRequest { partition, tenant, from, at_least, deadline, matchers, time } = request;
+    proto::StreamsRequest {
+        r#where: Some(place(*partition, tenant, *from, *at_least, *deadline)),
+        selector: selector(matchers),
+        start: time.start.nanos(),
+        end: time.end.nanos(),
+    }
+}
+
+/// Reads the message for streams.
+pub(crate) fn read_streams_request(request: proto::StreamsRequest) -> Result<StreamsRequest, Status> {
+    let Place { partition, tenant, from, at_least, deadline } = Place::read(request.r#where)?;
+    let time = TimeRange::new(TimestampNs::from_nanos(request.start), TimestampNs::from_nanos(request.end));
+    let matchers = matchers(&request.selector)?;
+    Ok(StreamsRequest { partition, tenant, from, at_least, deadline, matchers, time })
+}
+
+/// The message for a tail.
+pub(crate) fn tail_request(request: &TailRequest) -> proto::TailRequest {
+    proto::TailRequest {
+        tenant: request.tenant.to_string(),
+        selector: selector(&request.matchers),
+        capacity: u32::try_from(request.capacity).unwrap_or(u32::MAX),
+        format_max: FORMAT,
+    }
+}
+
+/// Most batches that may wait for a reader elsewhere.
+const TAIL_CAPACITY_MAX: u32 = 1 << 16;
+
+/// Reads the message for a tail.
+pub(crate) fn read_tail_request(request: &proto::TailRequest) -> Result<TailRequest, Status> {
+    check_format(request.format_max)?;
+    let capacity = usize::try_from(request.capacity.min(TAIL_CAPACITY_MAX)).unwrap_or(usize::MAX);
+    Ok(TailRequest { tenant: tenant(&request.tenant)?, matchers: matchers(&request.selector)?, capacity })
+}
+
+fn unwritable(error: postcard::Error) -> Status {
+    Status::internal(format!("the answer cannot be written: {error}"))
+}
+
+/// The message for what a scan found.
+pub(crate) fn scan_reply(outcome: Result<ScanReply, OwnerError>) -> Result<proto::ScanReply, Status> {
+    use proto::scan_reply::Outcome;
+    let outcome = match outcome {
+        Ok(ScanReply { partial, held }) => {
+            let partial = body::encode(&partial).map_err(unwritable)?;
+            Outcome::Answer(proto::ScanAnswer { held: sent_range(held), partial: Some(partial) })
+        }
+        Err(error) => Outcome::Error(sent_error(error)),
+    };
+    Ok(proto::ScanReply { outcome: Some(outcome) })
+}
+
+/// Reads what a scan found; a partial of something else is refused.
+pub(crate) fn read_scan_reply(reply: proto::ScanReply, request: &ScanRequest) -> Result<ScanReply, OwnerError> {
+    use proto::scan_reply::Outcome;
+    match reply.outcome {
+        None => Err(unreadable(BodyError::Missing)),
+        Some(Outcome::Error(error)) => Err(read_error(error)),
+        Some(Outcome::Answer(answer)) => {
+            let partial = body::decode(answer.partial.as_ref()).map_err(unreadable)?;
+            let scan = request.query.scans().get(request.scan);
+            if !scan.is_some_and(|scan| scan.fits(&partial)) {
+                return Err(unreadable(BodyError::Inconsistent("result is that of another scan")));
+            }
+            Ok(ScanReply { partial, held: offset_range(answer.held) })
+        }
+    }
+}
+
+/// The message for the streams found.
+pub(crate) fn streams_reply(outcome: Result<StreamsReply, OwnerError>) -> Result<proto::StreamsReply, Status> {
+    use proto::streams_reply::Outcome;
+    let outcome = match outcome {
+        Ok(StreamsReply { streams, held }) => {
+            let streams = body::encode(&streams).map_err(unwritable)?;
+            Outcome::Answer(proto::StreamsAnswer { held: sent_range(held), streams: Some(streams) })
+        }
+        Err(error) => Outcome::Error(sent_error(error)),
+    };
+    Ok(proto::StreamsReply { outcome: Some(outcome) })
+}
+
+/// Reads the streams found.
+pub(crate) fn read_streams_reply(reply: proto::StreamsReply) -> Result<StreamsReply, OwnerError> {
+    use proto::streams_reply::Outcome;
+    match reply.outcome {
+        None => Err(unreadable(BodyError::Missing)),
+        Some(Outcome::Error(error)) => Err(read_error(error)),
+        Some(Outcome::Answer(answer)) => {
+            let streams: Vec<StreamStat> = body::decode(answer.streams.as_ref()).map_err(unreadable)?;
+            Ok(StreamsReply { streams, held: offset_range(answer.held) })
+        }
+    }
+}
+
+/// The message for live rows.
+pub(crate) fn tail_batch(batch: &TailBatch) -> Result<proto::TailBatch, Status> {
+    Ok(proto::TailBatch {
+        partition: batch.partition.index(),
+        offset: batch.offset.value(),
+        rows: Some(body::encode(&Rows::from(&*batch.batch)).map_err(unwritable)?),
+    })
+}
+
+/// Reads live rows.
+pub(crate) fn read_tail_batch(batch: &proto::TailBatch) -> Result<TailBatch, BodyError> {
+    let rows: Rows = body::decode(batch.rows.as_ref())?;
+    Ok(TailBatch {
+        partition: PartitionId::new(batch.partition),
+        offset: Offset::new(batch.offset),
+        batch: Arc::new(rows.try_into()?),
+    })
+}
+
+/// The message for what is held.
+pub(crate) fn held_reply(owner: &dyn Owner) -> proto::HeldReply {
+    let held = |partition: PartitionId| {
+        let held = owner.held(partition)?;
+        Some(proto::Holding { partition: partition.index(), held: sent_range(held) })
+    };
+    proto::HeldReply { holdings: owner.partitions().into_iter().filter_map(held).collect() }
+}
+
+/// The message for what is said instead of an answer.
+pub(crate) fn sent_error(error: OwnerError) -> proto::Error {
+    let kind = match error {
+        OwnerError::NotHeld { partition, held } => {
+            Kind::NotHeld(proto::NotHeld { partition: partition.index(), held: sent_range(held) })
+        }
+        OwnerError::NotLeading { partition } => Kind::NotLeading(proto::NotLeading { partition: partition.index() }),
+        OwnerError::Query(error) => {
+            // Without a body the reader has the text.
+            Kind::Query(proto::QueryFailed { error: body::encode(&error).ok(), text: error.to_string() })
+        }
+        OwnerError::Deadline { partition, consumed, wanted } => Kind::Deadline(proto::Deadline {
+            partition: partition.index(),
+            consumed: consumed.value(),
+            wanted: wanted.value(),
+        }),
+        OwnerError::Unavailable(text) => Kind::Unavailable(text),
+        OwnerError::Stopped(text) => Kind::Stopped(text),
+        OwnerError::Removed { partition, range } => {
+            Kind::Removed(proto::Removed { partition: partition.index(), range: sent_range(range) })
+        }
+    };
+    proto::Error { kind: Some(kind) }
+}
+
+/// Reads what was said instead of an answer.
+pub(crate) fn read_error(error: proto::Error) -> OwnerError {
+    let partition = PartitionId::new;
+    match error.kind {
+        None => OwnerError::Unavailable("an error of a kind that this program does not know".to_owned()),
+        Some(Kind::NotHeld(e)) => OwnerError::NotHeld { partition: partition(e.partition), held: offset_range(e.held) },
+        Some(Kind::NotLeading(e)) => OwnerError::NotLeading { partition: partition(e.partition) },
+        Some(Kind::Query(e)) => {
+            let known = body::decode::<QueryError>(e.error.as_ref());
+            OwnerError::Query(known.unwrap_or(QueryError::Evaluation(e.text)))
+        }
+        Some(Kind::Deadline(e)) => OwnerError::Deadline {
+            partition: partition(e.partition),
+            consumed: Offset::new(e.consumed),
+            wanted: Offset::new(e.wanted),
+        },
+        Some(Kind::Unavailable(text)) => OwnerError::Unavailable(text),
+        Some(Kind::Stopped(text)) => OwnerError::Stopped(text),
+        Some(Kind::Removed(e)) => {
+            OwnerError::Removed { partition: partition(e.partition), range: offset_range(e.range) }
+        }
+    }
+}
+
+fn unreadable(error: BodyError) -> OwnerError {
+    OwnerError::Unavailable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

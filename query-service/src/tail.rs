@@ -202,6 +202,8 @@ impl Tail {
         let request =
             TailRequest { tenant: self.tenant.clone(), matchers: self.matchers.clone(), capacity: BATCHES_WAITING_MAX };
         let mut live = service.owner.tail(request);
+        // What was consumed before is in the history, what is consumed from now on comes live.
+        live.opened().await;
         let history = match self.history(service).await {
             Ok(history) => history,
             Err(error) => return End::Told(error.to_string()),

@@ -43,6 +43,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// How long one fetch waits for records that the log has: not long, since it has them.
 const FETCH_WAIT: Duration = Duration::from_millis(500);
 
+type Slot = Arc<tokio::sync::Mutex<Kept>>;
+
 /// Reads the tails of partitions from the log. One for a process.
 pub struct LogTail {
     me: Weak<Self>,
@@ -50,7 +52,7 @@ pub struct LogTail {
     log: Arc<dyn LogBus>,
     metrics: Metrics,
     /// The lock of a slot is held while its partition is read, so that each record is fetched once.
-    slots: Mutex<BTreeMap<PartitionId, Arc<tokio::sync::Mutex<Kept>>>>,
+    slots: Mutex<BTreeMap<PartitionId, Slot>>,
     scans: Arc<Semaphore>,
     /// Lets go of what nobody asks for any more; runs only while something is kept.
     sweeper: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -146,7 +148,7 @@ impl LogTail {
     async fn view(&self, wanted: Wanted) -> Result<View, OwnerError> {
         let Wanted { partition, from, deadline, .. } = wanted;
         let log = self.bounds(wanted).await?;
-        let slot = self.slots.lock().entry(partition).or_insert_with(|| Kept::empty(&self.metrics.bytes)).clone();
+        let slot = self.slot(partition);
         self.start_sweeper();
         let Ok(mut kept) = timeout_at(deadline, slot.lock_owned()).await else {
             return Err(OwnerError::Deadline { partition, consumed: from, wanted: log.end });
@@ -160,6 +162,11 @@ impl LogTail {
         kept.used(from, Instant::now());
         self.extend(&mut kept, wanted, log.end).await?;
         Ok(kept.view(from))
+    }
+
+    fn slot(&self, partition: PartitionId) -> Slot {
+        let empty = || Arc::new(tokio::sync::Mutex::new(Kept::empty(self.config.chunk_bytes(), &self.metrics.bytes)));
+        self.slots.lock().entry(partition).or_insert_with(empty).clone()
     }
 
     /// What the log holds now. Waits while it ends below what is wanted: a broker that has just taken over may be behind

@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -22,13 +23,14 @@ use model::{
     Batch, ByteColumn, Labels, ManualClock, MetadataColumn, MetadataValues, Offset, OffsetRange, PartitionId, TenantId,
     TimeRange, TimestampNs,
 };
-use object_store::{MemoryStore, ObjectKey, ObjectStore, PutCondition};
+use object_store::{Effect, Fault, Faults, MemoryStore, ObjectKey, ObjectStore, PutCondition};
 use owner::{
     Owner, OwnerError, ScanReply, ScanRequest, StreamStat, StreamsReply, StreamsRequest, TailBatch, TailRequest,
     TailSender, TailStream, tail_channel,
 };
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
 
 /// Names the log of all tests.
@@ -91,6 +93,28 @@ struct Memory {
     start: i64,
     rows: BTreeMap<i64, Row>,
     end: i64,
+    /// So many of the last rows are in the log, but not consumed yet.
+    lag: i64,
+    /// What lies below `start` is nowhere.
+    is_removed: bool,
+}
+
+/// How an owner misbehaves. Counts are of answers to come.
+#[derive(Default)]
+pub struct Misbehaviour {
+    /// Says that nobody serves the partition.
+    pub not_leading: AtomicU64,
+    /// Says that it cannot be reached.
+    pub unavailable: AtomicU64,
+    /// Answers without having consumed what is wanted.
+    pub short: AtomicU64,
+    /// The log does not tell its ends.
+    pub no_ends: AtomicU64,
+}
+
+/// Counts a misbehaviour down; true when it strikes.
+fn strikes(left: &AtomicU64) -> bool {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
 }
 
 /// An owner over plain rows.
@@ -100,6 +124,12 @@ pub struct FakeOwner {
     tails: Mutex<Vec<(TailRequest, TailSender)>>,
     /// Whether scans never answer.
     pub stuck: AtomicBool,
+    /// What goes wrong.
+    pub misbehaves: Misbehaviour,
+    /// How often the log was asked for its ends.
+    pub ends_asked: AtomicU64,
+    /// How many partitions are known before the log is asked; 0: all.
+    pub known_partitions: AtomicU64,
     /// How many scans were asked for.
     pub scans: AtomicU64,
     /// How many flushes were asked for.
@@ -161,14 +191,62 @@ impl FakeOwner {
         tails.len()
     }
 
-    fn held(&self, partition: PartitionId, from: Offset) -> Result<(OffsetRange, Vec<(i64, Row)>), OwnerError> {
+    /// Leaves the last `rows` of a partition to be consumed later.
+    pub fn lag(&self, partition: u32, rows: i64) {
+        self.partitions.lock()[partition as usize].lag = rows;
+    }
+
+    /// Retention removes what lies below `to`; no block has it.
+    pub fn remove(&self, partition: u32, to: i64) {
+        self.evict(partition, to);
+        self.partitions.lock()[partition as usize].is_removed = true;
+    }
+
+    /// The log gets more partitions.
+    pub fn grow(&self, partitions: u32) {
+        self.partitions.lock().resize_with(partitions as usize, Memory::default);
+    }
+
+    /// What is held from `from` on, once it is consumed as far as is wanted.
+    async fn held(
+        &self,
+        partition: PartitionId,
+        from: Offset,
+        at_least: Option<Offset>,
+        deadline: Instant,
+    ) -> Result<(OffsetRange, Vec<(i64, Row)>), OwnerError> {
+        if strikes(&self.misbehaves.not_leading) {
+            return Err(OwnerError::NotLeading { partition });
+        }
+        if strikes(&self.misbehaves.unavailable) {
+            return Err(OwnerError::Unavailable("injected".to_owned()));
+        }
+        let is_short = strikes(&self.misbehaves.short);
+        loop {
+            let (consumed, found) = self.held_now(partition, from)?;
+            match at_least.filter(|wanted| consumed.end < *wanted && !is_short) {
+                None => return Ok((consumed, found)),
+                Some(wanted) if Instant::now() >= deadline => {
+                    return Err(OwnerError::Deadline { partition, consumed: consumed.end, wanted });
+                }
+                Some(_) => sleep(Duration::from_millis(2)).await,
+            }
+        }
+    }
+
+    fn held_now(&self, partition: PartitionId, from: Offset) -> Result<(OffsetRange, Vec<(i64, Row)>), OwnerError> {
         let partitions = self.partitions.lock();
         let memory = partitions.get(partition.index() as usize).ok_or(OwnerError::NotLeading { partition })?;
-        let held = OffsetRange::new(Offset::new(memory.start), Offset::new(memory.end));
+        let end = memory.end - memory.lag;
+        let held = OffsetRange::new(Offset::new(memory.start), Offset::new(end));
+        if from < held.start && memory.is_removed {
+            return Err(OwnerError::Removed { partition, range: OffsetRange::new(from, held.start) });
+        }
         if from < held.start {
             return Err(OwnerError::NotHeld { partition, held });
         }
-        Ok((held, memory.rows.range(from.value()..).map(|(o, r)| (*o, r.clone())).collect()))
+        let rows = memory.rows.range(from.value()..end.max(from.value()));
+        Ok((held, rows.map(|(o, r)| (*o, r.clone())).collect()))
     }
 }
 
@@ -183,10 +261,17 @@ fn by_stream<'a>(rows: &'a [(i64, Row)], tenant: &TenantId) -> BTreeMap<Labels, 
 #[async_trait]
 impl Owner for FakeOwner {
     fn partition_count(&self) -> u32 {
-        u32::try_from(self.partitions.lock().len()).expect("few")
+        match self.known_partitions.load(Ordering::Relaxed) {
+            0 => u32::try_from(self.partitions.lock().len()).expect("few"),
+            known => u32::try_from(known).expect("few"),
+        }
     }
 
     async fn ends(&self) -> Result<Vec<Offset>, OwnerError> {
+        self.ends_asked.fetch_add(1, Ordering::Relaxed);
+        if strikes(&self.misbehaves.no_ends) {
+            return Err(OwnerError::Unavailable("no broker answers".to_owned()));
+        }
         Ok(self.partitions.lock().iter().map(|memory| Offset::new(memory.end)).collect())
     }
 
@@ -205,7 +290,8 @@ impl Owner for FakeOwner {
         if self.stuck.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
-        let (held, rows) = FakeOwner::held(self, request.partition, request.from)?;
+        let ScanRequest { partition, from, at_least, deadline, .. } = request;
+        let (held, rows) = FakeOwner::held(self, partition, from, at_least, deadline).await?;
         let scan = &request.query.scans()[request.scan];
         let mut partial = scan.partial();
         for (labels, rows) in by_stream(&rows, &request.tenant) {
@@ -217,7 +303,8 @@ impl Owner for FakeOwner {
     }
 
     async fn streams(&self, request: StreamsRequest) -> Result<StreamsReply, OwnerError> {
-        let (held, rows) = FakeOwner::held(self, request.partition, request.from)?;
+        let StreamsRequest { partition, from, at_least, deadline, .. } = request;
+        let (held, rows) = FakeOwner::held(self, partition, from, at_least, deadline).await?;
         let mut streams = Vec::new();
         for (labels, rows) in by_stream(&rows, &request.tenant) {
             let inside: Vec<&Row> = rows.iter().map(|(_, r)| *r).filter(|r| request.time.contains(r.ts)).collect();
@@ -251,6 +338,8 @@ impl Owner for FakeOwner {
 pub struct World {
     pub owner: Arc<FakeOwner>,
     pub store: Arc<MemoryStore>,
+    /// The store as the service sees it.
+    pub faults: Arc<Faults>,
     pub heads: Arc<Heads>,
     pub clock: Arc<ManualClock>,
     pub registry: prometheus::Registry,
@@ -265,24 +354,47 @@ impl World {
     }
 
     pub fn with(partitions: u32, config: Config, limits: Limits) -> Self {
+        Self::of(partitions, config, limits, Some(Consistency::Strong))
+    }
+
+    pub fn of(partitions: u32, config: Config, limits: Limits, consistency_default: Option<Consistency>) -> Self {
         let owner = Arc::new(FakeOwner::new(partitions));
         let store = Arc::new(MemoryStore::new());
+        let faults = Arc::new(Faults::new(store.clone(), 1));
         let heads = Arc::new(Heads::new(store.clone(), LOG_ID).expect("a log id"));
         let clock = Arc::new(ManualClock::new(NOW));
         let registry = prometheus::Registry::new();
         let components = Components {
             older_heads: Vec::new(),
             owner: owner.clone(),
-            heads: heads.clone(),
-            store: store.clone(),
-            consistency_default: Some(Consistency::Strong),
+            heads: Arc::new(Heads::new(faults.clone(), LOG_ID).expect("a log id")),
+            store: faults.clone(),
+            consistency_default,
             overrides: Arc::new(Overrides::new(limits)),
             clock: clock.clone(),
             metrics: registry.clone(),
         };
         let service = QueryService::new(config, components).expect("good settings");
         let router = service.router().fallback(not_found);
-        Self { owner, store, heads, clock, registry, service, router, partitions }
+        Self { owner, store, faults, heads, clock, registry, service, router, partitions }
+    }
+
+    /// From now on the store does not answer.
+    pub fn store_goes_away(&self) {
+        self.faults.add(Fault::always(Effect::ErrorBefore));
+    }
+
+    /// The value of a metric, over all of its labels that hold `label`; 0 when there is none.
+    pub fn metric(&self, name: &str, label: &str) -> f64 {
+        let of_family = self.registry.gather().into_iter().filter(|family| family.name() == name);
+        let value = |metric: &prometheus::proto::Metric| {
+            let histogram = metric.get_histogram().get_sample_count() as f64;
+            metric.get_counter().value() + metric.get_gauge().value() + histogram
+        };
+        let is_meant = |metric: &&prometheus::proto::Metric| {
+            label.is_empty() || metric.get_label().iter().any(|pair| pair.value() == label)
+        };
+        of_family.map(|family| family.get_metric().iter().filter(is_meant).map(value).sum::<f64>()).sum()
     }
 
     /// Turns `[flushed-to, to)` of a partition into a block that the head lists. Memory keeps its rows.
@@ -350,7 +462,13 @@ impl World {
 
     /// A GET with one header.
     pub async fn get_with(&self, path: &str, header: (&str, &str)) -> Reply {
-        self.send(Request::get(path).header(header.0, header.1).body(Body::empty()).expect("a request")).await
+        self.get_with_all(path, &[header]).await
+    }
+
+    /// A GET with headers.
+    pub async fn get_with_all(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let request = headers.iter().fold(Request::get(path), |request, (name, value)| request.header(*name, *value));
+        self.send(request.body(Body::empty()).expect("a request")).await
     }
 
     /// Any request.

@@ -3,6 +3,9 @@
 use limits::{ByteSize, PromDuration};
 use serde::{Deserialize, Serialize};
 
+/// Larger pieces would only be freed later.
+const CHUNK_BYTES_MAX: usize = 8 << 20;
+
 /// Settings of [`crate::LogTail`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -46,6 +49,11 @@ impl LogTailConfig {
         require(self.total_bytes_max >= self.bytes_max, "log_tail.total_bytes_max must be at least log_tail.bytes_max");
         require(!self.idle_max.is_zero(), "log_tail.idle_max must not be 0");
         problems
+    }
+
+    /// The size of the pieces that memory is freed in.
+    pub(crate) fn chunk_bytes(&self) -> usize {
+        CHUNK_BYTES_MAX.min(self.bytes_max.as_usize() / 32).max(1)
     }
 
     /// Scans at once, with the default worked out.

@@ -11,8 +11,6 @@ use prometheus::{IntCounter, IntGauge};
 use schemas::record::Record;
 use tokio::time::Instant;
 
-/// A chunk takes no more records from this size on. Memory is freed by the chunk.
-const CHUNK_BYTES: usize = 8 << 20;
 /// So many bytes of records are decoded before others get a turn on the thread.
 const YIELD_BYTES: usize = 256 << 10;
 
@@ -28,6 +26,8 @@ pub(crate) struct Kept {
     /// Where the last reader began: below it only readers with an older head want to read.
     wanted_from: Offset,
     last_used: Instant,
+    /// A chunk takes no more records from this size on. Memory is freed by the chunk.
+    chunk_bytes: usize,
     total: IntGauge,
 }
 
@@ -82,16 +82,17 @@ impl View {
 
 impl Kept {
     /// Nothing yet; counts its bytes in `total`.
-    pub(crate) fn empty(total: &IntGauge) -> Arc<tokio::sync::Mutex<Self>> {
-        Arc::new(tokio::sync::Mutex::new(Self {
+    pub(crate) fn empty(chunk_bytes: usize, total: &IntGauge) -> Self {
+        Self {
             chunks: VecDeque::new(),
             writer: None,
             start: Offset::ZERO,
             next: Offset::ZERO,
             wanted_from: Offset::ZERO,
             last_used: Instant::now(),
+            chunk_bytes,
             total: total.clone(),
-        }))
+        }
     }
 
     /// The first offset that is here.
@@ -167,7 +168,7 @@ impl Kept {
             if record.offset < self.next {
                 continue;
             }
-            if self.writer.as_ref().is_none_or(|writer| writer.bytes() >= CHUNK_BYTES) {
+            if self.writer.as_ref().is_none_or(|writer| writer.bytes() >= self.chunk_bytes) {
                 self.open_chunk();
             }
             let (Some(writer), Some(chunk)) = (&mut self.writer, self.chunks.back()) else { return };

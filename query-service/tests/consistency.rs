@@ -1,0 +1,371 @@
+//! What answers hold at least: strong and eventual reads, read tokens, partitions that grow, owners that lag or are away,
+//! a store that is away.
+
+mod common;
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use common::{LOG_ID, NOW, Reply, Row, World, range_path, row};
+use http::StatusCode;
+use limits::{Limits, PromDuration};
+use millrace_query_service::{Config, Consistency};
+use model::{Offset, PartitionId, ReadToken};
+use owner::Owner;
+
+const CONSISTENCY: &str = "X-Millrace-Consistency";
+const TOKEN: &str = "X-Millrace-Read-Token";
+
+fn rows(numbers: std::ops::Range<u64>) -> Vec<Row> {
+    let of = |i: u64| {
+        row(&[("app", "web"), ("pod", &(i % 3).to_string())], NOW.minus(Duration::from_secs(i + 1)), &i.to_string())
+    };
+    numbers.map(of).collect()
+}
+
+fn path() -> String {
+    range_path(r#"{app="web"}"#, "&limit=5000")
+}
+
+/// A world whose requests are eventual unless they say otherwise, and whose patience is short.
+fn eventual(partitions: u32) -> World {
+    let config = Config {
+        strong_wait_max: PromDuration::from_millis(300),
+        head_wait_max: PromDuration::from_millis(100),
+        ..Config::default()
+    };
+    World::of(partitions, config, Limits::default(), None)
+}
+
+fn token(parts: &[(u32, i64)]) -> String {
+    let mut token = ReadToken::new(LOG_ID);
+    parts.iter().for_each(|(partition, end)| token.add(PartitionId::new(*partition), Offset::new(*end)));
+    token.to_string()
+}
+
+fn line_count(reply: &Reply) -> usize {
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
+    let json = reply.json();
+    let streams = json["data"]["result"].as_array().expect("streams").iter();
+    streams.map(|stream| stream["values"].as_array().expect("values").len()).sum()
+}
+
+#[tokio::test]
+async fn eventual_reads_take_what_there_is_and_strong_ones_wait() {
+    let world = eventual(2);
+    world.owner.append(0, &rows(0..10));
+    world.owner.append(1, &rows(10..20));
+    world.owner.lag(1, 4);
+    assert_eq!(line_count(&world.get(&path()).await), 16);
+    assert_eq!(world.owner.ends_asked.load(Ordering::Relaxed), 0, "an eventual read does not ask the log");
+    assert_eq!(world.metric("millrace_query_reads_total", "eventual"), 1.0);
+
+    // By header and by parameter; every endpoint that reads rows.
+    let api = "/loki/api/v1";
+    for path in
+        [path(), format!("{api}/series"), format!("{api}/labels"), format!("{api}/index/stats?query={{app=%22web%22}}")]
+    {
+        let reply = world.get_with(&path, (CONSISTENCY, "strong")).await;
+        assert_eq!(reply.status, StatusCode::GATEWAY_TIMEOUT, "{path}");
+        for part in ["partition 1 is consumed up to offset 6", "asks for offset 10", "not reached within"] {
+            assert!(reply.text().contains(part), "{}", reply.text());
+        }
+        let reply = world.get(&format!("{path}{}consistency=strong", if path.contains('?') { '&' } else { '?' })).await;
+        assert_eq!(reply.status, StatusCode::GATEWAY_TIMEOUT, "{path}");
+    }
+
+    let catches_up = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        world.owner.lag(1, 0);
+    };
+    let path = path();
+    let (reply, ()) = tokio::join!(world.get_with(&path, (CONSISTENCY, "strong")), catches_up);
+    assert_eq!(line_count(&reply), 20);
+    assert_eq!(world.metric("millrace_query_strong_wait_seconds", ""), 1.0);
+    // The header goes before the parameter.
+    world.owner.lag(1, 4);
+    let reply = world.get_with(&format!("{path}&consistency=strong"), (CONSISTENCY, "eventual")).await;
+    assert_eq!(line_count(&reply), 16);
+}
+
+#[tokio::test]
+async fn the_default_is_set() {
+    let check = async |config: Consistency, component: Option<Consistency>, expected: u64| {
+        let config = Config { consistency: config, ..Config::default() };
+        let world = World::of(1, config, Limits::default(), component);
+        world.owner.append(0, &rows(0..3));
+        assert_eq!(line_count(&world.get(&path()).await), 3);
+        assert_eq!(world.owner.ends_asked.load(Ordering::Relaxed), expected);
+    };
+    check(Consistency::Eventual, None, 0).await;
+    check(Consistency::Strong, None, 1).await;
+    check(Consistency::Eventual, Some(Consistency::Strong), 1).await;
+}
+
+#[tokio::test]
+async fn read_tokens_ask_for_what_a_push_wrote() {
+    let world = eventual(2);
+    world.owner.append(0, &rows(0..10));
+    world.owner.append(1, &rows(10..20));
+    world.owner.lag(0, 5);
+    world.owner.lag(1, 5);
+    // Partition 1 lags, but is not asked for more than it has.
+    let path = path();
+    let ask = async |tokens: &str| world.get_with(&path, (TOKEN, tokens)).await;
+    assert_eq!(line_count(&ask(&token(&[(0, 5), (1, 5)])).await), 10);
+    let late = ask(&token(&[(0, 7)])).await;
+    assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT);
+    assert!(
+        late.text().contains("partition 0 is consumed up to offset 5, and this query asks for offset 7"),
+        "{}",
+        late.text()
+    );
+    world.owner.lag(0, 3);
+    assert_eq!(line_count(&ask(&format!("{},{}", token(&[(1, 2)]), token(&[(0, 7)]))).await), 12);
+    assert_eq!(world.owner.ends_asked.load(Ordering::Relaxed), 0);
+
+    let other = ReadToken::new("other-log").to_string();
+    for (tokens, complaint) in [
+        ("nonsense", "no read token"),
+        (other.as_str(), "of another log"),
+        (token(&[(2, 1)]).as_str(), "names partition 2, but the log has 2 partitions"),
+    ] {
+        let reply = ask(tokens).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{tokens}");
+        assert!(reply.text().contains(complaint), "{}", reply.text());
+    }
+    let reply = world.get_with(&path, (CONSISTENCY, "sturdy")).await;
+    assert_eq!((reply.status, reply.text().contains("'strong' or 'eventual'")), (StatusCode::BAD_REQUEST, true));
+}
+
+#[tokio::test]
+async fn partitions_may_grow_between_queries() {
+    for consistency in ["strong", "eventual"] {
+        let world = eventual(1);
+        world.owner.append(0, &rows(0..5));
+        let path = path();
+        let count = async || line_count(&world.get_with(&path, (CONSISTENCY, consistency)).await);
+        assert_eq!(count().await, 5);
+        world.owner.grow(3);
+        world.owner.append(2, &rows(5..9));
+        assert_eq!(count().await, 9, "{consistency}");
+        world.cut(2, 4).await;
+        world.owner.evict(2, 4);
+        assert_eq!(count().await, 9, "{consistency}");
+    }
+}
+
+#[tokio::test]
+async fn partitions_that_are_not_known_yet_are_asked_for() {
+    let world = eventual(1);
+    world.owner.known_partitions.store(1, Ordering::Relaxed);
+    world.owner.grow(2);
+    world.owner.append(1, &rows(0..4));
+    let path = path();
+    // A token is younger than what is known here; a strong read asks anyway.
+    assert_eq!(line_count(&world.get_with(&path, (TOKEN, &token(&[(1, 4)]))).await), 4);
+    // What was seen once stays known.
+    assert_eq!(line_count(&world.get(&path).await), 4);
+}
+
+#[tokio::test]
+async fn the_log_is_asked_once_for_a_request() {
+    let config = Config { multi_tenant_queries_enabled: true, auth_enabled: true, ..Config::default() };
+    let world = World::with(4, config, Limits::default());
+    let several = [("X-Scope-OrgID", "fake|other")];
+    assert_eq!(line_count(&world.get_with_all(&path(), &several).await), 0);
+    assert_eq!(world.owner.ends_asked.load(Ordering::Relaxed), 1);
+    let two_scans =
+        "/loki/api/v1/query?query=sum(count_over_time({a=%22b%22}[1h]))/sum(count_over_time({a=%22c%22}[1h]))";
+    let one = [("X-Scope-OrgID", "fake")];
+    assert_eq!(world.get_with_all(two_scans, &one).await.status, StatusCode::OK);
+    assert_eq!(world.owner.ends_asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn owners_that_are_away_for_a_while_cost_time_only() {
+    let world = eventual(2);
+    world.owner.append(0, &rows(0..5));
+    world.owner.append(1, &rows(5..9));
+    let (owner, path) = (&world.owner.misbehaves, path());
+    for consistency in ["strong", "eventual"] {
+        let count = async || line_count(&world.get_with(&path, (CONSISTENCY, consistency)).await);
+        owner.not_leading.store(4, Ordering::Relaxed);
+        assert_eq!(count().await, 9, "{consistency}");
+        owner.unavailable.store(3, Ordering::Relaxed);
+        assert_eq!(count().await, 9, "{consistency}");
+        owner.no_ends.store(2, Ordering::Relaxed);
+        assert_eq!(count().await, 9, "{consistency}");
+        owner.no_ends.store(0, Ordering::Relaxed);
+        assert_eq!(world.get("/loki/api/v1/series").await.json()["data"].as_array().map(Vec::len), Some(3));
+    }
+    assert!(world.metric("millrace_query_plans_again_total", "not_leading") >= 2.0);
+    assert!(world.metric("millrace_query_plans_again_total", "unavailable") >= 2.0);
+
+    owner.not_leading.store(u64::MAX, Ordering::Relaxed);
+    let reply = world.get(&path).await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(reply.text().contains("is not served here"), "{}", reply.text());
+    owner.not_leading.store(0, Ordering::Relaxed);
+    owner.no_ends.store(u64::MAX, Ordering::Relaxed);
+    let reply = world.get_with(&path, (CONSISTENCY, "strong")).await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(reply.text().contains("the end of the log cannot be asked") && reply.text().contains("no broker answers"));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_short_is_no_answer() {
+    let world = eventual(1);
+    world.owner.append(0, &rows(0..9));
+    world.owner.lag(0, 4);
+    world.owner.misbehaves.short.store(3, Ordering::Relaxed);
+    let catches_up = async {
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        world.owner.lag(0, 0);
+    };
+    let path = path();
+    let (reply, ()) = tokio::join!(world.get_with(&path, (CONSISTENCY, "strong")), catches_up);
+    assert_eq!(line_count(&reply), 9);
+    assert_eq!(world.metric("millrace_query_plans_again_total", "behind"), 3.0);
+
+    // An owner that keeps at it.
+    world.owner.lag(0, 4);
+    world.owner.misbehaves.short.store(u64::MAX, Ordering::Relaxed);
+    for path in [path, "/loki/api/v1/series".to_owned()] {
+        let reply = world.get_with(&path, (CONSISTENCY, "strong")).await;
+        assert_eq!(reply.status, StatusCode::GATEWAY_TIMEOUT, "{}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn what_retention_removed_is_told_when_no_head_ever_lists_it() {
+    let world = eventual(2);
+    world.owner.append(0, &rows(0..10));
+    world.owner.append(1, &rows(10..15));
+    world.cut(0, 3).await;
+    world.owner.remove(0, 6);
+    let reply = world.get(&path()).await;
+    assert_eq!(line_count(&reply), 3 + 4 + 5);
+    let warning = reply.json()["warnings"][0].as_str().unwrap_or_default().to_owned();
+    assert!(warning.contains("offsets [3, 6) of partition 0 were removed by the log's retention"), "{warning}");
+    assert_eq!(world.metric("millrace_query_removed_ranges_total", ""), 1.0);
+    let volume = format!(
+        "/loki/api/v1/index/volume?query={{app=%22web%22}}&start={}&end={}",
+        NOW.nanos() - 600_000_000_000,
+        NOW.nanos()
+    );
+    assert!(world.get(&volume).await.text().contains("[3, 6) of partition 0 were removed"));
+
+    // A leader takes note of it: the head says so, and nothing is given up any more.
+    let before = world.metric("millrace_query_removed_ranges_total", "");
+    let mut lead = world.heads.acquire(PartitionId::new(0), "test", Offset::new(6)).await.expect("leadership");
+    assert_eq!(lead.flushed_to(), Offset::new(6));
+    let reply = world.get(&path()).await;
+    assert_eq!(line_count(&reply), 3 + 4 + 5);
+    let warning = reply.json()["warnings"][0].as_str().unwrap_or_default().to_owned();
+    assert!(warning.contains("offsets [3, 6) of partition 0 were lost"), "{warning}");
+    assert_eq!(world.metric("millrace_query_removed_ranges_total", ""), before);
+    assert!(lead.refresh().await.is_ok());
+}
+
+#[tokio::test]
+async fn what_a_head_lists_by_now_is_not_lost() {
+    let config = Config { head_age_max: PromDuration::from_hours(1), ..Config::default() };
+    let world = World::of(1, config, Limits::default(), None);
+    world.owner.append(0, &rows(0..10));
+    assert_eq!(line_count(&world.get(&path()).await), 10);
+    world.cut(0, 8).await;
+    world.owner.remove(0, 6);
+    let reply = world.get(&path()).await;
+    assert_eq!(line_count(&reply), 10);
+    assert!(reply.json().get("warnings").is_none(), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn recent_reads_go_on_while_the_store_is_away() {
+    let config = Config {
+        strong_wait_max: PromDuration::from_millis(400),
+        head_wait_max: PromDuration::from_millis(50),
+        head_age_max: PromDuration::from_millis(0),
+        ..Config::default()
+    };
+    let world = World::of(2, config, Limits::default(), None);
+    let (old, recent): (Vec<Row>, Vec<Row>) = (rows(300..310), rows(0..5));
+    world.owner.append(0, &old);
+    world.cut(0, 10).await;
+    world.owner.append(0, &recent);
+    world.owner.append(1, &rows(5..9));
+    assert_eq!(line_count(&world.get(&path()).await), 19);
+
+    world.store_goes_away();
+    let last_minute = format!("{}&start={}", path(), NOW.minus(Duration::from_secs(60)).nanos());
+    let last_minute = last_minute.replacen(&format!("&start={}", NOW.nanos() - 600_000_000_000), "", 1);
+    for consistency in ["strong", "eventual"] {
+        let reply = world.get_with(&last_minute, (CONSISTENCY, consistency)).await;
+        assert_eq!(line_count(&reply), 9, "memory has it");
+    }
+    assert!(world.metric("millrace_query_heads_stale_total", "") >= 2.0);
+    // What lies in blocks that are not known well enough cannot be read: an error, not less.
+    let count = format!("/loki/api/v1/query?query=sum(rate({{app=%22web%22}}|=%223%22[10m]))&time={}", NOW.nanos());
+    let reply = world.get(&count).await;
+    assert!(reply.status.is_server_error(), "{}", reply.text());
+
+    // Memory moves on, and the head that says so cannot be read.
+    world.cut(1, 2).await;
+    world.owner.evict(1, 2);
+    let reply = world.get(&last_minute).await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{}", reply.text());
+    // Records that the log no longer has are not called lost while nobody can look into heads.
+    world.owner.remove(1, 2);
+    let reply = world.get(&last_minute).await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{}", reply.text());
+    assert!(reply.text().contains("were removed by the log's retention"), "{}", reply.text());
+    assert_eq!(world.metric("millrace_query_removed_ranges_total", ""), 0.0);
+
+    // It comes back while a query waits.
+    let comes_back = async {
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        world.faults.clear();
+    };
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(1_000)).await;
+        world.get(&last_minute).await
+    };
+    let (reply, ()) = tokio::join!(later, comes_back);
+    let _ = reply;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(line_count(&world.get(&last_minute).await), 9);
+    assert_eq!(line_count(&world.get(&path()).await), 19);
+}
+
+#[tokio::test]
+async fn a_head_that_was_never_read_is_needed() {
+    let world = eventual(1);
+    world.owner.append(0, &rows(0..5));
+    world.store_goes_away();
+    let began = std::time::Instant::now();
+    for _ in 0..3 {
+        let reply = world.get(&path()).await;
+        assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(reply.text().contains("the head of partition 0 cannot be read"), "{}", reply.text());
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "known to be away, it is not waited for again and again");
+}
+
+#[tokio::test]
+async fn all_partitions_are_asked_at_one_time() {
+    let world = eventual(16);
+    for partition in 0..16 {
+        world.owner.append(partition, &rows(u64::from(partition)..u64::from(partition) + 1));
+        world.owner.lag(partition, 1);
+    }
+    assert_eq!(world.owner.partitions().len(), 16);
+    // All lag; were they asked one after the other, the first ones would use up the time.
+    let catch_up = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        (0..16).for_each(|partition| world.owner.lag(partition, 0));
+    };
+    let path = path();
+    let (reply, ()) = tokio::join!(world.get_with(&path, (CONSISTENCY, "strong")), catch_up);
+    assert_eq!(line_count(&reply), 16);
+    assert_eq!(world.owner.scans.load(Ordering::Relaxed), 16);
+}

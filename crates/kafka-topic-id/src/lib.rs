@@ -63,12 +63,18 @@ impl fmt::Display for TopicId {
     }
 }
 
-/// The id of a topic, asked from the brokers now. Blocks for up to `patience`.
+/// The id of a topic, asked from a broker now: this one if it is given, else the controller. Blocks for up to
+/// `patience`.
 ///
 /// # Errors
 /// [`TopicIdError`].
 #[allow(unsafe_code, reason = "rdkafka has no function for it; docs/adr/0008-topic-id.md")]
-pub fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str, patience: Duration) -> Result<TopicId, TopicIdError> {
+pub fn topic_id<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    broker: Option<i32>,
+    patience: Duration,
+) -> Result<TopicId, TopicIdError> {
     let kafka = |code: sys::rd_kafka_resp_err_t, reason: &str| match code.into() {
         RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
             TopicIdError::NoTopic(topic.to_owned())
@@ -89,7 +95,10 @@ pub fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str, patience: Dur
         let options = sys::rd_kafka_AdminOptions_new(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
         let options = Guard(options, sys::rd_kafka_AdminOptions_destroy);
         let mut text = [0; 256];
-        let set = sys::rd_kafka_AdminOptions_set_request_timeout(options.0, patience_ms, text.as_mut_ptr(), text.len());
+        let mut set = sys::rd_kafka_AdminOptions_set_request_timeout(options.0, patience_ms, text.as_mut_ptr(), text.len());
+        if let (sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR, Some(broker)) = (set, broker) {
+            set = sys::rd_kafka_AdminOptions_set_broker(options.0, broker, text.as_mut_ptr(), text.len());
+        }
         if set != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
             return Err(kafka(set, &CStr::from_ptr(text.as_ptr()).to_string_lossy()));
         }

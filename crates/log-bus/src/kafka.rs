@@ -223,21 +223,21 @@ impl Shared {
         }
     }
 
-    /// Makes sure that the topic is still the one that was connected to.
-    async fn check_topic(&self) -> Result<(), LogError> {
+    /// Makes sure that the topic is still the one that was connected to. False when there is none now.
+    async fn check_topic(&self) -> Result<bool, LogError> {
         self.check_running()?;
         let topic = &self.config.topic;
-        match self.admin.id(topic).await? {
-            Some(id) if id == self.topic_id => Ok(()),
-            Some(id) => {
-                let ours = self.topic_id;
-                self.stop(format!(
-                    "topic {topic} was deleted and made anew: its id was {ours} and is {id}; start the process again to use the new one"
-                ));
-                self.check_running()
-            }
-            None => Err(LogError::Unavailable(format!("topic {topic} does not exist any more"))),
+        let Some(found) = self.admin.find(topic).await? else { return Ok(false) };
+        if found.id == self.topic_id {
+            self.saw_partitions(found.partitions);
+        } else {
+            let (ours, id) = (self.topic_id, found.id);
+            self.stop(format!(
+                "topic {topic} was deleted and made anew: its id was {ours} and is {id}; start the process again to use the new one"
+            ));
         }
+        self.check_running()?;
+        Ok(true)
     }
 
     fn saw_partitions(&self, count: u32) {
@@ -249,10 +249,12 @@ impl Shared {
     }
 }
 
+/// So many looks in a row that find no topic say that there is none. One alone may be a broker that has just come up.
+const MISSING_MAX: u32 = 3;
+
 /// Looks at the topic from time to time, and when a client met something odd.
 async fn watch(shared: Arc<Shared>) {
     let refresh = shared.config.metadata_refresh.get();
-    // So many looks in a row found no topic. One alone may be a broker that has just come up.
     let mut missing = 0;
     let mut failures = 0;
     loop {
@@ -264,27 +266,22 @@ async fn watch(shared: Arc<Shared>) {
             () = tokio::time::sleep(wait) => {}
         }
         shared.readers.give_up_idle();
-        let partitions = shared.admin.partitions(&shared.config.topic).await;
         match shared.check_topic().await {
-            Ok(()) => (missing, failures) = (0, 0),
+            Ok(true) => (missing, failures) = (0, 0),
+            Ok(false) => {
+                missing += 1;
+                failures = 1;
+                if missing >= MISSING_MAX {
+                    let topic = &shared.config.topic;
+                    shared.stop(format!("topic {topic} was deleted; start the process again to make a new one"));
+                    return;
+                }
+            }
             Err(LogError::Stopped(_)) => return,
             Err(error) => {
                 failures += 1;
                 tracing::debug!(%error, "looking at the topic");
             }
-        }
-        match partitions {
-            Ok(Some(count)) => shared.saw_partitions(count),
-            Ok(None) => {
-                missing += 1;
-                if missing >= 3 {
-                    let topic = &shared.config.topic;
-                    shared.stop(format!("topic {topic} was deleted; start the process again to make a new one"));
-                    return;
-                }
-                failures = failures.max(1);
-            }
-            Err(_) => {}
         }
     }
 }
@@ -354,7 +351,9 @@ impl LogBus for KafkaLog {
         let fetched = self.shared.unless_stopped(self.shared.readers.fetch(partition, from, limits)).await;
         if let Err(LogError::OutOfRange { .. }) = fetched {
             // Said only of the same topic: readers take it for records that retention removed.
-            self.shared.check_topic().await?;
+            if !self.shared.check_topic().await? {
+                return Err(LogError::Unavailable(format!("topic {} does not exist now", self.shared.config.topic)));
+            }
         }
         fetched
     }

@@ -69,8 +69,8 @@ impl KafkaControl {
 
     /// Makes sure that the topic there is now is the one that is being read.
     async fn look(&self, reading: &mut Option<TopicId>) -> Result<(), LogError> {
-        let id = match self.admin.id(&self.topic).await? {
-            Some(id) => id,
+        let id = match self.admin.find(&self.topic).await? {
+            Some(found) => found.id,
             None => self.admin.ensure(&self.wanted).await?.id,
         };
         if *reading == Some(id) {

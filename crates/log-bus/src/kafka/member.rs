@@ -4,6 +4,7 @@
 //! also a named (static) member does at once; closing alone would keep a named member's partitions until its
 //! session ends, which is what a restart wants.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ pub(super) struct MemberContext {
     shared: Context,
     topic: String,
     news: mpsc::UnboundedSender<News>,
+    /// What was told to be owned.
+    owned: Mutex<BTreeSet<PartitionId>>,
 }
 
 enum News {
@@ -64,15 +67,24 @@ impl MemberContext {
     }
 
     fn tell(&self, assignment: Assignment) {
+        let mut owned = self.owned.lock();
+        match &assignment {
+            Assignment::Assigned(more) => owned.extend(more),
+            Assignment::Revoked(less) => owned.retain(|partition| !less.contains(partition)),
+        }
         if let Some(metrics) = &self.shared.metrics {
             metrics.rebalances.inc();
-            match &assignment {
-                Assignment::Assigned(more) => metrics.assigned.add(more.len() as i64),
-                Assignment::Revoked(less) => metrics.assigned.sub(less.len() as i64),
-            }
+            metrics.assigned.set(owned.len() as i64);
         }
         // Nobody listens any more when the log is being closed.
         let _ = self.news.send(News::Assignment(assignment));
+    }
+
+    /// The group shut this member out. librdkafka gave its partitions up without a word.
+    fn shut_out(&self, reason: String) {
+        let lost: Vec<PartitionId> = self.owned.lock().iter().copied().collect();
+        self.tell(Assignment::Revoked(lost));
+        let _ = self.news.send(News::Fatal(reason));
     }
 }
 
@@ -123,13 +135,13 @@ impl Member {
         let client_id = format!("millrace-member-{}", uuid::Uuid::new_v4().simple());
         let mut client = config.member();
         client.set("client.id", &client_id);
-        let context = MemberContext { shared: context, topic: config.topic.clone(), news: sender.clone() };
+        let context = MemberContext { shared: context, topic: config.topic.clone(), news: sender, owned: Mutex::default() };
         let consumer: StreamConsumer<MemberContext> =
             client.create_with_context(context).map_err(|error| unavailable("joining the group", &error))?;
         consumer.subscribe(&[&config.topic]).map_err(|error| unavailable("joining the group", &error))?;
         let consumer = Arc::new(consumer);
         let ended = CancellationToken::new();
-        let serving = tokio::spawn(serve(consumer.clone(), sender, ended.clone()));
+        let serving = tokio::spawn(serve(consumer.clone(), ended.clone()));
         Ok(Self {
             consumer: Mutex::new(Some(consumer)),
             news: tokio::sync::Mutex::new(receiver),
@@ -204,11 +216,7 @@ impl Drop for Member {
 }
 
 /// Polls the member, which takes part in the group by that.
-async fn serve(
-    consumer: Arc<StreamConsumer<MemberContext>>,
-    news: mpsc::UnboundedSender<News>,
-    ended: CancellationToken,
-) {
+async fn serve(consumer: Arc<StreamConsumer<MemberContext>>, ended: CancellationToken) {
     loop {
         tokio::select! {
             biased;
@@ -217,11 +225,10 @@ async fn serve(
                 // A record that came before its partition was paused. It is read elsewhere.
                 Ok(_) => {}
                 Err(KafkaError::MessageConsumptionFatal(code)) => {
-                    let lost = Assignment::Revoked(owned(&consumer));
                     let reason = format!("this process is shut out of its group: {code}; is kafka.instance_id given twice?");
                     tracing::error!("{reason}");
-                    let _ = news.send(News::Assignment(lost));
-                    let _ = news.send(News::Fatal(reason));
+                    let context: &Arc<MemberContext> = consumer.context();
+                    context.shut_out(reason);
                     ended.cancelled().await;
                     break;
                 }
@@ -229,12 +236,6 @@ async fn serve(
             },
         }
     }
-    drop(news);
     // Closing a member waits for answers of the group.
     let _ = tokio::task::spawn_blocking(move || drop(consumer)).await;
-}
-
-fn owned(consumer: &StreamConsumer<MemberContext>) -> Vec<PartitionId> {
-    let context: &Arc<MemberContext> = consumer.context();
-    consumer.assignment().map(|list| context.partitions(&list)).unwrap_or_default()
 }

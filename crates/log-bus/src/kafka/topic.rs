@@ -37,6 +37,8 @@ pub(super) struct Wanted {
 pub(super) struct Found {
     pub(super) id: TopicId,
     pub(super) partitions: u32,
+    /// The least number of any partition.
+    replicas: usize,
 }
 
 impl Wanted {
@@ -199,8 +201,8 @@ impl Admin {
         loop {
             let found = self.find(&wanted.name).await?;
             match found {
-                Some((found, replicas)) => {
-                    self.check(wanted, &found, replicas).await?;
+                Some(found) => {
+                    self.check(wanted, &found).await?;
                     return Ok(found);
                 }
                 None if created && began.elapsed() < CREATION_MAX => {
@@ -218,22 +220,26 @@ impl Admin {
         }
     }
 
-    /// The topic with its id and least number of replicas; none when it does not exist or is not ready.
-    async fn find(self: &Arc<Self>, topic: &str) -> Result<Option<(Found, usize)>, LogError> {
+    /// The topic as it is now; none when it does not exist or is not ready.
+    pub(super) async fn find(self: &Arc<Self>, topic: &str) -> Result<Option<Found>, LogError> {
         let (this, topic) = (self.clone(), topic.to_owned());
         blocking(move || {
             let client = this.client.inner();
-            let Some((partitions, replicas)) = partitions_and_replicas(client, &topic, this.patience)? else {
-                return Ok(None);
-            };
-            match topic_id(client, &topic, this.patience) {
-                Ok(id) => Ok(Some((Found { id, partitions }, replicas))),
+            let Some(seen) = see(client, &topic, this.patience)? else { return Ok(None) };
+            match topic_id(client, &topic, seen.broker, this.patience) {
+                Ok(id) => Ok(Some(Found { id, partitions: seen.partitions, replicas: seen.replicas })),
                 Err(TopicIdError::NoTopic(_)) => Ok(None),
                 Err(error @ TopicIdError::NoId(_)) => Err(this.refused(&topic, error.to_string())),
                 Err(error @ TopicIdError::Kafka { .. }) => Err(LogError::Unavailable(error.to_string())),
             }
         })
         .await
+    }
+
+    /// How many partitions a topic has now; none when it does not exist.
+    pub(super) async fn partitions(self: &Arc<Self>, topic: &str) -> Result<Option<u32>, LogError> {
+        let (this, topic) = (self.clone(), topic.to_owned());
+        blocking(move || Ok(see(this.client.inner(), &topic, this.patience)?.map(|seen| seen.partitions))).await
     }
 
     fn refused(&self, topic: &str, reason: String) -> LogError {
@@ -271,7 +277,7 @@ impl Admin {
         }
     }
 
-    async fn check(&self, wanted: &Wanted, found: &Found, replicas: usize) -> Result<(), LogError> {
+    async fn check(&self, wanted: &Wanted, found: &Found) -> Result<(), LogError> {
         let name = wanted.name.as_str();
         if found.partitions < wanted.partitions {
             tracing::warn!(
@@ -297,41 +303,24 @@ impl Admin {
             }
         };
         let value_of = |name: &str| resource.get(name).and_then(|entry| entry.value.clone());
-        let (wrong, odd) = wanted.complaints(&value_of, replicas);
+        let (wrong, odd) = wanted.complaints(&value_of, found.replicas);
         for text in odd {
             tracing::warn!(topic = name, "{text}");
         }
         if wrong.is_empty() { Ok(()) } else { Err(self.refused(name, wrong.join("; "))) }
     }
-
-    /// The id a topic has now, or none.
-    pub(super) async fn id(self: &Arc<Self>, topic: &str) -> Result<Option<TopicId>, LogError> {
-        let (this, topic) = (self.clone(), topic.to_owned());
-        blocking(move || match topic_id(this.client.inner(), &topic, this.patience) {
-            Ok(id) => Ok(Some(id)),
-            Err(TopicIdError::NoTopic(_)) => Ok(None),
-            Err(error) => Err(LogError::Unavailable(error.to_string())),
-        })
-        .await
-    }
-
-    /// How many partitions a topic has now; none when it does not exist.
-    pub(super) async fn partitions(self: &Arc<Self>, topic: &str) -> Result<Option<u32>, LogError> {
-        let (this, topic) = (self.clone(), topic.to_owned());
-        blocking(move || {
-            let found = partitions_and_replicas(this.client.inner(), &topic, this.patience)?;
-            Ok(found.map(|(partitions, _)| partitions))
-        })
-        .await
-    }
 }
 
-/// How many partitions a topic has, and the least number of replicas of any; none when it does not exist.
-fn partitions_and_replicas(
-    client: &Client<Context>,
-    topic: &str,
-    patience: Duration,
-) -> Result<Option<(u32, usize)>, LogError> {
+/// What metadata say of a topic.
+struct Seen {
+    partitions: u32,
+    replicas: usize,
+    /// Who said so, and so is there.
+    broker: Option<i32>,
+}
+
+/// Asks for a topic's metadata; none when it does not exist.
+fn see(client: &Client<Context>, topic: &str, patience: Duration) -> Result<Option<Seen>, LogError> {
     let metadata = client.fetch_metadata(Some(topic), patience).map_err(|error| unavailable("metadata", &error))?;
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
     match found.error().map(RDKafkaErrorCode::from) {
@@ -339,9 +328,15 @@ fn partitions_and_replicas(
         Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
         Some(code) => return Err(unavailable("metadata", &KafkaError::MetadataFetch(code))),
     }
-    let replicas = found.partitions().iter().map(|partition| partition.replicas().len()).min();
     // A topic that is being made has no partitions for a moment.
-    Ok(replicas.map(|replicas| (u32::try_from(found.partitions().len()).unwrap_or(u32::MAX), replicas)))
+    let Some(replicas) = found.partitions().iter().map(|partition| partition.replicas().len()).min() else {
+        return Ok(None);
+    };
+    let partitions = u32::try_from(found.partitions().len()).unwrap_or(u32::MAX);
+    // A connection that was made from the settings has no number yet.
+    let said = Some(metadata.orig_broker_id()).filter(|id| *id >= 0);
+    let broker = said.or_else(|| metadata.brokers().first().map(|broker| broker.id()));
+    Ok(Some(Seen { partitions, replicas, broker }))
 }
 
 #[cfg(test)]

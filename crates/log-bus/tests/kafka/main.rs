@@ -5,6 +5,12 @@
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
 
 mod contract;
+mod control;
+mod durability;
+mod group;
+mod mock;
+mod readers;
+mod topics;
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;

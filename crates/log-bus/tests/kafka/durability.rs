@@ -1,0 +1,139 @@
+//! Three brokers: what was acknowledged is there, whoever dies.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use limits::PromDuration;
+use millrace_log_bus::{FetchLimits, KafkaConfig, LogBus, LogError};
+use model::{Offset, PartitionId};
+use testbed::kafka::{KafkaCluster, KafkaOptions};
+
+use super::{config, connect, tenant};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_records_survive_killed_brokers() {
+    let mut cluster = KafkaCluster::start(KafkaOptions { brokers: 3, ..KafkaOptions::default() }).unwrap();
+    let config = KafkaConfig {
+        replication_factor: 3,
+        min_insync_replicas: 2,
+        delivery_timeout: PromDuration::from_secs(20),
+        ..config(&cluster.bootstrap(), 3)
+    };
+    let log = connect(&config).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..6_u32)
+        .map(|writer| {
+            let (log, stop) = (log.clone(), stop.clone());
+            tokio::spawn(async move {
+                let (mut acknowledged, mut failed, mut longest) = (Vec::new(), 0, Duration::ZERO);
+                for i in 0_u32.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let partition = PartitionId::new((writer + i) % 3);
+                    let payload = format!("{writer} {i}");
+                    let began = Instant::now();
+                    match log.append(partition, &tenant(), payload.clone().into()).await {
+                        Ok(offset) => acknowledged.push((partition, offset, payload)),
+                        Err(LogError::Unavailable(_)) => failed += 1,
+                        Err(other) => panic!("{other}"),
+                    }
+                    longest = longest.max(began.elapsed());
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                (acknowledged, failed, longest)
+            })
+        })
+        .collect();
+    // A reader that follows all the while.
+    let follower = tokio::spawn({
+        let (log, stop) = (log.clone(), stop.clone());
+        async move {
+            let first = PartitionId::new(0);
+            let limits = FetchLimits { bytes_max: 1 << 20, wait_max: Duration::from_millis(500) };
+            let (mut next, mut seen) = (Offset::ZERO, Vec::new());
+            let mut end = None;
+            while end.is_none_or(|end| next < end) {
+                match log.fetch(first, next, limits).await {
+                    Ok(fetched) => {
+                        seen.extend(fetched.records.iter().map(|record| (record.offset, record.payload.clone())));
+                        next = fetched.next;
+                    }
+                    Err(LogError::Unavailable(_)) => {}
+                    Err(other) => panic!("{other}"),
+                }
+                if stop.load(Ordering::Relaxed) && end.is_none() {
+                    end = log.watermarks(first).await.ok().map(|held| held.end);
+                }
+            }
+            seen
+        }
+    });
+    let mut cluster = tokio::task::spawn_blocking(move || {
+        for broker in 0..3 {
+            std::thread::sleep(Duration::from_secs(2));
+            cluster.kill(broker).unwrap();
+            std::thread::sleep(Duration::from_secs(5));
+            cluster.restart(broker).unwrap();
+            cluster.wait_until_all_answer().unwrap();
+        }
+        cluster
+    })
+    .await
+    .unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stop.store(true, Ordering::Relaxed);
+    let (mut expected, mut failed, mut longest) = (BTreeMap::new(), 0, Duration::ZERO);
+    for writer in writers {
+        let (acknowledged, failures, slowest) = writer.await.unwrap();
+        failed += failures;
+        longest = longest.max(slowest);
+        for (partition, offset, payload) in acknowledged {
+            assert!(expected.insert((partition, offset), payload).is_none(), "an offset is given once");
+        }
+    }
+    let followed = follower.await.unwrap();
+    let mut found = BTreeMap::new();
+    let limits = FetchLimits { bytes_max: 1 << 20, wait_max: Duration::from_secs(5) };
+    for (p, end) in log.ends().await.unwrap().into_iter().enumerate() {
+        let partition = PartitionId::new(p as u32);
+        let mut next = Offset::ZERO;
+        while next < end {
+            let fetched = log.fetch(partition, next, limits).await.unwrap();
+            for record in fetched.records {
+                found.insert((partition, record.offset), String::from_utf8(record.payload.to_vec()).unwrap());
+            }
+            next = fetched.next;
+        }
+    }
+    for (place, payload) in &expected {
+        assert_eq!(found.get(place), Some(payload), "{place:?} was acknowledged");
+    }
+    let mut payloads: Vec<&String> = found.values().collect();
+    payloads.sort_unstable();
+    payloads.dedup();
+    assert_eq!(payloads.len(), found.len(), "retries write nothing twice");
+    let first: Vec<_> = found.iter().filter(|((p, _), _)| p.index() == 0).collect();
+    assert_eq!(followed.len(), first.len(), "the follower saw each record once");
+    assert!(followed.iter().zip(&first).all(|((offset, payload), ((_, at), text))| offset == at && payload == text.as_bytes()));
+    eprintln!(
+        "{} acknowledged, {} found, {failed} appends failed, the longest took {longest:?}",
+        expected.len(),
+        found.len()
+    );
+    assert!(expected.len() > 500);
+
+    // With one broker of three nothing can be appended, and that is said in time.
+    let quick = KafkaConfig { delivery_timeout: PromDuration::from_secs(2), ..config.clone() };
+    let log = connect(&quick).await;
+    cluster.kill(1).unwrap();
+    cluster.kill(2).unwrap();
+    let began = Instant::now();
+    match log.append(PartitionId::new(0), &tenant(), "x".into()).await {
+        Err(LogError::Unavailable(_)) => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}

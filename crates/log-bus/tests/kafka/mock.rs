@@ -1,0 +1,124 @@
+//! What a real broker does not do on demand: librdkafka's mock cluster.
+
+use std::time::{Duration, Instant};
+
+use limits::{ByteSize, PromDuration};
+use millrace_log_bus::{FetchLimits, KafkaConfig, LogBus, LogError};
+use model::Offset;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+use super::{FIRST, append, config, connect, tenant};
+
+type Mock = MockCluster<'static, DefaultProducerContext>;
+
+const LIMITS: FetchLimits = FetchLimits { bytes_max: 1 << 20, wait_max: Duration::from_secs(5) };
+
+fn mock(change: impl FnOnce(&mut KafkaConfig)) -> (Mock, KafkaConfig) {
+    let mock = MockCluster::new(1).unwrap();
+    let mut config = config(&mock.bootstrap_servers(), 1);
+    config.delivery_timeout = PromDuration::from_secs(5);
+    change(&mut config);
+    mock.create_topic(&config.topic, 1, 1).unwrap();
+    (mock, config)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_that_pass_are_tried_again() {
+    let (mock, config) = mock(|_| {});
+    let log = connect(&config).await;
+    append(&log, FIRST, "before").await;
+    for error in [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR,
+    ] {
+        mock.request_errors(RDKafkaApiKey::Produce, &[error; 3]);
+        append(&log, FIRST, "after").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_that_stays_is_unavailable_and_passes() {
+    let (mock, config) = mock(|config| config.delivery_timeout = PromDuration::from_millis(1500));
+    let log = connect(&config).await;
+    append(&log, FIRST, "before").await;
+    mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS; 500]);
+    let began = Instant::now();
+    match log.append(FIRST, &tenant(), "lost".into()).await {
+        Err(LogError::Unavailable(_)) => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    mock.clear_request_errors(RDKafkaApiKey::Produce);
+    append(&log, FIRST, "again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_the_broker_finds_too_large_is_refused_as_such() {
+    let (mock, config) = mock(|_| {});
+    let log = connect(&config).await;
+    mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    match log.append(FIRST, &tenant(), "x".into()).await {
+        Err(LogError::TooLarge { bytes: 1, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    append(&log, FIRST, "the next one goes").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producer_that_is_given_up_is_replaced() {
+    let (mock, config) = mock(|_| {});
+    let log = connect(&config).await;
+    append(&log, FIRST, "before").await;
+    // Fatal to an idempotent producer.
+    mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED]);
+    let mut failed = 0;
+    while log.append(FIRST, &tenant(), "x".into()).await.is_err() {
+        failed += 1;
+        assert!(failed < 10, "it never recovers");
+    }
+    assert!(failed > 0, "it was refused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_network_only_delays() {
+    let (mock, config) = mock(|_| {});
+    let log = connect(&config).await;
+    mock.broker_round_trip_time(1, Duration::from_millis(150)).unwrap();
+    let offset = append(&log, FIRST, "slow").await;
+    let fetched = log.fetch(FIRST, offset, LIMITS).await.unwrap();
+    assert_eq!(fetched.records.first().map(|record| record.offset), Some(offset));
+    assert_eq!(log.watermarks(FIRST).await.unwrap().end, offset.next());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_down_is_unavailable_in_time() {
+    let (mock, config) = mock(|config| {
+        config.delivery_timeout = PromDuration::from_secs(1);
+        config.request_timeout = PromDuration::from_secs(1);
+        config.record_bytes_max = ByteSize::from_kb(512);
+        config.queue_bytes_max = ByteSize::from_mb(1);
+    });
+    let log = connect(&config).await;
+    append(&log, FIRST, "before").await;
+    mock.broker_down(1).unwrap();
+    let began = Instant::now();
+    let unavailable = |result: Result<Offset, LogError>| matches!(result, Err(LogError::Unavailable(_)));
+    // Some wait in the queue until their time is up; what does not fit into it fails at once.
+    let large = vec![0_u8; 400 << 10];
+    let tenant = tenant();
+    let appends = (0..10).map(|_| log.append(FIRST, &tenant, large.clone().into())).collect::<Vec<_>>();
+    assert!(futures_util::future::join_all(appends).await.into_iter().all(unavailable));
+    assert!(matches!(log.watermarks(FIRST).await, Err(LogError::Unavailable(_))));
+    assert!(matches!(log.ends().await, Err(LogError::Unavailable(_))));
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    mock.broker_up(1).unwrap();
+    let began = Instant::now();
+    while log.append(FIRST, &tenant, "back".into()).await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(30), "it never comes back");
+    }
+}

@@ -1,0 +1,221 @@
+//! Compares the log with the blocks, one block after the other.
+
+use std::sync::Arc;
+
+use catalogue::{BlockEntry, Head};
+use log_bus::LogRecord;
+use model::{Offset, OffsetRange, PartitionId};
+
+use super::{
+    Amount, Difference, Error, NotCompared, PartitionState, Position, Progress, Tenants, Wanted,
+    blocks::{BlockContents, BlockReadError, on_a_thread},
+    contents::{Contents, Place},
+    plan::overlap,
+    run::Shared,
+};
+
+/// How often a block that is gone is looked for in a newer head.
+const PLANS_MAX: u32 = 5;
+
+/// A part of the window, as the head covers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    /// A block holds it.
+    Block(BlockEntry),
+    /// The head says that there are no records.
+    Empty,
+    /// The log no longer had it when its owner came to read it.
+    Lost,
+    /// Compacted blocks hold it.
+    Compacted,
+    /// In no block yet.
+    Unflushed,
+}
+
+/// What came of one piece.
+#[derive(Default)]
+struct Found {
+    read: Amount,
+    undecodable: u64,
+    not_in_blocks: Amount,
+    blocks: u64,
+    differences: Vec<Difference>,
+    not_compared: Option<String>,
+}
+
+pub(crate) async fn partition(shared: &Shared, place: usize, state: PartitionState) -> Result<(), Error> {
+    let (partition, end) = (state.partition, state.range.end);
+    let mut at = state.at.offset();
+    let mut head = shared.head(partition).await?;
+    while at < end {
+        let (piece, range) = piece_at(&head, OffsetRange::new(at, end))?;
+        let mut plans = 1;
+        let found = loop {
+            match compare(shared, partition, &piece, range).await {
+                Err(BlockReadError::Gone) if plans < PLANS_MAX => {
+                    // Compacted or rebuilt meanwhile: a newer head says where its rows are now.
+                    plans += 1;
+                    head = shared.head(partition).await?;
+                    if piece_at(&head, OffsetRange::new(at, end))?.0 != piece {
+                        break None;
+                    }
+                }
+                Err(BlockReadError::Failed(error)) => return Err(error),
+                Err(error) => break Some(Found { differences: vec![unreadable(partition, &piece, range, &error)], ..Found::default() }),
+                Ok(found) => break Some(found),
+            }
+        };
+        let Some(found) = found else { continue };
+        at = range.end;
+        Progress::add(&shared.components.progress.differences, found.differences.len() as u64);
+        Progress::add(&shared.components.progress.steps, found.blocks);
+        shared
+            .note(place, |state| {
+                state.at = Position::at(range.end);
+                state.read += found.read;
+                state.undecodable += found.undecodable;
+                state.not_in_blocks += found.not_in_blocks;
+                state.steps += found.blocks;
+                state.add_differences(found.differences);
+                state.not_compared.extend(found.not_compared.map(|why| NotCompared { range, why }));
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+fn unreadable(partition: PartitionId, piece: &Piece, range: OffsetRange, error: &BlockReadError) -> Difference {
+    let block = if let Piece::Block(entry) = piece { Some(entry.key.clone()) } else { None };
+    Difference { partition, range, block, tenant: None, stream: None, what: format!("the block cannot be read: {error}") }
+}
+
+/// What covers the first offset of `rest`, and how much of it.
+fn piece_at(head: &Head, rest: OffsetRange) -> Result<(Piece, OffsetRange), Error> {
+    let at = rest.start;
+    let up_to = |end: Offset| OffsetRange::new(at, end.min(rest.end));
+    if at >= head.flushed_to {
+        return Ok((Piece::Unflushed, rest));
+    }
+    if at < head.trimmed_to {
+        return Ok((Piece::Compacted, up_to(head.trimmed_to)));
+    }
+    if let Some(block) = head.blocks.iter().find(|block| block.range.contains(at)) {
+        return Ok((Piece::Block(block.clone()), up_to(block.range.end)));
+    }
+    if let Some(lost) = head.lost.iter().find(|lost| lost.range.contains(at)) {
+        return Ok((Piece::Lost, up_to(lost.range.end)));
+    }
+    match head.empty.iter().find(|empty| empty.contains(at)) {
+        Some(empty) => Ok((Piece::Empty, up_to(empty.end))),
+        None => Err(Error::Job(format!("the head of partition {} does not say where offset {at} is", head.partition))),
+    }
+}
+
+async fn compare(
+    shared: &Shared,
+    partition: PartitionId,
+    piece: &Piece,
+    range: OffsetRange,
+) -> Result<Found, BlockReadError> {
+    let why = match piece {
+        Piece::Lost => "the log's retention was faster than its owner: in no block, and recorded as lost",
+        Piece::Compacted => "compacted: it lies in blocks of the catalogue, which this command does not read",
+        Piece::Block(_) | Piece::Empty | Piece::Unflushed => {
+            return compare_with_log(shared, partition, piece, range).await;
+        }
+    };
+    Ok(Found { not_compared: Some(why.to_owned()), ..Found::default() })
+}
+
+async fn compare_with_log(
+    shared: &Shared,
+    partition: PartitionId,
+    piece: &Piece,
+    range: OffsetRange,
+) -> Result<Found, BlockReadError> {
+    let log = read_log(shared, partition, range).await?;
+    let undecodable = log.undecodable.len() as u64;
+    let mut found = Found { read: log.amount, undecodable, ..Found::default() };
+    match piece {
+        Piece::Unflushed => found.not_in_blocks = log.amount,
+        Piece::Block(entry) => {
+            // Which tenant a record is of that cannot be decoded, only its key says, which blocks do not keep.
+            let all = shared.wanted.tenants == Tenants::All;
+            let with_quarantine = undecodable > 0 || (all && entry.quarantined > 0);
+            let block = shared.blocks().read(entry, &shared.wanted, range, with_quarantine).await?;
+            let (log_and_block, wanted, entry) = ((log, block), shared.wanted.clone(), entry.clone());
+            found.differences = on_a_thread(move || {
+                let (log, block) = log_and_block;
+                differences(partition, &wanted, &entry, range, &log, &block)
+            })
+            .await?;
+            found.blocks = 1;
+        }
+        Piece::Empty | Piece::Lost | Piece::Compacted => {
+            let place = Place { partition, block: None, expected: "the log", found: "blocks" };
+            found.differences = log.differences(&Contents::default(), &place);
+        }
+    }
+    Ok(found)
+}
+
+fn differences(
+    partition: PartitionId,
+    wanted: &Wanted,
+    entry: &BlockEntry,
+    range: OffsetRange,
+    log: &Contents,
+    block: &BlockContents,
+) -> Vec<Difference> {
+    let place = Place { partition, block: Some(&entry.key), expected: "the log", found: "the block" };
+    let mut differences = log.differences(&block.contents, &place);
+    let of_block = |range: OffsetRange, what: String| Difference {
+        partition,
+        range,
+        block: Some(entry.key.clone()),
+        tenant: None,
+        stream: None,
+        what,
+    };
+    for offset in log.undecodable.difference(&block.contents.undecodable) {
+        let what = "a record cannot be decoded, and the block has not set it aside".to_owned();
+        differences.push(of_block(OffsetRange::new(*offset, offset.next()), what));
+    }
+    if wanted.tenants == Tenants::All {
+        for offset in block.contents.undecodable.difference(&log.undecodable) {
+            let what = "the block has set a record aside that the log does not hold, or that can be decoded".to_owned();
+            differences.push(of_block(OffsetRange::new(*offset, offset.next()), what));
+        }
+    }
+    // Queries go by the head's list; it must say what the block says.
+    let listed: Vec<_> = entry.tenants.iter().filter(|t| wanted.tenants.wants(&t.tenant)).collect();
+    if !listed.iter().copied().eq(&block.tenants) {
+        differences.push(of_block(overlap(entry.range, range), "the head lists other tenants or counts than the block holds".to_owned()));
+    }
+    differences
+}
+
+/// The wanted entries of a range of the log.
+async fn read_log(shared: &Shared, partition: PartitionId, range: OffsetRange) -> Result<Contents, Error> {
+    let mut contents = Contents::default();
+    let wanted = Arc::new(shared.wanted.clone());
+    let mut records = shared.records(partition, range);
+    while let Some(mut found) = records.next().await? {
+        found.retain(|record| wanted.tenants.wants_key(&record.key));
+        let before = contents.amount.entries;
+        contents = digest(contents, found, wanted.clone()).await?;
+        Progress::add(&shared.components.progress.entries, contents.amount.entries - before);
+    }
+    Ok(contents)
+}
+
+async fn digest(mut contents: Contents, records: Vec<LogRecord>, wanted: Arc<Wanted>) -> Result<Contents, Error> {
+    on_a_thread(move || {
+        for record in &records {
+            // What cannot be decoded is noted in the contents.
+            let _ = contents.add_record(record, &wanted);
+        }
+        contents
+    })
+    .await
+}

@@ -1,0 +1,276 @@
+//! `replay`: reads a window of the log again, to compare it with the blocks, to make the blocks anew, or to send it on.
+//!
+//! ```text
+//! args ─▶ job ─▶ plan ─▶ state file ─▶ block_builder::replay::run ─▶ report
+//!                  └─ --dry-run: prints it, and ends
+//! ```
+
+mod args;
+mod file;
+mod http;
+mod report;
+mod watch;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use block_builder::replay::{
+    By, Components, Job, Keep as _, Mode, Options, Progress, State, StateFile, Target, Tenants, Window, plan, run,
+};
+use catalogue::Heads;
+use limits::Overrides;
+use log_bus::{KafkaLog, LocalLog, LogBus};
+use model::{Matcher, PartitionId, TenantId};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use args::ReplayArgs;
+
+use crate::{cli::ServerArgs, clock, parts, settings::Settings};
+
+/// Answers: 0 done, or the same; 1 different, or not all could be rebuilt; 2 an error; 130 stopped by a signal.
+pub(crate) fn main(args: &ReplayArgs, server: &ServerArgs) -> i32 {
+    let outcome = Settings::load(server).and_then(|settings| {
+        crate::runtime()?.block_on(replay(args, server, &settings))
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            2
+        }
+    }
+}
+
+async fn replay(args: &ReplayArgs, server: &ServerArgs, settings: &Settings) -> anyhow::Result<i32> {
+    let clock = clock::system();
+    let resumed = args.resume.as_deref().map(State::load).transpose()?;
+    let job = match &resumed {
+        Some(state) => state.job.clone(),
+        None => job_of(args, settings, clock.now())?,
+    };
+    let matchers = matchers_of(&job.selector)?;
+    let log = open_log(settings).await?;
+    let store = parts::connect_store(settings, None).await?;
+    let heads = Heads::new(store.clone(), &log.log_id().0)?;
+    if args.dry_run || resumed.is_none() {
+        let plans = plan(&*log, &heads, &job).await?;
+        if args.dry_run {
+            report::print_plan(&job, &plans);
+            return Ok(0);
+        }
+        let id = fresh_id(clock.now().nanos());
+        let keep = StateFile::new(args.state.clone().unwrap_or_else(|| default_state_file(&id)));
+        ensure!(
+            !keep.path().exists(),
+            "{} exists: go on with it (--resume), or choose another --state",
+            keep.path().display()
+        );
+        let state = State::new(&id, heads.log_id(), job, &plans);
+        // Opened before the state is written: what cannot be begun leaves nothing behind.
+        let target = open_target(&state, false)?;
+        keep.keep(&state).await?;
+        let components = components(log, heads, store, clock, target, &keep);
+        return go(args, server, components, keep, state, matchers).await;
+    }
+    let state = resumed.context("a replay is new or resumed")?;
+    if state.finished {
+        eprintln!("this replay had come to its end already");
+        return Ok(report::print(&state));
+    }
+    let keep = StateFile::new(args.resume.clone().unwrap_or_default());
+    let target = open_target(&state, true)?;
+    let components = components(log, heads, store, clock, target, &keep);
+    go(args, server, components, keep, state, matchers).await
+}
+
+fn components(
+    log: Arc<dyn LogBus>,
+    heads: Heads,
+    store: Arc<dyn object_store::ObjectStore>,
+    clock: Arc<dyn model::Clock>,
+    target: Option<Arc<dyn Target>>,
+    keep: &StateFile,
+) -> Components {
+    Components { log, heads, store, clock, target, keep: Arc::new(keep.clone()), progress: Arc::default() }
+}
+
+/// Runs it, shows how far it is, and says at the end what was found or how to go on.
+async fn go(
+    args: &ReplayArgs,
+    server: &ServerArgs,
+    components: Components,
+    keep: StateFile,
+    state: State,
+    matchers: Vec<Matcher>,
+) -> anyhow::Result<i32> {
+    let options = Options {
+        parallel: args.parallel,
+        bytes_per_second: args.rate.map(|megabytes| (megabytes * 1e6) as u64),
+        ..Options::default()
+    };
+    let stop = CancellationToken::new();
+    let progress = components.progress.clone();
+    let (began, done) = (Instant::now(), CancellationToken::new());
+    let watching = tokio::spawn(watch::watch(progress.clone(), done.clone()));
+    let signalled = tokio::spawn({
+        let (stop, done) = (stop.clone(), done.clone());
+        async move {
+            if done.run_until_cancelled(telemetry::shutdown_signal()).await.is_some() {
+                eprintln!("stopping after the step that is under way …");
+                stop.cancel();
+            }
+        }
+    });
+    let outcome = run(components, options, state, matchers, stop).await;
+    done.cancel();
+    let _ = tokio::join!(watching, signalled);
+    let how_to_go_on = format!("to go on:  {}", resume_command(args, server, &keep));
+    let state = match outcome {
+        Ok(outcome) => outcome.state,
+        Err(error) => {
+            eprintln!("{how_to_go_on}");
+            return Err(error.into());
+        }
+    };
+    let code = report::print(&state);
+    print_speed(&progress, began.elapsed());
+    if !state.finished {
+        println!("{how_to_go_on}");
+        return Ok(130);
+    }
+    if args.state.is_none() && args.resume.is_none() {
+        // Nobody asked for it; it was for the case that does not matter any more.
+        let _ = std::fs::remove_file(keep.path());
+    }
+    Ok(code)
+}
+
+fn print_speed(progress: &Progress, took: Duration) {
+    let bytes = Progress::get(&progress.log_bytes);
+    let seconds = took.as_secs_f64().max(1e-3);
+    println!("read {:.1} MB of the log in {seconds:.1} s, {:.1} MB/s", bytes as f64 / 1e6, bytes as f64 / 1e6 / seconds);
+    let retries = Progress::get(&progress.retries);
+    if retries > 0 {
+        println!("{retries} requests were tried again");
+    }
+}
+
+/// What a person types to go on.
+fn resume_command(args: &ReplayArgs, server: &ServerArgs, keep: &StateFile) -> String {
+    let mut words = vec!["millrace".to_owned(), "replay".into(), "--resume".into(), keep.path().display().to_string()];
+    let mut add = |flag: &str, value: Option<String>| {
+        if let Some(value) = value {
+            words.extend([flag.to_owned(), value]);
+        }
+    };
+    add("--config", server.config.as_ref().map(|path| path.display().to_string()));
+    add("--data-dir", server.data_dir.as_ref().map(|path| path.display().to_string()));
+    add("--rate", args.rate.map(|rate| rate.to_string()));
+    let quoted = words.into_iter().map(|word| {
+        let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+=:,".contains(c));
+        if plain { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+/// The log, to be read only. The local one is read beside the server that uses it: no lock is taken.
+async fn open_log(settings: &Settings) -> anyhow::Result<Arc<dyn LogBus>> {
+    if settings.kafka.is_set() {
+        return Ok(KafkaLog::connect(settings.kafka_config(), None).await?);
+    }
+    let folder = settings.log_folder();
+    ensure!(folder.is_dir(), "there is no local log in {}: name its folder with --data-dir", folder.display());
+    let log = tokio::task::spawn_blocking(move || LocalLog::open_view(folder)).await?;
+    Ok(Arc::new(log?))
+}
+
+fn open_target(state: &State, goes_on: bool) -> anyhow::Result<Option<Arc<dyn Target>>> {
+    let Mode::Send { target, as_tenant } = &state.job.mode else { return Ok(None) };
+    Ok(Some(match target.strip_prefix("file:") {
+        Some(path) => Arc::new(file::FileTarget::open(&PathBuf::from(path), state.target_position, goes_on)?),
+        None => Arc::new(http::HttpTarget::new(target, as_tenant)),
+    }))
+}
+
+fn default_state_file(id: &str) -> PathBuf {
+    PathBuf::from(format!("millrace-replay-{id}.json"))
+}
+
+/// Names a replay: when it began, and who began it.
+fn fresh_id(nanos: i64) -> String {
+    format!("{:x}-{:x}", nanos / 1_000_000, std::process::id())
+}
+
+fn matchers_of(selector: &str) -> anyhow::Result<Vec<Matcher>> {
+    if selector.is_empty() {
+        return Ok(Vec::new());
+    }
+    logql::parse_matchers(selector).map_err(|error| anyhow::anyhow!("--selector: {error}"))
+}
+
+fn job_of(args: &ReplayArgs, settings: &Settings, now: model::TimestampNs) -> anyhow::Result<Job> {
+    let tenants = tenants_of(args)?;
+    let mode = mode_of(args, &tenants)?;
+    let Some(from) = &args.from else { bail!("--from is missing") };
+    let from = args::parse_time(from, now).context("--from")?;
+    let to = args::parse_time(&args.to, now).context("--to")?;
+    ensure!(from < to, "--from must be before --to");
+    if mode == Mode::Rebuild && args.selector.is_some() {
+        bail!("--rebuild makes whole blocks, which hold all streams: --selector does not go with it");
+    }
+    let selector = args.selector.clone().unwrap_or_default();
+    matchers_of(&selector)?;
+    let by = args.by.into();
+    let (age_max, grace) = if by == By::EntryTime { age_limits(&tenants, settings)? } else { (None, Duration::ZERO) };
+    let window = Window { from, to, by, age_max, grace };
+    let partitions = args.partitions.iter().copied().map(PartitionId::new).collect();
+    Ok(Job { mode, tenants, selector, window, partitions })
+}
+
+fn tenants_of(args: &ReplayArgs) -> anyhow::Result<Tenants> {
+    if args.all_tenants {
+        return Ok(Tenants::All);
+    }
+    ensure!(!args.tenant.is_empty(), "say whose entries: --tenant NAME, or --all-tenants");
+    let names = args.tenant.iter().map(|name| TenantId::new(name).with_context(|| format!("--tenant {name}")));
+    Ok(Tenants::These(names.collect::<anyhow::Result<_>>()?))
+}
+
+fn mode_of(args: &ReplayArgs, tenants: &Tenants) -> anyhow::Result<Mode> {
+    let Some(target) = &args.send else {
+        ensure!(args.verify || args.rebuild, "say what to do: --verify, --rebuild or --send TARGET");
+        return Ok(if args.verify { Mode::Verify } else { Mode::Rebuild });
+    };
+    let one = match tenants {
+        Tenants::These(names) if names.len() == 1 => names.first(),
+        _ => None,
+    };
+    let Some(tenant) = one else { bail!("--send takes the entries of one --tenant") };
+    let known = ["http://", "https://", "file:"].iter().any(|scheme| target.starts_with(scheme));
+    ensure!(known, "--send wants http://HOST:PORT, https://HOST:PORT or file:PATH, not {target:?}");
+    let as_tenant = match &args.as_tenant {
+        Some(name) => TenantId::new(name).with_context(|| format!("--as-tenant {name}"))?,
+        None => tenant.clone(),
+    };
+    Ok(Mode::Send { target: target.clone(), as_tenant })
+}
+
+/// How old and how far in the future entries may have been, over all these tenants.
+fn age_limits(tenants: &Tenants, settings: &Settings) -> anyhow::Result<(Option<Duration>, Duration)> {
+    let overrides = Overrides::load(settings.limits_config.clone(), settings.runtime_config.files())?;
+    let limits: Vec<_> = match tenants {
+        Tenants::These(names) => names.iter().map(|name| overrides.for_tenant(name)).collect(),
+        Tenants::All => {
+            let own = overrides.tenants().into_iter().map(|(_, limits)| limits);
+            own.chain([overrides.defaults().clone()]).collect()
+        }
+    };
+    let takes_any_age = limits.iter().any(|l| !l.reject_old_samples || l.reject_old_samples_max_age.get().is_zero());
+    let age_max = limits.iter().map(|l| l.reject_old_samples_max_age.get()).max();
+    let grace = limits.iter().map(|l| l.creation_grace_period.get()).max().unwrap_or_default();
+    Ok((age_max.filter(|_| !takes_any_age), grace))
+}

@@ -1,0 +1,3 @@
+//! Only there because build dependencies count for packages with a build script.
+
+fn main() {}

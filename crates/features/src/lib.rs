@@ -1,0 +1,5 @@
+//! Nothing but dependencies: cargo builds a dependency once for each set of features that the chosen members want of it.
+//! Members without other members below them depend on this crate, which wants all of them at once; so there is one
+//! set, and `cargo test -p` of one crate finds built what `--workspace` built.
+
+#![forbid(unsafe_code)]

@@ -3,24 +3,24 @@
 //! The corpus is pushed over four connections into a fresh server; then `POST /flush` waits until all of it is in
 //! blocks; then the queries run. CPU-seconds are those of the whole server process, from `/proc`.
 
+mod fleet;
+
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicUsize, Ordering},
-    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
-use model::{Clock, SystemClock};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    corpus::{self, Corpus, Manifest},
+    corpus::{Corpus, CorpusArgs, Manifest},
     http::Client,
+    ingest::{Latencies, NO_LIMITS, push_corpus, visibility},
     process::{Process, default_binary},
     procstat::{cpu_seconds, peak_rss_bytes},
     server::ServerSpec,
@@ -28,21 +28,15 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A corpus made by corpus.py of the shared bench, or by an earlier run [default: make one]
-    #[arg(long)]
-    corpus: Option<PathBuf>,
-    /// Lines of a corpus that is made
-    #[arg(long, default_value_t = 5_000_000)]
-    lines: u64,
-    /// Encoding of a corpus that is made: json, json.gz or pb (the latter two only with the shared bench)
-    #[arg(long, default_value = "json")]
-    encoding: String,
-    /// The folder with corpus.py and clickhouse.py
-    #[arg(long, default_value = "../shared/bench")]
-    shared: PathBuf,
+    #[command(flatten)]
+    corpus: CorpusArgs,
     /// Connections that push
     #[arg(long, default_value_t = 4)]
     connections: usize,
+    /// After the all-in-one server the same corpus goes to a cluster of processes on Kafka and an S3 server; its cost by
+    /// role is printed in place of queries
+    #[arg(long)]
+    cluster: bool,
     /// How often each query runs; the median counts
     #[arg(short, default_value_t = 3)]
     k: usize,
@@ -82,7 +76,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let temporary = tempfile::tempdir()?;
     let folder = args.folder.clone().unwrap_or_else(|| temporary.path().to_owned());
     fs::create_dir_all(&folder)?;
-    let corpus_folder = corpus_folder(args, &folder)?;
+    let corpus_folder = args.corpus.folder(&folder)?;
     let corpus = Corpus::open(&corpus_folder)?;
     let manifest = &corpus.manifest;
     let (lines, raw) = (manifest.lines(), manifest.raw_bytes());
@@ -98,11 +92,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if spec.data_dir.exists() {
         bail!("{} has data already: give an empty --folder", folder.display());
     }
-    raise_limits(&mut spec);
+    for (name, value) in NO_LIMITS {
+        spec.set(name, value);
+    }
     let mut server = spec.start()?;
     let first_answer = spec.wait_ready(&mut server, Duration::from_secs(60))?;
-    ingest(args, &corpus, &spec, &server, first_answer)?;
-    visibility(&spec)?;
+    let all_in_one = ingest(args, &corpus, &spec, &server, first_answer)?;
+    if args.cluster {
+        server.stop(Duration::from_secs(60))?;
+        return fleet::run(args, &corpus, &folder, all_in_one);
+    }
+    let client = spec.client(Duration::from_secs(30));
+    print_visibility(&visibility(&client, &client, "fake")?);
     let ours = queries(args, manifest, &spec, &server)?;
     println!("peak rss after the queries   {} MB", mb(peak_rss_bytes(server.pid())?));
     restart(&spec, server)?;
@@ -114,53 +115,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn mb(bytes: u64) -> String {
+pub(crate) fn mb(bytes: u64) -> String {
     format!("{:.1}", bytes as f64 / 1e6)
-}
-
-/// Nothing is refused and old lines are taken: the corpus is of another day.
-fn raise_limits(spec: &mut ServerSpec) {
-    for (name, value) in [
-        ("INGESTION_RATE_MB", "10000"),
-        ("INGESTION_BURST_SIZE_MB", "10000"),
-        ("PER_STREAM_RATE_LIMIT", "10GB"),
-        ("PER_STREAM_RATE_LIMIT_BURST", "10GB"),
-        ("MAX_GLOBAL_STREAMS_PER_USER", "0"),
-        ("REJECT_OLD_SAMPLES", "false"),
-        ("CREATION_GRACE_PERIOD", "24h"),
-        ("MAX_QUERY_SERIES", "100000"),
-        ("MAX_QUERY_LENGTH", "0"),
-        ("MAX_ENTRIES_LIMIT_PER_QUERY", "100000"),
-        ("QUERY_TIMEOUT", "10m"),
-    ] {
-        spec.set(&format!("LIMITS_CONFIG__{name}"), value);
-    }
-}
-
-/// The corpus asked for; made when none is named.
-fn corpus_folder(args: &Args, folder: &Path) -> anyhow::Result<PathBuf> {
-    if let Some(named) = &args.corpus {
-        return Ok(named.clone());
-    }
-    let made = folder.join(format!("corpus-{}-{}", args.lines, args.encoding));
-    if made.join("manifest.json").exists() {
-        return Ok(made);
-    }
-    let script = args.shared.join("corpus.py");
-    if script.exists() {
-        let mut python = Command::new("python3");
-        python.arg(&script).arg("--out").arg(&made).args(["--end", "1795204800", "--encoding", &args.encoding]);
-        let status = python.args(["--lines", &args.lines.to_string()]).status()?;
-        ensure!(status.success(), "corpus.py ended with {status}");
-    } else {
-        ensure!(args.encoding == "json", "without {} only json corpora can be made", script.display());
-        println!(
-            "{} is absent: generating a corpus of our own; compare its figures with themselves only",
-            script.display()
-        );
-        corpus::generate(&made, args.lines, 1_795_204_800, 1)?;
-    }
-    Ok(made)
 }
 
 /// Pushes everything, waits for blocks, prints what it cost.
@@ -170,25 +126,16 @@ fn ingest(
     spec: &ServerSpec,
     server: &Process,
     first_answer: Duration,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<f64> {
     let gb = corpus.manifest.raw_bytes() as f64 / 1e9;
     let pid = server.pid();
     let (cpu_before, began) = (cpu_seconds(pid)?, Instant::now());
-    let next = AtomicUsize::new(0);
-    let mut latencies = thread::scope(|scope| {
-        let pushers: Vec<_> = (0..args.connections).map(|_| scope.spawn(|| push_all(corpus, spec, &next))).collect();
-        let mut latencies = Vec::new();
-        for pusher in pushers {
-            latencies.extend(pusher.join().map_err(|_| anyhow::anyhow!("a pusher panicked"))??);
-        }
-        anyhow::Ok(latencies)
-    })?;
+    let client = spec.client(Duration::from_secs(120));
+    let latencies = push_corpus(corpus, &[client], "fake", args.connections)?;
     let (pushed_wall, pushed_cpu) = (began.elapsed().as_secs_f64(), cpu_seconds(pid)? - cpu_before);
     let flushed = spec.client(Duration::from_secs(600)).post("/flush", "fake", &[], b"")?;
     ensure!(flushed.status == 204, "POST /flush answered {}: {}", flushed.status, flushed.text());
     let (wall, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds(pid)? - cpu_before);
-    latencies.sort_by(f64::total_cmp);
-    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize] * 1e3;
 
     println!("\nstart to first answer        {:.3} s", first_answer.as_secs_f64());
     println!("ingest, all in blocks        {:.1} CPU-s per raw GB ({cpu:.1} CPU-s)", cpu / gb);
@@ -197,33 +144,14 @@ fn ingest(
         "  wall                       {pushed_wall:.1} s pushing, {wall:.1} s with blocks: {:.1} raw MB/s",
         gb * 1e3 / wall
     );
-    println!("  a push                     p50 {:.1} ms, p99 {:.1} ms", at(0.5), at(0.99));
+    println!("  a push                     p50 {:.1} ms, p99 {:.1} ms", latencies.at(0.5), latencies.at(0.99));
     println!("peak rss while ingesting     {} MB", mb(peak_rss_bytes(pid)?));
     print_stages(&spec.client(Duration::from_secs(60)), gb)?;
     print_stored(&spec.data_dir.join("store"))?;
     if let Some(limit) = args.ingest_max {
         ensure!(cpu / gb <= limit, "ingest cost {:.1} CPU-s per raw GB, more than {limit}", cpu / gb);
     }
-    Ok(())
-}
-
-fn push_all(corpus: &Corpus, spec: &ServerSpec, next: &AtomicUsize) -> anyhow::Result<Vec<f64>> {
-    let client = spec.client(Duration::from_secs(120));
-    let mut latencies = Vec::new();
-    while let Some(file) = corpus.files.get(next.fetch_add(1, Ordering::Relaxed)) {
-        let body = fs::read(file)?;
-        loop {
-            let began = Instant::now();
-            let answer = client.post("/loki/api/v1/push", "fake", &corpus.headers(), &body)?;
-            latencies.push(began.elapsed().as_secs_f64());
-            match answer.status {
-                204 => break,
-                429 | 503 => thread::sleep(Duration::from_millis(50)),
-                other => bail!("a push was answered {other}: {}", answer.text()),
-            }
-        }
-    }
-    Ok(latencies)
+    Ok(cpu / gb)
 }
 
 /// CPU by stage, as the server itself accounts for it.
@@ -269,41 +197,12 @@ fn walk(folder: &Path, see: &mut impl FnMut(&Path, u64)) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How long after the 204 a line is in a query's answer.
-fn visibility(spec: &ServerSpec) -> anyhow::Result<()> {
-    let client = spec.client(Duration::from_secs(30));
-    let mut waits = Vec::new();
-    for i in 0..300 {
-        let now = SystemClock.now().nanos();
-        let body = serde_json::json!({"streams": [{"stream": {"app": "visibility"}, "values": [[now.to_string(), format!("line {i}")]]}]});
-        let answer = client.post(
-            "/loki/api/v1/push",
-            "fake",
-            &[("Content-Type", "application/json".to_owned())],
-            &serde_json::to_vec(&body)?,
-        )?;
-        ensure!(answer.status == 204, "a push was answered {}: {}", answer.status, answer.text());
-        let acknowledged = Instant::now();
-        let span =
-            [("query", r#"{app="visibility"}"#.to_owned()), ("start", now.to_string()), ("end", (now + 1).to_string())];
-        loop {
-            let found = client.get("/loki/api/v1/query_range", "fake", &span)?.json()?;
-            if found["data"]["result"].as_array().is_some_and(|r| !r.is_empty()) {
-                break;
-            }
-            ensure!(
-                acknowledged.elapsed() < Duration::from_secs(10),
-                "an acknowledged line is not in the answers after 10 s"
-            );
-        }
-        waits.push(acknowledged.elapsed().as_secs_f64() * 1e3);
-    }
-    waits.sort_by(f64::total_cmp);
+pub(crate) fn print_visibility(waits: &Latencies) {
     println!(
         "acknowledged to visible      p50 {:.1} ms, p99 {:.1} ms (with the query's own time)",
-        waits[150], waits[297]
+        waits.at(0.5),
+        waits.at(0.99)
     );
-    Ok(())
 }
 
 struct Measured {
@@ -407,7 +306,7 @@ fn clickhouse(args: &Args, python: &Path, corpus: &Path, folder: &Path) -> anyho
     let out = folder.join("clickhouse.json");
     let mut command = Command::new(python);
     command
-        .arg(args.shared.join("clickhouse.py"))
+        .arg(args.corpus.shared.join("clickhouse.py"))
         .arg("--corpus")
         .arg(corpus)
         .arg("--work")

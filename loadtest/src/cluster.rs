@@ -32,7 +32,7 @@ use rustix::process::Signal;
 pub(crate) use layout::{Counts, Layout, TOPIC};
 pub(crate) use node::{Node, Role};
 pub(crate) use probe::{Metrics, is_ready, metrics};
-pub(crate) use running::Cluster;
+pub(crate) use running::{Cluster, flush};
 pub(crate) use store::{StoreArgs, serve_store};
 
 use crate::process::{default_binary, signal_pid};
@@ -217,6 +217,10 @@ fn print_addresses(state: &State, folder: &Path) {
 
 fn status(folder: &Path) -> anyhow::Result<()> {
     let state = State::read(folder).with_context(|| format!("there is no cluster in {}", folder.display()))?;
+    if !state.supervisor.is_alive() && state.nodes.is_empty() {
+        println!("the cluster in {} has ended", folder.display());
+        return Ok(());
+    }
     println!(
         "{:<16} {:>8} {:<6} {:<6} {:>9} {:>8}  partitions led",
         "process", "pid", "alive", "ready", "memory", "lag"

@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, ensure};
@@ -11,6 +12,51 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::http::Headers;
+
+/// Which corpus.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct CorpusArgs {
+    /// A corpus made by corpus.py of the shared bench, or by an earlier run [default: make one]
+    #[arg(long)]
+    pub(crate) corpus: Option<PathBuf>,
+    /// Lines of a corpus that is made
+    #[arg(long, default_value_t = 5_000_000)]
+    pub(crate) lines: u64,
+    /// Encoding of a corpus that is made: json, json.gz or pb (the latter two only with the shared bench)
+    #[arg(long, default_value = "json")]
+    pub(crate) encoding: String,
+    /// The folder with corpus.py and clickhouse.py
+    #[arg(long, default_value = "../shared/bench")]
+    pub(crate) shared: PathBuf,
+}
+
+impl CorpusArgs {
+    /// The corpus asked for; made under `folder` when none is named.
+    pub(crate) fn folder(&self, folder: &Path) -> anyhow::Result<PathBuf> {
+        if let Some(named) = &self.corpus {
+            return Ok(named.clone());
+        }
+        let made = folder.join(format!("corpus-{}-{}", self.lines, self.encoding));
+        if made.join("manifest.json").exists() {
+            return Ok(made);
+        }
+        let script = self.shared.join("corpus.py");
+        if script.exists() {
+            let mut python = Command::new("python3");
+            python.arg(&script).arg("--out").arg(&made).args(["--end", "1795204800", "--encoding", &self.encoding]);
+            let status = python.args(["--lines", &self.lines.to_string()]).status()?;
+            ensure!(status.success(), "corpus.py ended with {status}");
+        } else {
+            ensure!(self.encoding == "json", "without {} only json corpora can be made", script.display());
+            println!(
+                "{} is absent: generating a corpus of our own; compare its figures with themselves only",
+                script.display()
+            );
+            generate(&made, self.lines, 1_795_204_800, 1)?;
+        }
+        Ok(made)
+    }
+}
 
 /// A folder of bodies, opened.
 pub(crate) struct Corpus {

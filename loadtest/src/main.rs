@@ -3,17 +3,20 @@
 //! - `loadtest verify` kills the server over and over while clients push, and checks every acknowledged line;
 //! - `loadtest bench` pushes a corpus, waits until all of it is in blocks, runs queries, and prints one table;
 //! - `loadtest cluster` runs every role as processes on real Kafka brokers and an S3 server;
-//! - `loadtest chaos` makes everything fail that may fail in such a cluster, and accounts for every line.
+//! - `loadtest chaos` makes everything fail that may fail in such a cluster, and accounts for every line;
+//! - `loadtest replay-speed` kills a consumer that holds much and measures how fast it serves again.
 
 mod bench;
 mod chaos;
 mod cluster;
 mod corpus;
 mod http;
+mod ingest;
 mod ledger;
 mod lines;
 mod process;
 mod procstat;
+mod replay;
 mod server;
 mod verify;
 
@@ -36,6 +39,8 @@ enum Command {
     Cluster(cluster::Args),
     /// Make a cluster of its own fail in every way for some minutes, and account for every line
     Chaos(chaos::Args),
+    /// Kill a consumer with much that is not in blocks yet, and measure how fast it serves again
+    ReplaySpeed(replay::Args),
     /// An S3 server on this machine, for `cluster`
     #[command(hide = true)]
     S3(cluster::StoreArgs),
@@ -47,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Cluster(args) => cluster::run(&args),
         Command::Chaos(args) => chaos::run(&args),
+        Command::ReplaySpeed(args) => replay::run(&args),
         Command::S3(args) => cluster::serve_store(&args),
     }
 }

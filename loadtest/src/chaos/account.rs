@@ -1,16 +1,12 @@
 //! The account after all: every line of every stream, through every query service, from memory and from blocks.
 
-use std::{
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{process::Command, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 
 use super::shared::{Shared, Source};
 use crate::{
-    cluster::{Cluster, Role},
+    cluster::{Cluster, flush},
     http::Client,
     ledger::Differences,
     lines::Reading,
@@ -79,25 +75,6 @@ pub(crate) fn check_source(source: &Source, client: &Client, account: &mut Accou
     let counted = reading.count(&writer.selector_of_all())?;
     account.counts_differ += u64::from(counted != lines);
     Ok(lines)
-}
-
-/// Everything that was pushed becomes blocks.
-pub(crate) fn flush(cluster: &Cluster) -> anyhow::Result<()> {
-    let began = Instant::now();
-    for node in cluster.of(Role::Consumer).filter(|n| n.runs()) {
-        let client = Client::new(node.address(), Duration::from_secs(120));
-        loop {
-            let answer = client.post("/flush", "probe", &[], b"")?;
-            if answer.is_success() {
-                break;
-            }
-            if began.elapsed() > Duration::from_secs(120) {
-                bail!("{}: POST /flush answered {}: {}", node.id, answer.status, answer.text());
-            }
-            thread::sleep(Duration::from_millis(300));
-        }
-    }
-    Ok(())
 }
 
 /// `millrace blocks verify` over all blocks; its last line.

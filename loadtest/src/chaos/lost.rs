@@ -17,13 +17,13 @@ use anyhow::{Context as _, bail, ensure};
 use model::{Clock as _, Offset, PartitionId, ReadToken, SystemClock};
 
 use super::{
-    account::{Account, blocks, check_source, flush},
+    account::{Account, blocks, check_source},
     faults::Hand,
     schedule::Kind,
     shared::{STREAMS, Source},
 };
 use crate::{
-    cluster::{Role, TOPIC, metrics},
+    cluster::{Role, TOPIC, flush, metrics},
     http::Client,
     lines::{Reading, Writer},
 };

@@ -8,6 +8,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use testbed::kafka::{KafkaCluster, KafkaOptions};
 
+use crate::http::Client;
+
 use super::{Layout, Node, Role, store::StoreServer, warden::Warden};
 
 /// The grace period of the roles is 30 s; a little more for a busy machine.
@@ -138,4 +140,23 @@ impl Cluster {
         anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));
         Ok(())
     }
+}
+
+/// Everything that was pushed becomes blocks.
+pub(crate) fn flush(cluster: &Cluster) -> anyhow::Result<()> {
+    let began = Instant::now();
+    for node in cluster.of(Role::Consumer).filter(|n| n.runs()) {
+        let client = Client::new(node.address(), Duration::from_secs(120));
+        loop {
+            let answer = client.post("/flush", "probe", &[], b"")?;
+            if answer.is_success() {
+                break;
+            }
+            if began.elapsed() > Duration::from_secs(120) {
+                bail!("{}: POST /flush answered {}: {}", node.id, answer.status, answer.text());
+            }
+            thread::sleep(Duration::from_millis(300));
+        }
+    }
+    Ok(())
 }

@@ -57,7 +57,8 @@ impl S3Server {
         ensure!(s3s::path::check_bucket_name(bucket), "{bucket:?} is no name of a bucket");
         let path = folder.join(bucket);
         std::fs::create_dir_all(&path).with_context(|| format!("making the folder {}", path.display()))?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| format!("listening on port {port}"))?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| format!("listening on port {port}"))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let faults = Arc::new(S3Faults::default());

@@ -94,7 +94,8 @@ impl Calls {
             let pause = self.pause(tries);
             let is_over = tries >= self.attempts_max || Instant::now() + pause >= deadline;
             // A completion that met another request is not repeated: its parts must be put anew.
-            let is_final = !last.kind.is_passing() || (request == Request::CompleteUpload && last.kind == Kind::Conflict);
+            let is_final =
+                !last.kind.is_passing() || (request == Request::CompleteUpload && last.kind == Kind::Conflict);
             if is_final || is_over {
                 return Err(Failed { last, unclear, tries, elapsed: started.elapsed() });
             }
@@ -118,7 +119,8 @@ impl Calls {
             match tokio::time::timeout_at(deadline, self.permits.acquire()).await {
                 Ok(permit) => permit.expect("the semaphore is never closed"),
                 Err(_) => {
-                    let text = format!("{} requests were in flight all the time (concurrency_max)", self.concurrency_max);
+                    let text =
+                        format!("{} requests were in flight all the time (concurrency_max)", self.concurrency_max);
                     return Err(self.not_asked(request, Kind::Crowded, text));
                 }
             }

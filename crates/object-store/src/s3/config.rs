@@ -133,10 +133,7 @@ impl S3Config {
         );
         wrong(self.attempts_max == 0, "attempts_max must be at least 1");
         let part = self.multipart_part_bytes.bytes();
-        wrong(
-            !(PART_BYTES_MIN..=REQUEST_BYTES_MAX).contains(&part),
-            "multipart_part_bytes must be from 5MB to 5GB",
-        );
+        wrong(!(PART_BYTES_MIN..=REQUEST_BYTES_MAX).contains(&part), "multipart_part_bytes must be from 5MB to 5GB");
         let min = self.multipart_bytes_min.bytes();
         wrong(!(PART_BYTES_MIN..=REQUEST_BYTES_MAX).contains(&min), "multipart_bytes_min must be from 5MB to 5GB");
         problems

@@ -84,7 +84,8 @@ impl Metrics {
             Ok::<_, prometheus::Error>(gauge)
         };
         let buckets = vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-        let seconds = HistogramOpts::new("millrace_object_store_request_seconds", "Time of requests to the object store.");
+        let seconds =
+            HistogramOpts::new("millrace_object_store_request_seconds", "Time of requests to the object store.");
         let seconds = HistogramVec::new(seconds.buckets(buckets), &["operation"])?;
         register(registry, &seconds)?;
         let metrics = Self {

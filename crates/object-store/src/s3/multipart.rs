@@ -137,7 +137,8 @@ impl Inner {
             .await;
         match outcome {
             Err(failed) if failed.last.kind != Kind::NoUpload => {
-                tracing::warn!(key, upload, reason = failed.reason(), "parts of an upload are left behind in the bucket");
+                let reason = failed.reason();
+                tracing::warn!(key, upload, reason, "parts of an upload are left behind in the bucket");
             }
             _ => {}
         }

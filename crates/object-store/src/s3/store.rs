@@ -265,7 +265,8 @@ impl Inner {
         let Some(part) = part else {
             // All of it, also when a part was asked for: servers may do so.
             let wanted = range.map_or(0..length, |range| range.start.min(length)..range.end.min(length));
-            let wanted = usize::try_from(wanted.start).and_then(|start| usize::try_from(wanted.end).map(|end| start..end));
+            let wanted =
+                usize::try_from(wanted.start).and_then(|start| usize::try_from(wanted.end).map(|end| start..end));
             let wanted = wanted.map_err(|_| Failure::broken("an object larger than memory"))?;
             return Ok(Fetched { bytes: bytes.slice(wanted), version, total: length });
         };

@@ -32,7 +32,8 @@ impl Backend {
 
 async fn receive_whole(body: &mut Option<StreamingBlob>) -> S3Result<()> {
     if let Some(stream) = body.take() {
-        let chunks: Vec<bytes::Bytes> = stream.try_collect().await.map_err(|error| s3_error!(IncompleteBody, "{error}"))?;
+        let chunks: Vec<bytes::Bytes> =
+            stream.try_collect().await.map_err(|error| s3_error!(IncompleteBody, "{error}"))?;
         let whole = bytes::Bytes::from(chunks.concat());
         *body = Some(StreamingBlob::from(Body::from(whole)));
     }

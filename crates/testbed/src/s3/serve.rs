@@ -120,7 +120,9 @@ impl Shared {
         }
         tokio::time::sleep(verdict.delay).await;
         let mut response = match verdict.blow {
-            Some(Blow::Error) => refuse(request, error_answer(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")).await,
+            Some(Blow::Error) => {
+                refuse(request, error_answer(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")).await
+            }
             Some(Blow::SlowDown) => refuse(request, error_answer(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")).await,
             blow => {
                 // A task of its own: what was begun is carried out to its end, also when the client goes away.

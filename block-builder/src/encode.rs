@@ -6,14 +6,14 @@ use block::{
     BlockError, BlockOptions, BlockWriter, EncodedBlock, METADATA_KEYS_MAX, Provenance, Row, StreamSketch,
     packing_order,
 };
-use cut::{Cut, Segment, Slice, Slices, StreamRows};
-use model::TimestampNs;
+use cut::{Cut, Slice, Slices, StreamRows};
+use model::{Labels, OffsetRange, TenantId, TimestampNs};
 use schemas::record::StreamSlice;
 
 /// A metadata key gets a column of its own when at least one row in so many has it; rarer ones share one packed column.
 const KEY_ROWS_SHARE: u64 = 200;
 
-/// Makes a block of everything in `cut`.
+/// Makes a block of everything in `cut`: what its segment holds inside its range.
 ///
 /// Tenants ascend, streams with similar lines are neighbours (label order breaks ties), rows of a stream are sorted by
 /// (time, offset, order of pushing).
@@ -27,49 +27,72 @@ pub fn encode(
     options: &BlockOptions,
 ) -> Result<EncodedBlock, BlockError> {
     let provenance = Provenance { log_id: log_id.to_owned(), partition: cut.partition, range: cut.range, created };
-    let keys = frequent_keys(&cut.segment);
+    let tenants: Vec<(TenantId, Vec<Part>)> = cut
+        .segment
+        .tenants()
+        .into_iter()
+        .map(|(tenant, rows)| {
+            (tenant, rows.streams().iter().filter_map(|stream| Part::of(stream, cut.range)).collect())
+        })
+        .filter(|(_, parts): &(_, Vec<Part>)| !parts.is_empty())
+        .collect();
+    let keys = frequent_keys(tenants.iter().flat_map(|(_, parts)| parts));
     let mut writer = BlockWriter::new(options.clone(), provenance, &keys)?;
-    for (tenant, rows) in cut.segment.tenants() {
+    for (tenant, mut parts) in tenants {
         writer.begin_tenant(&tenant)?;
-        let mut streams = rows.streams();
-        streams.sort_by(|a, b| a.labels().cmp(b.labels()));
-        let sketches: Vec<StreamSketch> = streams.iter().map(|stream| sketch(stream)).collect();
+        parts.sort_by(|a, b| a.labels.cmp(&b.labels));
+        let sketches: Vec<StreamSketch> = parts.iter().map(sketch).collect();
         for place in packing_order(&sketches) {
-            let stream = &streams[place];
-            writer.begin_stream(stream.labels())?;
-            append_stream(&mut writer, stream)?;
+            let part = &parts[place];
+            writer.begin_stream(&part.labels)?;
+            append_stream(&mut writer, part)?;
         }
     }
-    for record in cut.segment.quarantined() {
+    for record in cut.segment.quarantined().iter().filter(|record| cut.range.contains(record.offset)) {
         writer.quarantine(record.offset, &record.raw, &record.reason);
     }
     writer.finish()
 }
 
+/// The slices of one stream that belong to the cut; at least one.
+struct Part {
+    labels: Labels,
+    slices: Slices,
+    range: OffsetRange,
+}
+
+impl Part {
+    fn of(stream: &StreamRows, range: OffsetRange) -> Option<Self> {
+        let part = Self { labels: stream.labels().clone(), slices: stream.slices(), range };
+        let has_rows = part.slices().next_back().is_some();
+        has_rows.then_some(part)
+    }
+
+    /// In offset order.
+    fn slices(&self) -> impl DoubleEndedIterator<Item = &Slice> {
+        self.slices.iter().filter(|slice| self.range.contains(slice.offset))
+    }
+}
+
 /// What a stream's lines look like, from a few of them.
-fn sketch(stream: &StreamRows) -> StreamSketch {
-    let slices = stream.slices();
-    let rows: usize = slices.iter().map(|slice| slice.rows.len()).sum();
-    let lines = slices.iter().flat_map(|slice| (0..slice.rows.len()).map(|row| slice.rows.row(row).line));
+fn sketch(part: &Part) -> StreamSketch {
+    let rows: usize = part.slices().map(|slice| slice.rows.len()).sum();
+    let lines = part.slices().flat_map(|slice| (0..slice.rows.len()).map(|row| slice.rows.row(row).line));
     StreamSketch::new(lines.step_by(rows.div_ceil(16).max(1)))
 }
 
 /// The metadata keys worth a column, the most frequent ones.
-fn frequent_keys(segment: &Segment) -> Vec<String> {
+fn frequent_keys<'a>(parts: impl Iterator<Item = &'a Part>) -> Vec<String> {
     let mut rows_with: HashMap<String, u64> = HashMap::new();
     let mut rows = 0;
-    for (_, tenant) in segment.tenants() {
-        for stream in tenant.streams() {
-            for slice in stream.slices().iter() {
-                let slice_rows = slice.rows.len() as u64;
-                rows += slice_rows;
-                // Counts a slice's rows whole: a column for a key that few of them have costs little.
-                for key in slice.rows.metadata_keys() {
-                    match rows_with.get_mut(key) {
-                        Some(count) => *count += slice_rows,
-                        None => drop(rows_with.insert(key.to_owned(), slice_rows)),
-                    }
-                }
+    for slice in parts.flat_map(Part::slices) {
+        let slice_rows = slice.rows.len() as u64;
+        rows += slice_rows;
+        // Counts a slice's rows whole: a column for a key that few of them have costs little.
+        for key in slice.rows.metadata_keys() {
+            match rows_with.get_mut(key) {
+                Some(count) => *count += slice_rows,
+                None => drop(rows_with.insert(key.to_owned(), slice_rows)),
             }
         }
     }
@@ -80,15 +103,14 @@ fn frequent_keys(segment: &Segment) -> Vec<String> {
     keys.into_iter().map(|(_, key)| key).collect()
 }
 
-fn append_stream(writer: &mut BlockWriter, stream: &StreamRows) -> Result<(), BlockError> {
-    let slices = stream.slices();
-    if is_sorted(&slices) {
-        for slice in slices.iter() {
+fn append_stream(writer: &mut BlockWriter, part: &Part) -> Result<(), BlockError> {
+    if is_sorted(part) {
+        for slice in part.slices() {
             append_in_order(writer, slice)?;
         }
         return Ok(());
     }
-    let slices: Vec<&Slice> = slices.iter().collect();
+    let slices: Vec<&Slice> = part.slices().collect();
     for (slice, row) in time_order(&slices) {
         let slice = slices[slice as usize];
         let mut pairs = Vec::new();
@@ -98,9 +120,9 @@ fn append_stream(writer: &mut BlockWriter, stream: &StreamRows) -> Result<(), Bl
 }
 
 /// True when the rows, slice after slice, are in time order as they stand. Slices come in offset order.
-fn is_sorted(slices: &Slices) -> bool {
+fn is_sorted(part: &Part) -> bool {
     let mut last = TimestampNs::MIN;
-    slices.iter().all(|slice| {
+    part.slices().all(|slice| {
         (0..slice.rows.len()).all(|row| {
             let ts = slice.rows.timestamp(row);
             let in_order = last <= ts;

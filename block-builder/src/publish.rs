@@ -7,12 +7,14 @@ use async_trait::async_trait;
 use block::{BlockOptions, EncodedBlock};
 use bytes::Bytes;
 use catalogue::{BlockEntry, CatalogueError, Heads, Leadership, LogBounds, TenantEntry, block_key};
-use cut::{Cut, CutError, CutSink, Lead, Published};
+use control::Control;
+use cut::{Cut, CutError, CutReason, CutSink, Flushed, Lead, Published};
 use log_bus::LogBus;
-use model::{Clock, Offset, OffsetRange, PartitionId};
+use model::{Clock, Offset, OffsetRange, PartitionId, TimestampNs};
 use object_store::{ObjectKey, ObjectStore, PutCondition, StoreError};
 use tokio::sync::Semaphore;
 
+use crate::remote::{self, Remotes};
 use crate::{Config, Error, encode, metrics::Metrics};
 
 /// What the builder works with.
@@ -30,6 +32,8 @@ pub struct Components {
     pub metrics: prometheus::Registry,
     /// This process, in words for people; heads say who leads.
     pub owner: String,
+    /// Who else is there: builders in processes of their own are asked for blocks. None on one machine.
+    pub control: Option<Arc<Control>>,
 }
 
 /// Turns cuts into blocks. See the crate's documentation.
@@ -41,6 +45,7 @@ struct Shared {
     options: BlockOptions,
     metrics: Metrics,
     encoders: Semaphore,
+    remotes: Option<Remotes>,
 }
 
 /// The lead of one partition.
@@ -64,7 +69,31 @@ impl Builder {
         let metrics = Metrics::register(&components.metrics)?;
         let options = BlockOptions { line_zstd_level: config.line_zstd_level, ..BlockOptions::default() };
         let encoders = Semaphore::new(config.encoding_threads());
-        Ok(Arc::new(Self(Arc::new(Shared { config, components, options, metrics, encoders }))))
+        let control = components.control.clone().filter(|_| config.remote);
+        let remotes = control.map(|control| Remotes::new(control, config.remote_timeout.get()));
+        Ok(Arc::new(Self(Arc::new(Shared { config, components, options, metrics, encoders, remotes }))))
+    }
+
+    /// The routes of the build RPC: makes blocks for owners in other processes.
+    pub fn router(self: &Arc<Self>) -> axum::Router {
+        remote::router(self.clone(), self.0.config.encoding_threads() + 1)
+    }
+
+    pub(crate) fn log_id(&self) -> &str {
+        self.0.components.heads.log_id()
+    }
+
+    pub(crate) fn log(&self) -> &dyn LogBus {
+        self.0.components.log.as_ref()
+    }
+
+    pub(crate) fn now(&self) -> TimestampNs {
+        self.0.components.clock.now()
+    }
+
+    /// Makes the block of a cut here and puts it into the store.
+    pub(crate) async fn upload(&self, cut: &Cut) -> Result<BlockEntry, CutError> {
+        self.0.upload(cut).await
     }
 }
 
@@ -74,13 +103,25 @@ impl CutSink for Builder {
         let Components { heads, owner, .. } = &self.0.components;
         let bounds = LogBounds { first: log.start, end: Some(log.end) };
         let nothing = OffsetRange::new(log.start, log.start);
+        let before = heads.read_shared(partition).await.map_err(|error| cut_error(partition, nothing, &error))?;
+        let lost_before = before.map_or(0, |(head, _)| head.lost.len());
         match heads.acquire(partition, owner, bounds).await {
-            Ok(leadership) => Ok(Box::new(BuilderLead { shared: self.0.clone(), leadership, uploaded: None })),
+            Ok(leadership) => {
+                self.0.metrics.lost(partition, leadership.head().lost.iter().skip(lost_before));
+                Ok(Box::new(BuilderLead { shared: self.0.clone(), leadership, uploaded: None }))
+            }
             Err(error @ CatalogueError::LogBehindHead { .. }) => {
                 Err(CutError::LogBehind { partition, reason: error.to_string() })
             }
             Err(error) => Err(cut_error(partition, nothing, &error)),
         }
+    }
+
+    async fn flushed_to(&self, partition: PartitionId) -> Result<Option<Flushed>, CutError> {
+        let nothing = OffsetRange::new(Offset::ZERO, Offset::ZERO);
+        let found = self.0.components.heads.read_shared(partition).await;
+        let found = found.map_err(|error| cut_error(partition, nothing, &error))?;
+        Ok(found.map(|(head, _)| Flushed { flushed_to: head.flushed_to, epoch: head.epoch }))
     }
 }
 
@@ -99,8 +140,8 @@ impl Lead for BuilderLead {
         assert_eq!(partition, self.leadership.partition(), "a cut is published by the leader of its partition");
         let entry = match self.uploaded.take() {
             Some(entry) if entry.range == cut.range => Some(entry),
-            _ if cut.segment.is_empty() => None,
-            _ => Some(shared.upload(cut).await?),
+            _ if cut.is_empty() => None,
+            _ => Some(shared.make_block(cut).await?),
         };
         self.uploaded.clone_from(&entry);
 
@@ -131,7 +172,28 @@ impl Lead for BuilderLead {
 }
 
 impl Shared {
-    /// Encodes a cut and puts it into the store. No head lists it yet.
+    /// Has a block made of a cut and put into the store: by a builder, when there is one and the cut is worth the way.
+    /// Not at the end of a lead, when time is short and the rows are at hand. No head lists it yet.
+    async fn make_block(self: &Arc<Self>, cut: &Cut) -> Result<BlockEntry, CutError> {
+        if let Some(remotes) = &self.remotes
+            && cut.reason != CutReason::NotOwned
+        {
+            match remotes.build(self.components.heads.log_id(), cut).await {
+                Some(Ok(entry)) => {
+                    self.metrics.remote_builds.with_label_values(&["made"]).inc();
+                    return Ok(entry);
+                }
+                Some(Err(reason)) => {
+                    self.metrics.remote_builds.with_label_values(&["failed"]).inc();
+                    tracing::info!(partition = %cut.partition, range = %cut.range, reason, "no block from a builder; making it here");
+                }
+                None => {}
+            }
+        }
+        self.upload(cut).await
+    }
+
+    /// Encodes a cut and puts it into the store.
     async fn upload(self: &Arc<Self>, cut: &Cut) -> Result<BlockEntry, CutError> {
         let block = self.encode(cut).await?;
         let started = Instant::now();
@@ -182,7 +244,8 @@ impl Shared {
     }
 }
 
-fn entry(key: &ObjectKey, block: EncodedBlock) -> BlockEntry {
+/// What a head lists of a block.
+pub(crate) fn entry(key: &ObjectKey, block: EncodedBlock) -> BlockEntry {
     let summary = block.summary;
     let tenants = summary.tenants.into_iter().map(|t| TenantEntry {
         tenant: t.tenant,

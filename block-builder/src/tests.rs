@@ -112,6 +112,21 @@ proptest! {
         }
         let segment_rows = writer.rows();
         let cut = cut_of(writer, 2, offset + 7);
+        // A range inside the segment gives what the segment holds there, and nothing else.
+        for (start, end) in [(2, offset + 7), (5 + gap, offset + 7), (6, offset - gap), (offset, offset + 7)] {
+            let range = OffsetRange::new(Offset::new(start), Offset::new(end.max(start + 1)));
+            let cut = Cut { range, ..cut.clone() };
+            let mut inside: Vec<Row> =
+                expected.iter().map(|(_, row)| row.clone()).filter(|row| range.contains(Offset::new(row.3))).collect();
+            prop_assert_eq!(cut.is_empty(), inside.is_empty());
+            let block = encode(&cut, "log", TimestampNs::from_secs(9), &BlockOptions::default()).unwrap();
+            prop_assert_eq!(block.summary.rows, inside.len() as u64);
+            prop_assert_eq!(verify(block.bytes.clone()).unwrap().problems, Vec::<String>::new());
+            let mut found = read_block(&block.bytes, block.summary.tail_bytes);
+            inside.sort();
+            found.sort();
+            prop_assert_eq!(found, inside);
+        }
         let block = encode(&cut, "log", TimestampNs::from_secs(9), &BlockOptions::default()).unwrap();
         prop_assert_eq!(block.summary.rows, segment_rows);
         prop_assert_eq!(block.summary.offsets, cut.range);
@@ -149,6 +164,29 @@ fn rows_of_one_time_keep_the_order_of_pushing() {
     let rows = read_block(&block.bytes, block.summary.tail_bytes);
     let found: Vec<(i64, i64, &str)> = rows.iter().map(|r| (r.2, r.3, std::str::from_utf8(&r.4).unwrap())).collect();
     assert_eq!(found, [(2, 6, "y"), (3, 4, "z"), (7, 4, "b"), (7, 4, "a"), (7, 6, "0"), (7, 6, "a")]);
+}
+
+#[test]
+fn what_could_not_be_decoded_outside_the_cut_is_left_out() {
+    let check = |start: i64, end: i64, expected: &[i64]| {
+        let mut writer = SegmentWriter::new();
+        for offset in [8, 9, 12] {
+            writer.quarantine(Offset::new(offset), Bytes::from_static(b"no record"), "not a record".to_owned());
+        }
+        let cut = cut_of(writer, start, end);
+        assert_eq!(cut.is_empty(), expected.is_empty());
+        let block = encode(&cut, "log", TimestampNs::from_secs(9), &BlockOptions::default()).unwrap();
+        assert_eq!(block.summary.quarantined, expected.len() as u64);
+        let total = block.bytes.len() as u64;
+        let tail = block.bytes.slice((total - block.summary.tail_bytes) as usize..);
+        let kept = quarantined(&BlockIndex::open(total, tail).unwrap(), &block.bytes).unwrap_or_default();
+        let found: Vec<i64> = kept.iter().map(|record| record.offset.value()).collect();
+        assert_eq!(found, expected, "[{start}, {end})");
+    };
+    check(8, 13, &[8, 9, 12]);
+    check(9, 13, &[9, 12]);
+    check(9, 12, &[9]);
+    check(10, 12, &[]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use cut::{Cut, CutError, CutSink, Lead, Published};
+use cut::{Cut, CutError, CutSink, Flushed, Lead, Published};
 use log_bus::{LogBus, MemoryLog};
 use logql::{Direction, Params, Query};
 use millrace_partition_consumer::{Components, Config, Consumer};
@@ -26,6 +26,10 @@ struct NoLead(Offset);
 impl CutSink for NoBlocks {
     async fn acquire(&self, _: PartitionId, _: OffsetRange) -> Result<Box<dyn Lead>, CutError> {
         Ok(Box::new(NoLead(Offset::ZERO)))
+    }
+
+    async fn flushed_to(&self, _: PartitionId) -> Result<Option<Flushed>, CutError> {
+        Ok(None)
     }
 }
 
@@ -97,6 +101,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         blocks: Arc::new(NoBlocks),
         clock: Arc::new(SystemClock),
         metrics: prometheus::Registry::new(),
+        control: None,
     };
     let (resident, cpu) = process();
     let consumer = Consumer::new(config, components)?;

@@ -1,7 +1,7 @@
 //! How much memory segments take, over all partitions, and when there is room for more.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -11,9 +11,9 @@ pub(crate) struct Budget {
     cap: usize,
     pressure: usize,
     held: AtomicUsize,
-    /// Bytes of segments that still fill, and how many such segments there are.
-    filling: AtomicUsize,
-    filling_segments: AtomicUsize,
+    /// Bytes of segments that fill and can be cut here, and how many such segments there are.
+    cuttable: AtomicUsize,
+    cuttable_segments: AtomicUsize,
     released: Notify,
 }
 
@@ -22,7 +22,7 @@ pub(crate) struct Budget {
 pub(crate) struct Charge {
     budget: Arc<Budget>,
     bytes: AtomicUsize,
-    is_filling: std::sync::atomic::AtomicBool,
+    is_cuttable: AtomicBool,
 }
 
 impl Budget {
@@ -31,8 +31,8 @@ impl Budget {
             cap,
             pressure,
             held: AtomicUsize::new(0),
-            filling: AtomicUsize::new(0),
-            filling_segments: AtomicUsize::new(0),
+            cuttable: AtomicUsize::new(0),
+            cuttable_segments: AtomicUsize::new(0),
             released: Notify::new(),
         })
     }
@@ -56,11 +56,12 @@ impl Budget {
         self.held() >= self.pressure
     }
 
-    /// True when a filling segment of so many bytes is at least as large as the mean of those that fill: of several
-    /// partitions the largest ones are cut, so that blocks do not become small.
+    /// True when a filling segment of so many bytes is at least as large as the mean of those that fill and can be cut:
+    /// of several partitions the largest ones are cut, so that blocks do not become small. What is only read along is
+    /// not counted: however large, no cut of it would come.
     pub(crate) fn is_large(&self, bytes: usize) -> bool {
-        let segments = self.filling_segments.load(Ordering::Relaxed).max(1);
-        bytes > 0 && bytes >= self.filling.load(Ordering::Relaxed) / segments
+        let segments = self.cuttable_segments.load(Ordering::Relaxed).max(1);
+        bytes > 0 && bytes >= self.cuttable.load(Ordering::Relaxed) / segments
     }
 
     /// Waits for memory to be given back.
@@ -68,32 +69,45 @@ impl Budget {
         self.released.notified().await;
     }
 
-    /// The account of a new segment that fills.
-    pub(crate) fn open(self: &Arc<Self>) -> Charge {
-        self.filling_segments.fetch_add(1, Ordering::Relaxed);
-        Charge { budget: self.clone(), bytes: AtomicUsize::new(0), is_filling: true.into() }
+    /// The account of a new segment that fills. `is_cuttable`: its partition is led here.
+    pub(crate) fn open(self: &Arc<Self>, is_cuttable: bool) -> Charge {
+        let charge = Charge { budget: self.clone(), bytes: AtomicUsize::new(0), is_cuttable: false.into() };
+        charge.set_cuttable(is_cuttable);
+        charge
     }
 }
 
 impl Charge {
+    /// Only the one who fills the segment calls this, and [`Charge::set_cuttable`].
     pub(crate) fn add(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.budget.held.fetch_add(bytes, Ordering::Relaxed);
-        self.budget.filling.fetch_add(bytes, Ordering::Relaxed);
+        if self.is_cuttable.load(Ordering::Relaxed) {
+            self.budget.cuttable.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
-    /// The segment does not fill any more; its memory stays charged.
-    pub(crate) fn freeze(&self) {
-        if self.is_filling.swap(false, Ordering::Relaxed) {
-            self.budget.filling_segments.fetch_sub(1, Ordering::Relaxed);
-            self.budget.filling.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+    /// Whether the segment fills and its partition is led here; it is not cuttable when it does not fill any more. Its
+    /// memory stays charged.
+    pub(crate) fn set_cuttable(&self, is_cuttable: bool) {
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        match (self.is_cuttable.swap(is_cuttable, Ordering::Relaxed), is_cuttable) {
+            (false, true) => {
+                self.budget.cuttable_segments.fetch_add(1, Ordering::Relaxed);
+                self.budget.cuttable.fetch_add(bytes, Ordering::Relaxed);
+            }
+            (true, false) => {
+                self.budget.cuttable_segments.fetch_sub(1, Ordering::Relaxed);
+                self.budget.cuttable.fetch_sub(bytes, Ordering::Relaxed);
+            }
+            _ => {}
         }
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.freeze();
+        self.set_cuttable(false);
         self.budget.held.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
         self.budget.released.notify_waiters();
     }
@@ -106,12 +120,12 @@ mod tests {
     #[test]
     fn accounts_add_up() {
         let budget = Budget::new(100, 50);
-        let (one, two) = (budget.open(), budget.open());
+        let (one, two) = (budget.open(true), budget.open(true));
         one.add(10);
         two.add(40);
         assert!(budget.has_room() && budget.is_short());
         assert!(!budget.is_large(10) && budget.is_large(40));
-        two.freeze();
+        two.set_cuttable(false);
         assert_eq!((budget.held(), budget.is_large(10)), (50, true));
         one.add(50);
         assert!(!budget.has_room());
@@ -119,5 +133,18 @@ mod tests {
         assert!(budget.has_room());
         drop(one);
         assert_eq!((budget.held(), budget.is_short(), budget.is_large(0)), (0, false, false));
+    }
+
+    #[test]
+    fn what_is_read_along_makes_nothing_look_small() {
+        let budget = Budget::new(100, 50);
+        let (led, followed) = (budget.open(true), budget.open(false));
+        led.add(5);
+        followed.add(80);
+        assert!(budget.is_large(5));
+        followed.set_cuttable(true);
+        assert!(!budget.is_large(5));
+        followed.set_cuttable(false);
+        assert!(budget.is_large(5) && budget.is_short());
     }
 }

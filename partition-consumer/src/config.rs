@@ -6,10 +6,24 @@ use std::time::Duration;
 use limits::{ByteSize, PromDuration};
 use serde::{Deserialize, Serialize};
 
+/// What a consumer is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// It leads the partitions that are assigned to it: answers for them, and makes blocks of them.
+    #[default]
+    Lead,
+    /// It reads along the partitions that are assigned to it and answers for them, and never leads one. For a second
+    /// consumer group: more readers, or readers in another zone.
+    Follow,
+}
+
 /// Settings of the consumer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// `lead` or `follow`.
+    pub mode: Mode,
     /// A cut is made when a partition's open segment takes this much memory. Larger cuts make larger blocks, which
     /// pack better and are fewer, and lengthen the replay after a crash.
     pub cut_bytes: ByteSize,
@@ -36,16 +50,33 @@ pub struct Config {
     pub retry_pause: PromDuration,
     /// No pause is longer.
     pub retry_pause_max: PromDuration,
-    /// A partition that another process took is taken back after this time if it is still assigned to this one.
+    /// A partition that another process took is taken back after this time if it is still assigned to this one, and
+    /// the other one is gone.
     pub fenced_pause: PromDuration,
     /// How long cuts are still tried to be published after shutdown was asked for. What is left is read again from
     /// the log at the next start.
     pub shutdown_grace: PromDuration,
+    /// How often a process that does not lead a partition looks into its head, to let go of what is in blocks. More
+    /// often frees memory sooner, and costs a request to the store each time.
+    pub head_poll: PromDuration,
+    /// A partition that another process leads is read into memory before it is taken over, for this long at most.
+    /// Longer gives a slow reader the time to catch up; meanwhile the other one makes the blocks.
+    pub warm_max: PromDuration,
+    /// How long a partition that another process has taken over is still held for readers that have not heard of it.
+    /// Longer costs memory.
+    pub drain_grace: PromDuration,
+    /// A partition that was given away and that nobody takes is told about after this time. It is led on meanwhile, and
+    /// after. What another process took, and does not answer for, is held no longer than this.
+    pub handoff_max: PromDuration,
+    /// How long other processes have to take over partitions after shutdown was asked for. Then what is still led is
+    /// cut and published. The process must be given this and the time to publish before it is killed.
+    pub handoff_max_at_shutdown: PromDuration,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
+            mode: Mode::Lead,
             cut_bytes: ByteSize::from_mb(48),
             cut_age: Duration::from_secs(180).into(),
             memory_bytes: ByteSize::from_mb(160),
@@ -59,6 +90,11 @@ impl Default for Config {
             retry_pause_max: Duration::from_secs(5).into(),
             fenced_pause: Duration::from_secs(30).into(),
             shutdown_grace: Duration::from_secs(20).into(),
+            head_poll: Duration::from_secs(1).into(),
+            warm_max: Duration::from_secs(30).into(),
+            drain_grace: Duration::from_secs(10).into(),
+            handoff_max: Duration::from_secs(120).into(),
+            handoff_max_at_shutdown: Duration::from_secs(10).into(),
         }
     }
 }
@@ -78,6 +114,11 @@ impl Config {
         require((1..=100).contains(&self.pressure_percent), "pressure_percent must be from 1 to 100");
         require(!Duration::from(self.cut_age).is_zero(), "cut_age must not be 0");
         require(!Duration::from(self.retry_pause).is_zero(), "retry_pause must not be 0");
+        require(!Duration::from(self.head_poll).is_zero(), "head_poll must not be 0");
+        require(
+            self.handoff_max_at_shutdown.get() < self.shutdown_grace.get(),
+            "handoff_max_at_shutdown must be shorter than shutdown_grace: what nobody takes over must be published after it",
+        );
         problems
     }
 

@@ -1,26 +1,26 @@
 //! The service: which partitions are led here, and what readers may ask of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant as Moment;
 
 use async_trait::async_trait;
+use control::{Control, PartitionRole};
 use cut::CutSink;
-use log_bus::{Assignment, LogBus, LogError};
+use log_bus::{LogBus, LogError};
 use model::{Clock, Offset, OffsetRange, PartitionId};
 use owner::segments::Abandoned;
 use owner::{Owner, OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest, TailRequest, TailStream};
 use parking_lot::RwLock;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::assignments::Assignments;
 use crate::budget::Budget;
-use crate::config::Backoff;
-use crate::intake::own;
 use crate::memory::{PartitionMemory, Snapshot};
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 use crate::scan::rows;
 use crate::tails::Tails;
 use crate::{Config, Error};
@@ -32,10 +32,13 @@ pub struct Components {
     pub log: Arc<dyn LogBus>,
     /// Takes leads, and turns cuts into blocks.
     pub blocks: Arc<dyn CutSink>,
-    /// Tells the time.
+    /// Tells the time of day, for people. Ages go by tokio's clock, which never jumps.
     pub clock: Arc<dyn Clock>,
     /// Takes the metrics.
     pub metrics: prometheus::Registry,
+    /// Who else is there, and who holds what: partitions are handed over warm. None on the log of one machine: this
+    /// process is alone.
+    pub control: Option<Arc<Control>>,
 }
 
 /// Consumes the partitions that are assigned to this process, cuts them, and answers for what is recent.
@@ -49,14 +52,16 @@ pub(crate) struct Shared {
     pub(crate) tails: Tails,
     partitions: RwLock<BTreeMap<PartitionId, Arc<PartitionMemory>>>,
     scans: Arc<Semaphore>,
-    /// How many partitions should be served here; `None` before that is known.
-    assigned: watch::Sender<Option<usize>>,
+    pub(crate) peers: Peers,
+    /// The partitions that should be served here; `None` before that is known.
+    pub(crate) assigned: watch::Sender<Option<BTreeSet<PartitionId>>>,
 }
 
 impl Shared {
     /// Makes a partition's memory known to readers.
     pub(crate) fn register(&self, memory: &Arc<PartitionMemory>) {
         self.partitions.write().insert(memory.partition(), memory.clone());
+        self.tell();
     }
 
     /// Takes a partition's memory back.
@@ -64,6 +69,18 @@ impl Shared {
         let mut partitions = self.partitions.write();
         if partitions.get(&memory.partition()).is_some_and(|known| Arc::ptr_eq(known, memory)) {
             partitions.remove(&memory.partition());
+        }
+        drop(partitions);
+        self.tell();
+    }
+
+    /// Tells other processes what is held here.
+    pub(crate) fn tell(&self) {
+        if let Some(control) = &self.components.control {
+            control.update(|state| {
+                state.partitions = self.partitions.read().values().map(|memory| memory.told()).collect();
+                state.partition_count = state.partition_count.max(self.components.log.partition_count());
+            });
         }
     }
 
@@ -78,18 +95,18 @@ impl Shared {
         self.metrics.tails.set(self.tails.len() as i64);
     }
 
-    /// The memory of a partition that is led here, caught up or not.
-    fn led(&self, partition: PartitionId) -> Result<Arc<PartitionMemory>, OwnerError> {
+    /// The memory of a partition that is held here, caught up or not.
+    fn held(&self, partition: PartitionId) -> Result<Arc<PartitionMemory>, OwnerError> {
         self.partitions.read().get(&partition).cloned().ok_or(OwnerError::NotLeading { partition })
     }
 
     /// The memory of a partition whose answers are not short.
     fn serving(&self, partition: PartitionId) -> Result<Arc<PartitionMemory>, OwnerError> {
-        let memory = self.led(partition)?;
+        let memory = self.held(partition)?;
         if memory.is_serving() { Ok(memory) } else { Err(OwnerError::NotLeading { partition }) }
     }
 
-    fn all_led(&self) -> Vec<Arc<PartitionMemory>> {
+    fn all_held(&self) -> Vec<Arc<PartitionMemory>> {
         self.partitions.read().values().cloned().collect()
     }
 }
@@ -107,6 +124,7 @@ impl Consumer {
         let metrics = Metrics::register(&components.metrics)?;
         let budget = Budget::new(config.memory_bytes.as_usize(), config.pressure_bytes());
         let scans = Arc::new(Semaphore::new(config.scans_max()));
+        let peers = Peers::new(components.control.clone());
         Ok(Arc::new(Self(Arc::new(Shared {
             config,
             components,
@@ -115,6 +133,7 @@ impl Consumer {
             tails: Tails::default(),
             partitions: RwLock::default(),
             scans,
+            peers,
             assigned: watch::Sender::new(None),
         }))))
     }
@@ -122,14 +141,14 @@ impl Consumer {
     /// True when all partitions assigned to this process are served: caught up with what the log held when they
     /// were taken.
     pub fn is_ready(&self) -> bool {
-        let assigned = *self.0.assigned.borrow();
-        assigned.is_some_and(|assigned| self.partitions().len() >= assigned)
+        let assigned = self.0.assigned.borrow();
+        assigned.as_ref().is_some_and(|assigned| assigned.iter().all(|p| self.0.serving(*p).is_ok()))
     }
 
-    /// The partitions that are led but still catch up, with how far they came.
+    /// The partitions that are held but still catch up, with how far they came.
     pub fn warming(&self) -> Vec<(PartitionId, Offset)> {
-        let led = self.0.all_led();
-        led.iter().filter(|m| !m.is_serving()).map(|m| (m.partition(), m.held().end)).collect()
+        let held = self.0.all_held();
+        held.iter().filter(|m| !m.is_serving()).map(|m| (m.partition(), m.held().end)).collect()
     }
 
     /// Memory that segments take now, estimated, in bytes.
@@ -137,8 +156,9 @@ impl Consumer {
         self.0.budget.held()
     }
 
-    /// Consumes until `shutdown` is cancelled or something fails for good. Then stops fetching, publishes what is in
-    /// memory, and ends. Dropping the future drops everything at once, as a crash does: nothing is lost by it, since
+    /// Consumes until `shutdown` is cancelled or something fails for good. Then leaves the group, goes on until other
+    /// processes have taken over (for a bounded time, and only when there are any), publishes what is still led, and
+    /// ends. Dropping the future drops everything at once, as a crash does: nothing is lost by it, since
     /// the log holds what heads do not list.
     ///
     /// # Errors
@@ -149,22 +169,59 @@ impl Consumer {
         outcome
     }
 
+    /// What a read goes by.
     #[cfg(test)]
-    pub(crate) fn snapshot(&self, partition: PartitionId, from: Offset) -> Result<Snapshot, Option<OffsetRange>> {
-        self.0.serving(partition).map_err(|_| None)?.snapshot(from).map_err(Some)
+    pub(crate) async fn take(
+        &self,
+        partition: PartitionId,
+        from: Offset,
+        at_least: Option<Offset>,
+        deadline: Instant,
+    ) -> Result<Snapshot, OwnerError> {
+        let memory = self.reach(partition, at_least, deadline).await?;
+        self.snapshot(&memory, from)
     }
 
     /// Waits until all of `partition` below `to` is in memory or in blocks.
     ///
     /// # Errors
     /// [`OwnerError::Deadline`] when that does not happen in time, [`OwnerError::NotLeading`] when the partition is
-    /// not led here.
+    /// not held here.
     pub async fn wait_consumed(&self, partition: PartitionId, to: Offset, deadline: Instant) -> Result<(), OwnerError> {
-        let memory = self.0.led(partition)?;
+        let memory = self.0.held(partition)?;
         match tokio::time::timeout_at(deadline, reached(&memory, memory.watch_consumed(), to)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(OwnerError::Deadline { partition, consumed: memory.held().end, wanted: to }),
         }
+    }
+
+    /// The memory to read a partition from, once it reaches what is wanted.
+    async fn reach(
+        &self,
+        partition: PartitionId,
+        at_least: Option<Offset>,
+        deadline: Instant,
+    ) -> Result<Arc<PartitionMemory>, OwnerError> {
+        let Some(wanted) = at_least else { return self.0.serving(partition) };
+        let memory = self.0.held(partition)?;
+        if !memory.is_serving() && self.0.peers.hold_more(partition, memory.held().end) {
+            // Another one can answer now.
+            return Err(OwnerError::NotLeading { partition });
+        }
+        self.wait_consumed(partition, wanted, deadline).await?;
+        // An answer that reaches what was wanted is not short, whether all else is caught up with or not.
+        Ok(memory)
+    }
+
+    fn snapshot(&self, memory: &PartitionMemory, from: Offset) -> Result<Snapshot, OwnerError> {
+        let partition = memory.partition();
+        if memory.has_ended() {
+            return Err(OwnerError::NotLeading { partition });
+        }
+        memory.snapshot(from).map_err(|held| {
+            self.0.metrics.not_held.inc();
+            OwnerError::NotHeld { partition, held }
+        })
     }
 
     async fn read<T: Send + 'static>(
@@ -176,15 +233,10 @@ impl Consumer {
     ) -> Result<(T, OffsetRange), OwnerError> {
         let shared = &self.0;
         let stopped = || OwnerError::Stopped("no scan can be started".to_owned());
-        if let Some(wanted) = at_least {
-            self.wait_consumed(partition, wanted, deadline).await?;
-        }
+        let memory = self.reach(partition, at_least, deadline).await?;
         // The permit first: who waits for one should not keep memory from being freed.
         let permit = shared.scans.clone().acquire_owned().await.map_err(|_| stopped())?;
-        let snapshot = shared.serving(partition)?.snapshot(from).map_err(|held| {
-            shared.metrics.not_held.inc();
-            OwnerError::NotHeld { partition, held }
-        })?;
+        let snapshot = self.snapshot(&memory, from)?;
         let held = snapshot.held;
         let abandoned = Abandoned::default();
         let flag = abandoned.flag();
@@ -250,12 +302,23 @@ impl Owner for Consumer {
 
     async fn flush(&self) -> Result<(), OwnerError> {
         let unavailable = |error: LogError| OwnerError::Unavailable(error.to_string());
-        let led = self.0.all_led();
-        if self.0.assigned.borrow().is_none_or(|assigned| led.len() < assigned) {
-            // Saying that all is in blocks would not be true.
-            return Err(OwnerError::Unavailable(
-                "not all partitions of this process are led yet; try again".to_owned(),
-            ));
+        let not_yet =
+            || OwnerError::Unavailable("not all partitions of this process are led yet; try again".to_owned());
+        // Saying that all is in blocks would not be true.
+        let held = self.0.all_held();
+        let is_held = |partition: &PartitionId| held.iter().any(|memory| memory.partition() == *partition);
+        if !self.0.assigned.borrow().as_ref().is_some_and(|assigned| assigned.iter().all(is_held)) {
+            return Err(not_yet());
+        }
+        let mut led = Vec::new();
+        for memory in held {
+            let standing = memory.standing();
+            match standing.role {
+                _ if standing.leads => led.push(memory),
+                PartitionRole::Warming => return Err(not_yet()),
+                // Another process leads it, and is asked there.
+                PartitionRole::Leading | PartitionRole::Following | PartitionRole::Draining => {}
+            }
         }
         let mut wanted = Vec::new();
         for memory in led {
@@ -264,7 +327,7 @@ impl Owner for Consumer {
             wanted.push((memory, held.end));
         }
         for (memory, end) in wanted {
-            reached(&memory, memory.watch_flushed(), end).await?;
+            flushed(&memory, end).await?;
         }
         Ok(())
     }
@@ -279,106 +342,11 @@ async fn reached(memory: &PartitionMemory, mut mark: watch::Receiver<Offset>, to
     }
 }
 
-/// Runs a task for each partition that is assigned to this process.
-struct Assignments<'a> {
-    shared: &'a Arc<Shared>,
-    shutdown: CancellationToken,
-    tasks: JoinSet<(PartitionId, Result<(), Error>)>,
-    owned: HashMap<PartitionId, Owned>,
-    failed: Option<Error>,
-}
-
-struct Owned {
-    token: CancellationToken,
-    /// It came back while it was still being drained.
-    again: bool,
-}
-
-impl<'a> Assignments<'a> {
-    fn new(shared: &'a Arc<Shared>, shutdown: CancellationToken) -> Self {
-        Self { shared, shutdown, tasks: JoinSet::new(), owned: HashMap::new(), failed: None }
-    }
-
-    async fn run(mut self) -> Result<(), Error> {
-        let log = self.shared.components.log.clone();
-        let mut backoff = Backoff::new(&self.shared.config);
-        while !self.shutdown.is_cancelled() {
-            tokio::select! {
-                biased;
-                () = self.shutdown.cancelled() => {}
-                Some(ended) = self.tasks.join_next() => self.ended(ended),
-                assignment = log.assignment() => match assignment {
-                    Ok(assignment) => {
-                        backoff.reset();
-                        self.assigned(assignment);
-                    }
-                    Err(LogError::Unavailable(reason)) => {
-                        self.shared.metrics.retries.with_label_values(&["log"]).inc();
-                        tracing::warn!(reason, "cannot learn what partitions to own; trying again");
-                        tokio::time::sleep(backoff.pause()).await;
-                    }
-                    Err(error) => self.fail(Error::Assignment(error)),
-                },
-            }
-        }
-        // Each task has a child of the token, and drains by itself.
-        while let Some(ended) = self.tasks.join_next().await {
-            self.ended(ended);
-        }
-        self.failed.map_or(Ok(()), Err)
-    }
-
-    fn assigned(&mut self, assignment: Assignment) {
-        tracing::info!(?assignment, "partitions");
-        match assignment {
-            Assignment::Assigned(partitions) => {
-                for partition in partitions {
-                    match self.owned.get_mut(&partition) {
-                        Some(owned) => owned.again = owned.token.is_cancelled(),
-                        None => self.start(partition),
-                    }
-                }
-            }
-            Assignment::Revoked(partitions) => {
-                for partition in partitions {
-                    if let Some(owned) = self.owned.get_mut(&partition) {
-                        owned.token.cancel();
-                        owned.again = false;
-                    }
-                }
-            }
-        }
-        let count = self.owned.values().filter(|owned| !owned.token.is_cancelled() || owned.again).count();
-        self.shared.assigned.send_replace(Some(count));
-    }
-
-    fn start(&mut self, partition: PartitionId) {
-        let token = self.shutdown.child_token();
-        self.owned.insert(partition, Owned { token: token.clone(), again: false });
-        let shared = self.shared.clone();
-        self.tasks.spawn(async move { (partition, own(shared, partition, token).await) });
-    }
-
-    fn ended(&mut self, ended: Result<(PartitionId, Result<(), Error>), JoinError>) {
-        match ended {
-            Ok((partition, Ok(()))) => {
-                let again = self.owned.remove(&partition).is_some_and(|owned| owned.again);
-                if again && !self.shutdown.is_cancelled() {
-                    self.start(partition);
-                }
-            }
-            Ok((partition, Err(error))) => {
-                self.owned.remove(&partition);
-                self.fail(error);
-            }
-            Err(panic) => self.fail(Error::Panicked(panic.to_string())),
-        }
-    }
-
-    /// Keeps the first failure and asks the others to drain.
-    fn fail(&mut self, error: Error) {
-        tracing::error!(%error, "the consumer fails; draining the other partitions");
-        self.failed.get_or_insert(error);
-        self.shutdown.cancel();
+/// As [`reached`], of what only the leader moves.
+async fn flushed(memory: &PartitionMemory, to: Offset) -> Result<(), OwnerError> {
+    tokio::select! {
+        biased;
+        outcome = reached(memory, memory.watch_flushed(), to) => outcome,
+        () = memory.lead_is_over() => Err(OwnerError::NotLeading { partition: memory.partition() }),
     }
 }

@@ -1,28 +1,26 @@
-//! One lead of one partition: from taking it, through fetching and cutting, to giving it up.
+//! From the log into memory, one turn after the other, whatever the process is to the partition.
 //!
 //! ```text
-//! acquire ─▶ F ─▶ fetch ─▶ decode ─▶ segment ──cut──▶ publisher (another task) ─▶ head
-//!                   ▲                    │
-//!                   └── stops at the cap ┘
+//! log ─▶ fetch ─▶ decode ─▶ the segment that fills ─▶ memory
+//!          ▲                        │
+//!          └──── stops at the cap ──┘
 //! ```
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cut::{Cut, CutError, CutReason, Lead, SegmentWriter};
+use control::PartitionRole;
+use cut::{Flushed, SegmentWriter};
 use log_bus::{FetchLimits, Fetched, LogError};
-use model::{Offset, OffsetRange, PartitionId, TimestampNs};
+use model::{Offset, OffsetRange, PartitionId};
 use schemas::record::Record;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::Error;
 use crate::config::Backoff;
 use crate::consumer::Shared;
-use crate::memory::{Held, PartitionMemory};
-use crate::publisher::{Halt, Job, publish_all};
+use crate::memory::{Held, Opened, PartitionMemory, Standing};
 
 /// How often ages, grace periods and memory are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -30,243 +28,154 @@ const TICK: Duration = Duration::from_millis(100);
 /// Decoding this much is a reason to let other tasks of the thread run.
 const YIELD_BYTES: usize = 256 << 10;
 
-/// How a lead ended, when not for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// The partition goes away from here, or the process stops.
-    Asked,
-    /// Another process took the lead.
-    Fenced,
-    /// Retention removed what was to be fetched next; the next lead records that as lost.
+/// Who does not lead ends a segment at this part of a cut's size: what a head passes can be let go in smaller pieces.
+const READ_ALONG_PARTS: usize = 4;
+
+type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Fetched, LogError>> + Send + 'a>>;
+
+/// The one who fetches and fills, for as long as the partition is held here.
+pub(crate) struct Intake<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) partition: PartitionId,
+    label: String,
+    pub(crate) memory: Arc<PartitionMemory>,
+    /// The latest lead that is known, this process's own or another's.
+    pub(crate) head_epoch: u64,
+    writer: SegmentWriter,
+    filling: Arc<Held>,
+    next: Offset,
+    /// Answers before this would lack what was acknowledged: the log's end in the beginning.
+    warm_to: Offset,
+    is_stopped_at_cap: bool,
+    tick: Interval,
+    backoff: Backoff,
+    not_before: Instant,
+    /// Kept over turns: a slow fetch must not begin anew with each tick.
+    fetch: Option<Fetching<'a>>,
+}
+
+/// What a turn brought.
+pub(crate) enum Turn<T> {
+    /// What the caller waited for.
+    Woken(T),
+    /// Records, or some time, or an error of the log that may pass.
+    Went,
+    /// Retention removed what was to be fetched next.
     Overtaken,
 }
 
-/// Leads a partition, again and again, until `token` is cancelled.
-///
-/// Dropping the future drops everything at once, as a crash does; what was not published is read again.
-pub(crate) async fn own(shared: Arc<Shared>, partition: PartitionId, token: CancellationToken) -> Result<(), Error> {
-    loop {
-        let Some(taken) = take_lead(&shared, partition, &token).await? else { return Ok(()) };
-        match lead_once(&shared, partition, taken, &token).await? {
-            Ended::Asked => return Ok(()),
-            Ended::Overtaken => {}
-            Ended::Fenced => {
-                shared.metrics.fenced.inc();
-                tokio::select! {
-                    biased;
-                    () = token.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(shared.config.fenced_pause.into()) => {}
-                }
-            }
-        }
-    }
-}
-
-/// A lead, and where the log ended when it was taken.
-struct Taken {
-    lead: Box<dyn Lead>,
-    log_end: Offset,
-}
-
-/// Takes the lead, however long the store is away; `None` when `token` was cancelled first.
-async fn take_lead(shared: &Shared, partition: PartitionId, token: &CancellationToken) -> Result<Option<Taken>, Error> {
-    let mut backoff = Backoff::new(&shared.config);
-    let mut was_behind = false;
-    while !token.is_cancelled() {
-        match shared.components.log.watermarks(partition).await {
-            Ok(held) => match shared.components.blocks.acquire(partition, OffsetRange::new(held.first, held.end)).await
-            {
-                Ok(lead) => return Ok(Some(Taken { lead, log_end: held.end })),
-                // What was flushed may have been appended after the log was asked.
-                Err(CutError::LogBehind { .. }) if !was_behind => was_behind = true,
-                Err(error @ (CutError::Unavailable { .. } | CutError::Fenced { .. })) => {
-                    shared.metrics.retries.with_label_values(&["store"]).inc();
-                    tracing::warn!(%partition, %error, "cannot take the lead of a partition; trying again");
-                }
-                Err(error) => return Err(error.into()),
-            },
-            Err(LogError::Unavailable(reason)) => {
-                shared.metrics.retries.with_label_values(&["log"]).inc();
-                tracing::warn!(%partition, reason, "cannot ask the log; trying again");
-            }
-            Err(source) => return Err(Error::Log { partition, source }),
-        }
-        tokio::select! {
-            biased;
-            () = token.cancelled() => {}
-            () = tokio::time::sleep(backoff.pause()) => {}
-        }
-    }
-    Ok(None)
-}
-
-async fn lead_once(
-    shared: &Arc<Shared>,
-    partition: PartitionId,
-    Taken { lead, log_end }: Taken,
-    token: &CancellationToken,
-) -> Result<Ended, Error> {
-    let start = lead.flushed_to();
-    tracing::info!(%partition, epoch = lead.epoch(), from = %start, to = %log_end, "consuming a partition");
-    let mut intake = Intake::new(shared, partition, start, log_end);
-    let (jobs, queue) = mpsc::channel(shared.config.waiting_cuts_max.get());
-    // In a set, so that it goes when this future is dropped, and is waited for when it is not.
-    let mut publisher = JoinSet::new();
-    publisher.spawn(publish_all(shared.clone(), intake.memory.clone(), lead, queue, token.clone()));
-    shared.register(&intake.memory);
-    let ended = intake.run(&jobs, token).await;
-    drop(jobs);
-    let halted = match publisher.join_next().await {
-        Some(Ok(outcome)) => outcome,
-        Some(Err(panic)) => {
-            Err(Halt::Failed(CutError::Failed { partition, range: intake.memory.held(), reason: panic.to_string() }))
-        }
-        None => Ok(()),
-    };
-    drop(intake);
-    match (ended, halted) {
-        (_, Err(Halt::Failed(error))) => Err(error.into()),
-        (Err(error), _) => Err(error),
-        (Ok(_), Err(Halt::Fenced)) => Ok(Ended::Fenced),
-        (Ok(_), Err(Halt::GaveUp)) => Ok(Ended::Asked),
-        (Ok(ended), Ok(())) => Ok(ended),
-    }
-}
-
-/// The one who fetches and fills.
-struct Intake<'a> {
-    shared: &'a Arc<Shared>,
-    partition: PartitionId,
-    label: String,
-    memory: Arc<PartitionMemory>,
-    writer: SegmentWriter,
-    filling: Arc<Held>,
-    /// When the first record of the segment that fills was consumed.
-    opened: Option<TimestampNs>,
-    next: Offset,
-    /// Answers before this would lack what was acknowledged: the log's end when the lead was taken.
-    warm_to: Offset,
-    is_stopped_at_cap: bool,
-}
-
-/// What ends the intake.
-enum Step {
-    Go,
-    End(Ended),
-}
-
 impl<'a> Intake<'a> {
-    fn new(shared: &'a Arc<Shared>, partition: PartitionId, start: Offset, warm_to: Offset) -> Self {
+    /// Begins to hold a partition from `head` on. `warm_to`: the log's end.
+    pub(crate) fn new(shared: &'a Arc<Shared>, partition: PartitionId, head: Flushed, warm_to: Offset) -> Self {
         let writer = SegmentWriter::new();
+        let start = head.flushed_to;
         let memory = PartitionMemory::new(partition, start, writer.segment().clone(), &shared.budget);
-        let filling = memory.filling();
-        let label = partition.to_string();
-        shared.metrics.leading.with_label_values(&[&label]).set(1);
-        let (opened, is_stopped_at_cap) = (None, false);
-        Self { shared, partition, label, memory, writer, filling, opened, next: start, warm_to, is_stopped_at_cap }
-    }
-
-    /// Fills and cuts until it is asked to end, and then cuts what is left.
-    async fn run(&mut self, jobs: &mpsc::Sender<Job>, token: &CancellationToken) -> Result<Ended, Error> {
-        self.note_warm();
-        let outcome = self.consume(jobs, token).await;
-        // Whatever was consumed is published, also when the log has failed. When the publisher is gone the
-        // channel is closed, and nobody can.
-        if self.memory.held().end > self.filling.start
-            && let Ok(slot) = jobs.reserve().await
-        {
-            slot.send(self.cut(CutReason::NotOwned));
-        }
-        outcome
-    }
-
-    async fn consume(&mut self, jobs: &mpsc::Sender<Job>, token: &CancellationToken) -> Result<Ended, Error> {
-        let (shared, memory) = (self.shared, self.memory.clone());
-        let log = &shared.components.log;
-        let limits =
-            FetchLimits { bytes_max: shared.config.fetch_bytes.as_usize(), wait_max: shared.config.fetch_wait.into() };
+        memory.stand(Standing { role: PartitionRole::Warming, leads: false, epoch: head.epoch });
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut backoff = Backoff::new(&shared.config);
-        let mut not_before = Instant::now();
-        // Kept over turns of the loop: a slow fetch must not begin anew with each tick.
-        let mut fetch = None;
-        loop {
-            if token.is_cancelled() {
-                return Ok(Ended::Asked);
+        shared.register(&memory);
+        Self {
+            shared,
+            partition,
+            label: partition.to_string(),
+            filling: memory.filling(),
+            memory,
+            head_epoch: head.epoch,
+            writer,
+            next: start,
+            warm_to,
+            is_stopped_at_cap: false,
+            tick,
+            backoff: Backoff::new(&shared.config),
+            not_before: Instant::now(),
+            fetch: None,
+        }
+    }
+
+    /// Everything below was consumed.
+    pub(crate) fn consumed(&self) -> Offset {
+        self.next
+    }
+
+    /// The segment that fills: its bytes, none when nothing came into it yet, and when the first record came.
+    pub(crate) fn filling(&self) -> (usize, Option<Opened>) {
+        (if self.writer.is_empty() { 0 } else { self.writer.bytes() }, self.filling.opened.get().copied())
+    }
+
+    /// Takes another standing, and tells others when it is another.
+    pub(crate) fn stand(&self, role: PartitionRole, leads: bool, epoch: u64) {
+        if self.memory.stand(Standing { role, leads, epoch }) {
+            self.shared.metrics.leading.with_label_values(&[&self.label]).set(i64::from(leads));
+            self.shared.tell();
+            self.note_warm();
+        }
+    }
+
+    /// Waits for records and takes them in, or for `woken`, or for some time to pass. `woken` is dropped when
+    /// something else comes first.
+    ///
+    /// # Errors
+    /// When the log is of no use any more.
+    pub(crate) async fn turn<T>(&mut self, woken: impl Future<Output = T>) -> Result<Turn<T>, Error> {
+        self.shared.report_memory();
+        self.memory.evict(self.shared.config.published_grace.get(), self.shared.budget.is_short(), Instant::now());
+        self.note_warm();
+        if self.may_fetch() && Instant::now() >= self.not_before && self.fetch.is_none() {
+            let config = &self.shared.config;
+            let limits = FetchLimits { bytes_max: config.fetch_bytes.as_usize(), wait_max: config.fetch_wait.get() };
+            self.fetch = Some(self.shared.components.log.fetch(self.partition, self.next, limits));
+        }
+        let Self { fetch, tick, shared, is_stopped_at_cap, .. } = self;
+        let waiting = fetch.is_some();
+        let fetched = tokio::select! {
+            biased;
+            value = woken => return Ok(Turn::Woken(value)),
+            () = shared.budget.released(), if *is_stopped_at_cap => return Ok(Turn::Went),
+            // Dropping a fetch in mid-flight, at the end, loses nothing: reading has no effect.
+            fetched = async { fetch.as_mut().expect("the branch is off without").await }, if waiting => fetched,
+            _ = tick.tick() => return Ok(Turn::Went),
+        };
+        self.fetch = None;
+        match fetched {
+            Ok(fetched) => {
+                self.backoff.reset();
+                self.take(fetched).await;
+                Ok(Turn::Went)
             }
-            if jobs.is_closed() {
-                // The publisher says why.
-                return Ok(Ended::Fenced);
-            }
-            self.housekeeping();
-            if let Some(reason) = self.cut_due() {
-                // With too many cuts under way this waits, and nothing is fetched: the log is the buffer.
-                let slot = tokio::select! {
-                    biased;
-                    () = token.cancelled() => continue,
-                    slot = jobs.reserve() => slot,
-                };
-                if let Ok(slot) = slot {
-                    slot.send(self.cut(reason));
-                }
-                continue;
-            }
-            let may_fetch = self.may_fetch() && Instant::now() >= not_before;
-            if may_fetch && fetch.is_none() {
-                fetch = Some(log.fetch(self.partition, self.next, limits));
-            }
-            let waiting = fetch.is_some();
-            tokio::select! {
-                biased;
-                () = token.cancelled() => {}
-                () = jobs.closed() => {}
-                () = memory.flush_wanted() => {}
-                () = shared.budget.released(), if self.is_stopped_at_cap => {}
-                // Dropping a fetch in mid-flight, at the end, loses nothing: reading has no effect.
-                fetched = async { fetch.as_mut().expect("the branch is off without").await }, if waiting => {
-                    fetch = None;
-                    match fetched {
-                        Ok(fetched) => {
-                            backoff.reset();
-                            self.take(fetched).await;
-                        }
-                        Err(error) => {
-                            if let Step::End(ended) = self.fetch_failed(error)? {
-                                return Ok(ended);
-                            }
-                            not_before = Instant::now() + backoff.pause();
-                        }
-                    }
-                }
-                _ = tick.tick() => {}
+            Err(error) => {
+                self.not_before = Instant::now() + self.backoff.pause();
+                self.fetch_failed(error)
             }
         }
     }
 
-    fn fetch_failed(&self, error: LogError) -> Result<Step, Error> {
+    fn fetch_failed<T>(&self, error: LogError) -> Result<Turn<T>, Error> {
+        let partition = self.partition;
         match error {
             LogError::Unavailable(reason) => {
                 self.shared.metrics.retries.with_label_values(&["log"]).inc();
-                tracing::warn!(partition = %self.partition, reason, "cannot fetch; trying again");
-                Ok(Step::Go)
+                tracing::warn!(%partition, reason, "cannot fetch; trying again");
+                Ok(Turn::Went)
             }
-            LogError::OutOfRange { asked, held, .. } if asked < held.first => {
-                tracing::error!(partition = %self.partition, %asked, first = %held.first,
-                    "retention has passed this consumer: records were removed before they were read");
-                Ok(Step::End(Ended::Overtaken))
+            LogError::OutOfRange { asked, held, .. } if asked < held.first => Ok(Turn::Overtaken),
+            // Above the end: the log was truncated. Who does not lead cannot tell that from a broker that is behind;
+            // whoever takes the lead checks.
+            LogError::OutOfRange { asked, held, .. } if !self.memory.standing().leads => {
+                tracing::warn!(%partition, %asked, end = %held.end, "the log ends below what is in blocks; trying again");
+                Ok(Turn::Went)
             }
-            // Above the end: the log was truncated. The next lead would see that too; stop here.
-            source => Err(Error::Log { partition: self.partition, source }),
+            source => Err(Error::Log { partition, source }),
         }
     }
 
-    /// False at the cap. Counts each time that it becomes so.
+    /// False at the cap; for those who do not lead already when memory is short, so that there is always room for
+    /// those whose cuts make room. Counts each time that it becomes so.
     fn may_fetch(&mut self) -> bool {
-        let has_room = self.shared.budget.has_room();
+        let (budget, leads) = (&self.shared.budget, self.memory.standing().leads);
+        let has_room = if leads { budget.has_room() } else { !budget.is_short() };
         if !has_room && !self.is_stopped_at_cap {
             self.shared.metrics.full_stops.inc();
-            tracing::debug!(partition = %self.partition, held = self.shared.budget.held(), "memory is full; fetching stops");
+            tracing::debug!(partition = %self.partition, held = budget.held(), leads, "memory is full; fetching stops");
         }
         self.is_stopped_at_cap = !has_room;
         has_room
@@ -283,7 +192,7 @@ impl<'a> Intake<'a> {
             if record.offset < self.next {
                 continue;
             }
-            self.opened.get_or_insert_with(|| self.shared.components.clock.now());
+            self.filling.opened.get_or_init(|| Opened { at: Instant::now(), time: self.shared.components.clock.now() });
             let payload_bytes = record.payload.len();
             let cpu = metrics.consume_cpu.start();
             let appended = match Record::decode(record.payload.clone()) {
@@ -321,56 +230,83 @@ impl<'a> Intake<'a> {
         // Behind the last record there may be gaps.
         self.next = self.next.max(fetched.next);
         self.memory.advance(self.next);
-        self.note_warm();
         let label = &[self.label.as_str()];
         metrics.records.with_label_values(label).inc_by(count as u64);
         metrics.entries.with_label_values(label).inc_by(entries);
         metrics.record_bytes.with_label_values(label).inc_by(bytes);
         let lag = appended_last.map_or(Duration::ZERO, |time| self.shared.components.clock.now().since(time));
         metrics.lag_seconds.with_label_values(label).set(lag.as_secs_f64());
+        self.note_warm();
+        let is_large = self.writer.bytes() >= self.shared.config.cut_bytes.as_usize() / READ_ALONG_PARTS;
+        if is_large && !self.memory.standing().leads {
+            self.roll();
+        }
     }
 
-    /// Begins to serve when all is consumed that the log held when the lead was taken.
+    /// Begins to serve when all is consumed that the log held in the beginning. On the log of one machine only the
+    /// leader serves.
     fn note_warm(&self) {
-        if self.warm_to <= self.next && !self.memory.is_serving() {
+        let may_serve = self.memory.standing().leads || self.shared.peers.can_exist();
+        if self.warm_to <= self.next && may_serve && !self.memory.is_serving() {
             self.memory.serve();
             tracing::info!(partition = %self.partition, consumed = %self.next, "serving a partition");
         }
     }
 
-    /// Whether to cut now, and why.
-    fn cut_due(&self) -> Option<CutReason> {
-        let (shared, bytes) = (self.shared, self.writer.bytes());
-        if self.memory.is_flush_due() {
-            return Some(CutReason::Forced);
+    /// Takes note of the head that another process moves: what lies below may go. When it is above everything
+    /// consumed, memory begins anew there.
+    pub(crate) fn note_head(&mut self, head: Flushed) {
+        self.head_epoch = self.head_epoch.max(head.epoch);
+        if head.flushed_to > self.next {
+            self.jump(head.flushed_to);
+            return;
         }
-        if self.writer.is_empty() {
-            return None;
+        self.memory.flushed_to(head.flushed_to, Instant::now());
+        // What fills cannot be let go. Ended here, it can as soon as a head passes it.
+        if head.flushed_to > self.filling.start && !self.writer.is_empty() {
+            self.roll();
         }
-        if bytes >= shared.config.cut_bytes.as_usize() {
-            return Some(CutReason::Full);
-        }
-        let age = self.opened.map_or(Duration::ZERO, |opened| shared.components.clock.now().since(opened));
-        if age >= shared.config.cut_age.into() {
-            return Some(CutReason::MaxAge);
-        }
-        // Cutting helps only when nothing of this partition is on its way to the store already.
-        let is_idle = self.memory.segment_counts().1 == 0;
-        (shared.budget.is_short() && is_idle && shared.budget.is_large(bytes)).then_some(CutReason::Pressure)
     }
 
-    /// Ends the segment that fills and begins the next one.
-    fn cut(&mut self, reason: CutReason) -> Job {
+    /// Makes ready to cut from `flushed_to`, where the head of the lead just taken ends.
+    pub(crate) fn begin_lead(&mut self, flushed_to: Offset) {
+        if flushed_to > self.next {
+            self.jump(flushed_to);
+            return;
+        }
+        self.memory.flushed_to(flushed_to, Instant::now());
+        // Nothing of it will be cut: it must not wait for a cut to be let go.
+        if flushed_to == self.next && flushed_to > self.filling.start {
+            self.roll();
+        }
+    }
+
+    /// Ends the segment that fills, and begins the next one. It must cover at least one offset.
+    pub(crate) fn roll(&mut self) -> (Arc<Held>, OffsetRange) {
         let next = SegmentWriter::new();
-        let (frozen, range) = self.memory.roll(next.segment().clone(), &self.shared.budget);
+        let rolled = self.memory.roll(next.segment().clone());
+        self.fill(next);
+        rolled
+    }
+
+    fn jump(&mut self, to: Offset) {
+        tracing::info!(partition = %self.partition, from = %self.next, %to, "blocks hold more than was consumed; going on behind them");
+        let next = SegmentWriter::new();
+        self.memory.jump(to, next.segment().clone());
+        self.next = to;
+        self.fetch = None;
+        self.not_before = Instant::now();
+        self.fill(next);
+    }
+
+    fn fill(&mut self, next: SegmentWriter) {
         self.count_streams_out();
-        let segment = std::mem::replace(&mut self.writer, next).freeze();
-        debug_assert!(Arc::ptr_eq(&segment, &frozen.segment), "the segment that fills is the writer's");
+        self.writer = next;
         self.filling = self.memory.filling();
-        let opened = self.opened.take().unwrap_or_else(|| self.shared.components.clock.now());
-        let cut = Cut { partition: self.partition, range, segment, reason, opened };
-        tracing::debug!(partition = %self.partition, %range, reason = reason.as_str(), "cut");
-        Job { cut, frozen: Instant::now() }
+        debug_assert!(
+            Arc::ptr_eq(&self.filling.segment, self.writer.segment()),
+            "the segment that fills is the writer's"
+        );
     }
 
     fn count_streams_out(&self) {
@@ -381,15 +317,9 @@ impl<'a> Intake<'a> {
             metrics.streams_removed.with_label_values(label).inc_by(streams as u64);
         }
     }
-
-    fn housekeeping(&self) {
-        let (shared, memory) = (self.shared, &self.memory);
-        memory.evict(shared.config.published_grace.into(), shared.budget.is_short(), Instant::now());
-        shared.report_memory();
-    }
 }
 
-/// However the lead ends, nobody waits for more of it.
+/// However it ends, nobody waits for more of it.
 impl Drop for Intake<'_> {
     fn drop(&mut self) {
         self.memory.end();

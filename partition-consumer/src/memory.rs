@@ -1,24 +1,27 @@
-//! What is held of one partition, for as long as this process leads it once.
+//! What is held of one partition, however the process stands to it.
 //!
 //! ```text
-//! head:      … blocks ──────────▶F
-//! memory:        [published][frozen][  filling  )W
-//!                 held.start                    held.end
+//! head:      … blocks ──────────────▶F
+//! memory:        [flushed][ frozen ][  filling  )W
+//!                 held.start                     held.end
 //! ```
 //!
-//! Segments follow one another without gap. The last one fills; those before it wait for their head or were
-//! published and stay for a grace period. A reader takes a list of segments and both bounds under one short lock,
-//! and scans without any.
+//! Segments follow one another without gap. The last one fills. Those that lie below F stay for a grace period; the others
+//! wait for a head. Whoever leads moves F with its own cuts, so that F lies between segments; who does not lead reads it
+//! from the head, and it may lie anywhere. A reader takes a list of segments and both bounds under one short lock, and
+//! scans without any.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use control::{PartitionRole, PartitionState};
 use cut::Segment;
-use model::{Offset, OffsetRange, PartitionId};
+use model::{Offset, OffsetRange, PartitionId, TimestampNs};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::{Budget, Charge};
@@ -30,23 +33,45 @@ pub(crate) struct Held {
     /// Where its range begins; it ends where the next one begins.
     pub(crate) start: Offset,
     pub(crate) charge: Charge,
+    /// When its first record was consumed; not set while it has none.
+    pub(crate) opened: OnceLock<Opened>,
+}
+
+/// A moment on both clocks: ages go by the one that never jumps, what people read by the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opened {
+    pub(crate) at: Instant,
+    pub(crate) time: TimestampNs,
+}
+
+/// How this process stands to the partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// What others are told.
+    pub(crate) role: PartitionRole,
+    /// It has the lead, as far as it knows: also while it drains, until another one takes it.
+    pub(crate) leads: bool,
+    /// Of its lead, or else of the head that it knows.
+    pub(crate) epoch: u64,
 }
 
 /// The memory of one partition.
 #[derive(Debug)]
 pub(crate) struct PartitionMemory {
     partition: PartitionId,
+    budget: Arc<Budget>,
     state: Mutex<State>,
+    standing: watch::Sender<Standing>,
     /// W: everything below was consumed and is visible.
     consumed: watch::Sender<Offset>,
-    /// F: everything below is listed by the head.
+    /// F: everything below is listed by a head, as far as is known here.
     flushed: watch::Sender<Offset>,
     /// Everything below this is wanted in blocks.
     flush_to: AtomicI64,
     flush_wanted: Notify,
-    /// Caught up with what the log held when the lead was taken: answers are not short any more.
+    /// Caught up with what the log held in the beginning: answers are not short any more.
     is_serving: AtomicBool,
-    /// Cancelled when the lead is over and nothing more will come.
+    /// Cancelled when nothing more will come.
     ended: CancellationToken,
 }
 
@@ -54,8 +79,9 @@ pub(crate) struct PartitionMemory {
 struct State {
     /// Ascending; the last one fills.
     segments: VecDeque<Arc<Held>>,
-    /// When each of the first segments was published; shorter than `segments`.
-    published: VecDeque<Instant>,
+    /// Since when each of the first segments is known to be below F; shorter than `segments`.
+    flushed_since: VecDeque<Instant>,
+    flushed: Offset,
     consumed: Offset,
 }
 
@@ -71,12 +97,20 @@ pub(crate) struct Snapshot {
 }
 
 impl PartitionMemory {
-    /// The memory of a partition that is flushed up to `start`.
+    /// The memory of a partition that is flushed up to `start`, to be filled from there.
     pub(crate) fn new(partition: PartitionId, start: Offset, first: Arc<Segment>, budget: &Arc<Budget>) -> Arc<Self> {
-        let held = Arc::new(Held { segment: first, start, charge: budget.open() });
+        let held = Held { segment: first, start, charge: budget.open(false), opened: OnceLock::new() };
+        let state = State {
+            segments: [Arc::new(held)].into(),
+            flushed_since: VecDeque::new(),
+            flushed: start,
+            consumed: start,
+        };
         Arc::new(Self {
             partition,
-            state: Mutex::new(State { segments: [held].into(), published: VecDeque::new(), consumed: start }),
+            budget: budget.clone(),
+            state: Mutex::new(state),
+            standing: watch::Sender::new(Standing { role: PartitionRole::Warming, leads: false, epoch: 0 }),
             consumed: watch::Sender::new(start),
             flushed: watch::Sender::new(start),
             flush_to: AtomicI64::new(start.value()),
@@ -92,15 +126,14 @@ impl PartitionMemory {
 
     /// `[held.start, W)`.
     pub(crate) fn held(&self) -> OffsetRange {
-        let state = self.state.lock();
-        OffsetRange::new(state.start(), state.consumed)
+        self.state.lock().held()
     }
 
     /// What a reader needs to answer for offsets `from` and above, as of now. `Err` holds what is held when `from`
     /// lies below it.
     pub(crate) fn snapshot(&self, from: Offset) -> Result<Snapshot, OffsetRange> {
         let state = self.state.lock();
-        let held = OffsetRange::new(state.start(), state.consumed);
+        let held = state.held();
         if from < held.start {
             return Err(held);
         }
@@ -111,13 +144,13 @@ impl PartitionMemory {
 
     /// The segment that fills.
     pub(crate) fn filling(&self) -> Arc<Held> {
-        self.state.lock().segments.back().expect("there is always a segment that fills").clone()
+        self.state.lock().filling().clone()
     }
 
-    /// How many segments there are, and how many of them wait to be published.
+    /// How many segments there are, and how many of them wait for a head.
     pub(crate) fn segment_counts(&self) -> (usize, usize) {
         let state = self.state.lock();
-        (state.segments.len(), state.segments.len() - 1 - state.published.len())
+        (state.segments.len(), state.segments.len() - 1 - state.flushed_since.len())
     }
 
     /// Makes everything below `to` visible to readers.
@@ -131,36 +164,78 @@ impl PartitionMemory {
     }
 
     /// Ends the segment that fills at W, and begins the next one there. Answers the one that ended, and its range.
-    pub(crate) fn roll(&self, next: Arc<Segment>, budget: &Arc<Budget>) -> (Arc<Held>, OffsetRange) {
+    pub(crate) fn roll(&self, next: Arc<Segment>) -> (Arc<Held>, OffsetRange) {
         let mut state = self.state.lock();
-        let frozen = state.segments.back().expect("there is always a segment that fills").clone();
+        let frozen = state.filling().clone();
         let range = OffsetRange::new(frozen.start, state.consumed);
-        assert!(!range.is_empty(), "a cut covers at least one offset");
-        frozen.charge.freeze();
-        state.segments.push_back(Arc::new(Held { segment: next, start: range.end, charge: budget.open() }));
+        assert!(!range.is_empty(), "a segment covers at least one offset");
+        frozen.charge.set_cuttable(false);
+        let charge = self.budget.open(self.standing().leads);
+        state.segments.push_back(Arc::new(Held { segment: next, start: range.end, charge, opened: OnceLock::new() }));
+        state.note_flushed(Instant::now());
         (frozen, range)
     }
 
-    /// Takes note that the head lists the oldest segment that waited.
-    pub(crate) fn published(&self, flushed_to: Offset, now: Instant) {
-        {
+    /// Lets everything go and begins anew at `to`, which a head is flushed to: nothing that is not in blocks may be held.
+    pub(crate) fn jump(&self, to: Offset, next: Arc<Segment>) {
+        let charge = self.budget.open(self.standing().leads);
+        let first = Arc::new(Held { segment: next, start: to, charge, opened: OnceLock::new() });
+        let gone = {
             let mut state = self.state.lock();
-            state.published.push_back(now);
-            let next = state.segments.get(state.published.len()).map(|held| held.start);
-            assert_eq!(next, Some(flushed_to), "heads list segments in their order");
-        }
-        self.flushed.send_replace(flushed_to);
+            assert!(state.consumed <= to, "what is not in blocks is not let go");
+            state.flushed_since.clear();
+            (state.consumed, state.flushed) = (to, to);
+            std::mem::replace(&mut state.segments, [first].into())
+        };
+        drop(gone);
+        self.consumed.send_replace(to);
+        self.flushed.send_replace(to);
     }
 
-    /// Lets published segments go: those older than the grace period, or, when memory is short, all.
+    /// Takes note that a head is flushed to `to`. Segments that end below may go after the grace period.
+    pub(crate) fn flushed_to(&self, to: Offset, now: Instant) {
+        {
+            let mut state = self.state.lock();
+            state.flushed = state.flushed.max(to);
+            state.note_flushed(now);
+        }
+        self.flushed.send_if_modified(|flushed| {
+            let is_news = *flushed < to;
+            *flushed = to.max(*flushed);
+            is_news
+        });
+    }
+
+    /// As [`PartitionMemory::flushed_to`], of a cut that was made here.
+    pub(crate) fn published(&self, to: Offset, now: Instant) {
+        self.flushed_to(to, now);
+        let state = self.state.lock();
+        let next = state.segments.get(state.flushed_since.len()).map(|held| held.start);
+        assert!(state.flushed > to || next == Some(to), "heads list segments in their order");
+    }
+
+    /// F, as far as is known here.
+    pub(crate) fn flushed(&self) -> Offset {
+        self.state.lock().flushed
+    }
+
+    /// The segments that ended and that no head lists whole, with their ranges.
+    pub(crate) fn waiting(&self) -> VecDeque<(Arc<Held>, OffsetRange)> {
+        let state = self.state.lock();
+        let ended = state.segments.iter().zip(state.segments.iter().skip(1));
+        let ended = ended.map(|(held, next)| (held.clone(), OffsetRange::new(held.start, next.start)));
+        ended.skip(state.flushed_since.len()).collect()
+    }
+
+    /// Lets segments below F go: those older than the grace period, or, when memory is short, all.
     pub(crate) fn evict(&self, grace: Duration, is_short: bool, now: Instant) {
         let mut gone = Vec::new();
         let mut state = self.state.lock();
-        while let Some(published) = state.published.front() {
-            if !is_short && now.duration_since(*published) < grace {
+        while let Some(flushed) = state.flushed_since.front() {
+            if !is_short && now.duration_since(*flushed) < grace {
                 break;
             }
-            state.published.pop_front();
+            state.flushed_since.pop_front();
             gone.extend(state.segments.pop_front());
         }
         // Freeing megabytes takes a while: not under the lock.
@@ -179,11 +254,10 @@ impl PartitionMemory {
         self.flush_wanted.notified().await;
     }
 
-    /// True when the segment that fills must be cut for a flush, and everything asked for was consumed.
-    pub(crate) fn is_flush_due(&self) -> bool {
-        let state = self.state.lock();
-        let (start, wanted) = (state.segments.back().map(|held| held.start), self.flush_to.load(Ordering::Relaxed));
-        start.is_some_and(|start| start.value() < wanted) && wanted <= state.consumed.value()
+    /// True when a flush wants more than what was cut, up to `cut_to`, and everything that it wants was consumed.
+    pub(crate) fn is_flush_due(&self, cut_to: Offset) -> bool {
+        let wanted = self.flush_to.load(Ordering::Relaxed);
+        cut_to.value() < wanted && wanted <= self.held().end.value()
     }
 
     pub(crate) fn watch_consumed(&self) -> watch::Receiver<Offset> {
@@ -202,9 +276,39 @@ impl PartitionMemory {
         self.is_serving.load(Ordering::Acquire)
     }
 
+    pub(crate) fn standing(&self) -> Standing {
+        *self.standing.borrow()
+    }
+
+    /// Takes another standing; true when it is another.
+    pub(crate) fn stand(&self, standing: Standing) -> bool {
+        let is_other = self.standing.send_if_modified(|now| std::mem::replace(now, standing) != standing);
+        if is_other {
+            self.filling().charge.set_cuttable(standing.leads);
+        }
+        is_other
+    }
+
+    /// What others are told.
+    pub(crate) fn told(&self) -> PartitionState {
+        let Standing { role, epoch, .. } = self.standing();
+        PartitionState { partition: self.partition, role, epoch, held: self.held() }
+    }
+
+    /// Waits until the partition is not led here.
+    pub(crate) async fn lead_is_over(&self) {
+        let mut standing = self.standing.subscribe();
+        // The sender lives as long as this memory.
+        let _ = standing.wait_for(|standing| !standing.leads).await;
+    }
+
     pub(crate) fn end(&self) {
         self.is_serving.store(false, Ordering::Release);
         self.ended.cancel();
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
     }
 
     pub(crate) async fn ended(&self) {
@@ -213,7 +317,108 @@ impl PartitionMemory {
 }
 
 impl State {
-    fn start(&self) -> Offset {
-        self.segments.front().expect("there is always a segment that fills").start
+    fn held(&self) -> OffsetRange {
+        OffsetRange::new(self.segments.front().expect("there is always a segment that fills").start, self.consumed)
+    }
+
+    fn filling(&self) -> &Arc<Held> {
+        self.segments.back().expect("there is always a segment that fills")
+    }
+
+    /// Marks the ended segments that lie below F whole.
+    fn note_flushed(&mut self, now: Instant) {
+        while let Some(next) = self.segments.get(self.flushed_since.len() + 1)
+            && next.start <= self.flushed
+        {
+            self.flushed_since.push_back(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: PartitionId = PartitionId::new(0);
+
+    fn at(offset: i64) -> Offset {
+        Offset::new(offset)
+    }
+
+    /// Memory with segments that end at each of these offsets, and one that fills up to the last of them plus 5.
+    fn memory(ends: &[i64]) -> Arc<PartitionMemory> {
+        let memory = PartitionMemory::new(P, at(10), Arc::default(), &Budget::new(1000, 500));
+        for end in ends {
+            memory.advance(at(*end));
+            memory.roll(Arc::default());
+        }
+        memory.advance(at(ends.last().unwrap_or(&10) + 5));
+        memory
+    }
+
+    /// What is held, and the ranges that wait, after a head was seen that is flushed to `flushed`, without grace.
+    fn check(ends: &[i64], flushed: i64, held_start: i64, waiting: &[(i64, i64)]) {
+        let memory = memory(ends);
+        let end = memory.held().end;
+        memory.flushed_to(at(flushed), Instant::now());
+        memory.evict(Duration::ZERO, false, Instant::now());
+        assert_eq!(memory.held(), OffsetRange::new(at(held_start), end), "{ends:?} flushed to {flushed}");
+        let found: Vec<_> = memory.waiting().iter().map(|(_, r)| (r.start.value(), r.end.value())).collect();
+        assert_eq!(found, waiting, "{ends:?} flushed to {flushed}");
+        assert_eq!(memory.segment_counts().1, waiting.len());
+    }
+
+    #[tokio::test]
+    async fn only_what_lies_below_the_head_whole_goes() {
+        check(&[], 10, 10, &[]);
+        check(&[], 13, 10, &[]);
+        check(&[20, 30], 10, 10, &[(10, 20), (20, 30)]);
+        check(&[20, 30], 19, 10, &[(10, 20), (20, 30)]);
+        check(&[20, 30], 20, 20, &[(20, 30)]);
+        check(&[20, 30], 29, 20, &[(20, 30)]);
+        check(&[20, 30], 30, 30, &[]);
+        check(&[20, 30], 35, 30, &[]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_flushed_stays_for_the_grace() {
+        let (memory, grace) = (memory(&[20, 30]), Duration::from_secs(10));
+        memory.flushed_to(at(20), Instant::now());
+        tokio::time::advance(Duration::from_secs(6)).await;
+        memory.flushed_to(at(30), Instant::now());
+        // What was learnt twice is not younger for it.
+        memory.flushed_to(at(25), Instant::now());
+        assert_eq!(memory.flushed(), at(30));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        memory.evict(grace, false, Instant::now());
+        assert_eq!(memory.held().start, at(20));
+        memory.evict(grace, true, Instant::now());
+        assert_eq!(memory.held().start, at(30));
+    }
+
+    #[tokio::test]
+    async fn a_segment_that_ends_below_the_head_is_flushed() {
+        let memory = memory(&[20]);
+        memory.flushed_to(at(25), Instant::now());
+        memory.roll(Arc::default());
+        memory.evict(Duration::ZERO, false, Instant::now());
+        assert_eq!(memory.held(), OffsetRange::new(at(25), at(25)));
+    }
+
+    #[tokio::test]
+    async fn a_head_above_everything_begins_anew() {
+        let memory = memory(&[20]);
+        memory.jump(at(25), Arc::default());
+        assert_eq!((memory.held(), memory.flushed()), (OffsetRange::new(at(25), at(25)), at(25)));
+        assert!(memory.snapshot(at(24)).is_err());
+        memory.advance(at(26));
+        memory.roll(Arc::default());
+        assert_eq!(memory.waiting().len(), 1);
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "what is not in blocks is not let go")]
+    async fn what_is_above_the_head_is_never_let_go() {
+        memory(&[20]).jump(at(24), Arc::default());
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Metrics {
     /// Label: `from`: `log`, `store`.
     pub(crate) retries: IntCounterVec,
     pub(crate) fenced: IntCounter,
+    /// From the moment that a partition is held to its lead.
+    pub(crate) warm_seconds: Histogram,
     pub(crate) scan_seconds: Histogram,
     pub(crate) scans_running: IntGauge,
     /// Answers that a reader must plan again for, since it came too late.
@@ -111,6 +113,11 @@ impl Metrics {
             )?,
             fenced: register
                 .counter("millrace_consumer_fenced_total", "Times that another process took a partition away.")?,
+            warm_seconds: register.histogram(
+                "millrace_consumer_warm_seconds",
+                "From the moment that a partition is read to its lead.",
+                seconds(),
+            )?,
             scan_seconds: register.histogram(
                 "millrace_consumer_scan_seconds",
                 "Time to scan the memory of one partition for one query.",

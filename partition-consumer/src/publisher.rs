@@ -1,15 +1,15 @@
 //! Publishes the cuts of one partition, one after the other, until there are no more.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use cut::{Cut, CutError, Lead};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 use crate::config::Backoff;
 use crate::consumer::Shared;
 use crate::memory::PartitionMemory;
+use crate::order::{Order, Orders};
 
 /// One cut on its way.
 pub(crate) struct Job {
@@ -35,10 +35,10 @@ pub(crate) async fn publish_all(
     memory: Arc<PartitionMemory>,
     mut lead: Box<dyn Lead>,
     mut jobs: mpsc::Receiver<Job>,
-    shutdown: CancellationToken,
+    mut orders: Orders,
 ) -> Result<(), Halt> {
     while let Some(job) = jobs.recv().await {
-        publish(&shared, &memory, &mut *lead, &job, &shutdown).await?;
+        publish(&shared, &memory, &mut *lead, &job, &mut orders).await?;
     }
     Ok(())
 }
@@ -48,10 +48,9 @@ async fn publish(
     memory: &PartitionMemory,
     lead: &mut dyn Lead,
     job: &Job,
-    shutdown: &CancellationToken,
+    orders: &mut Orders,
 ) -> Result<(), Halt> {
     let mut backoff = Backoff::new(&shared.config);
-    let mut shutdown_seen = None;
     loop {
         let error = match lead.publish(&job.cut).await {
             Ok(published) => {
@@ -66,19 +65,18 @@ async fn publish(
         match error {
             CutError::Unavailable { .. } => {
                 shared.metrics.retries.with_label_values(&["store"]).inc();
-                if shutdown.is_cancelled() {
-                    let since = *shutdown_seen.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= Duration::from(shared.config.shutdown_grace) {
-                        tracing::warn!(%error, "giving up at shutdown; the log holds the range, and it is read again at the next start");
-                        return Err(Halt::GaveUp);
-                    }
+                if ends_since(shared, orders.now())
+                    .is_some_and(|since| since.elapsed() >= shared.config.shutdown_grace.get())
+                {
+                    tracing::warn!(%error, "giving up at shutdown; the log holds the range, and it is read again at the next start");
+                    return Err(Halt::GaveUp);
                 }
                 let pause = backoff.pause();
                 tracing::warn!(%error, ?pause, "cannot publish a cut; trying again");
                 tokio::select! {
                     biased;
                     // At shutdown the time that is left is used for another try at once, then every pause.
-                    () = shutdown.cancelled(), if shutdown_seen.is_none() => {}
+                    () = orders.changed() => {}
                     () = tokio::time::sleep(pause) => {}
                 }
             }
@@ -88,5 +86,15 @@ async fn publish(
             }
             CutError::LogBehind { .. } | CutError::Failed { .. } => return Err(Halt::Failed(error)),
         }
+    }
+}
+
+/// Since when the end of the lead is asked for, if it is.
+fn ends_since(shared: &Shared, order: Order) -> Option<Instant> {
+    match order {
+        Order::Leave { since } => Some(since),
+        // Where others may be, the lead goes on until one of them takes it.
+        Order::Release { since } => (!shared.peers.can_exist()).then_some(since),
+        Order::Own { .. } => None,
     }
 }

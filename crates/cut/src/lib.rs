@@ -10,8 +10,9 @@
 //! offset order, nothing copied per line. One writer appends; readers look at any moment, hold no lock while they
 //! scan, and take only slices below the offset that their answer is about, so that they see whole records or nothing.
 //!
-//! Invariants: the offsets of a stream's slices never fall (one record may bring two); all lie in the cut's range; ranges of
-//! successive cuts of one partition touch without gap or overlap.
+//! Invariants: the offsets of a stream's slices never fall (one record may bring two); ranges of
+//! successive cuts of one partition touch without gap or overlap. A cut's range may begin inside its segment: then the
+//! rows below it belong to an earlier block.
 
 #![forbid(unsafe_code)]
 
@@ -20,5 +21,5 @@ mod sink;
 mod stream;
 
 pub use segment::{Appended, Quarantined, Segment, SegmentWriter, TenantRows};
-pub use sink::{Cut, CutError, CutReason, CutSink, Lead, Published};
+pub use sink::{Cut, CutError, CutReason, CutSink, Flushed, Lead, Published};
 pub use stream::{Slice, Slices, StreamRows, StreamStats};

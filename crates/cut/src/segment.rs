@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::{Labels, Offset, TenantId};
+use model::{Labels, Offset, OffsetRange, TenantId};
 use parking_lot::RwLock;
 use schemas::record::Record;
 
@@ -61,6 +61,15 @@ impl Segment {
     /// True when there are neither rows nor quarantined records.
     pub fn is_empty(&self) -> bool {
         self.tenants.read().is_empty() && self.quarantine.read().is_empty()
+    }
+
+    /// True when there are neither rows nor quarantined records with offsets in `range`.
+    pub fn is_empty_in(&self, range: OffsetRange) -> bool {
+        // From the back: what is asked for mostly reaches to the end.
+        let has_rows =
+            |stream: &Arc<StreamRows>| stream.slices().iter().rev().any(|slice| range.contains(slice.offset));
+        !self.quarantine.read().iter().any(|record| range.contains(record.offset))
+            && !self.tenants().iter().any(|(_, rows)| rows.streams().iter().any(has_rows))
     }
 }
 

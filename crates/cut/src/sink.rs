@@ -13,7 +13,9 @@ use crate::Segment;
 pub struct Cut {
     /// The partition.
     pub partition: PartitionId,
-    /// What the cut covers, gaps included. Never empty.
+    /// What the cut covers, gaps included. Never empty. It may begin inside the segment: a leader that read ahead
+    /// while another led cuts from where the other one stopped. What the segment holds outside the range is in other
+    /// blocks, and does not belong to the cut.
     pub range: OffsetRange,
     /// The rows; may have none when the range holds only gaps.
     pub segment: Arc<Segment>,
@@ -21,6 +23,13 @@ pub struct Cut {
     pub reason: CutReason,
     /// When its first record was consumed.
     pub opened: TimestampNs,
+}
+
+impl Cut {
+    /// True when the range holds neither rows nor quarantined records.
+    pub fn is_empty(&self) -> bool {
+        self.segment.is_empty_in(self.range)
+    }
 }
 
 /// Why a segment was cut.
@@ -49,6 +58,15 @@ impl CutReason {
             Self::NotOwned => "not_owned",
         }
     }
+}
+
+/// What a head says, to those who do not lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flushed {
+    /// Everything below is in blocks, or recorded as lost.
+    pub flushed_to: Offset,
+    /// Which lead it is the head of; grows with each change of leadership.
+    pub epoch: u64,
 }
 
 /// What became of a cut.
@@ -106,12 +124,20 @@ pub enum CutError {
 /// Takes leadership of partitions. Implemented by the block builder.
 #[async_trait]
 pub trait CutSink: Send + Sync + 'static {
-    /// Takes the lead of a partition, fencing whoever had it. `log` is what the log holds of it: when it begins above
-    /// what is flushed, the missing range is recorded as lost and skipped.
+    /// Takes the lead of a partition, fencing whoever had it. `log` is what the caller can read of it, from the log or
+    /// from memory that it has already: when it begins above what is flushed, the missing range is recorded as lost and
+    /// skipped.
     ///
     /// # Errors
     /// [`CutError::Unavailable`]: try again later. [`CutError::LogBehind`]: ask the log again and call again.
     async fn acquire(&self, partition: PartitionId, log: OffsetRange) -> Result<Box<dyn Lead>, CutError>;
+
+    /// What the head of a partition says now, without taking its lead; none when nobody ever led it. Neither of its
+    /// numbers ever falls. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`CutError::Unavailable`]: try again later.
+    async fn flushed_to(&self, partition: PartitionId) -> Result<Option<Flushed>, CutError>;
 }
 
 /// The lead of one partition: only its holder can publish. Dropping it gives nothing back; the next

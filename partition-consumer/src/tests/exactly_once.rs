@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use log_bus::LogBus;
-use model::{Offset, PartitionId};
+use model::{Clock, Offset, PartitionId};
 use object_store::{Effect, Fault, Operation};
 use owner::Owner;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::world::{Process, World, all_partitions, small};
-use crate::Consumer;
+use crate::{Config, Consumer};
 
 const PARTITIONS: u32 = 2;
 
@@ -36,6 +36,7 @@ async fn run(seed: u64, steps: usize) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let world = World::new(PARTITIONS, seed);
     world.log.inject(|faults| faults.gap_every = Some(5));
+    let small = || Config { cut_age: Duration::from_millis(200).into(), ..small() };
     let mut process = world.start("first", small(), all_partitions(PARTITIONS));
     let mut old: Option<Process> = None;
     let current = Arc::new(Mutex::new((process.consumer.clone(), 0)));
@@ -53,7 +54,12 @@ async fn run(seed: u64, steps: usize) {
             }
             60..=63 => world.push_garbage(&mut rng, partition),
             64..=66 => world.log.skip(partition, rng.u32(1..4)),
-            67..=69 => world.clock.advance(Duration::from_secs(rng.u64(..200))),
+            // No cut goes by it, back or forth.
+            67..=69 => {
+                let jump = Duration::from_secs(rng.u64(..200_000));
+                let now = world.clock.now();
+                world.clock.set(if rng.bool() { now.plus(jump) } else { now.minus(jump) });
+            }
             70..=73 => {
                 let consumer = process.consumer.clone();
                 let flush = async move { consumer.flush().await };

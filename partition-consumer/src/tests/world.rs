@@ -2,6 +2,7 @@
 //! ledger of what was pushed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,12 +13,16 @@ use block_builder::Builder;
 use bytes::Bytes;
 use catalogue::read::{MemoryView, PartitionView, Plan, memory_from, plan};
 use catalogue::{Head, Heads, Retry};
+use control::Control;
 use log_bus::{Assignment, FetchLimits, Fetched, LogBus, LogError, LogId, MemoryLog, Watermarks};
 use model::{Clock, Labels, ManualClock, Offset, PartitionId, TenantId, TimeRange, TimestampNs};
-use object_store::{Faults, MemoryStore, ObjectKey, ObjectStore};
+use object_store::{
+    Faults, MemoryStore, Object, ObjectKey, ObjectMeta, ObjectStore, PutCondition, StoreError, Version,
+};
+use owner::OwnerError;
 use parking_lot::Mutex;
 use schemas::record::RecordBuilder;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +38,16 @@ pub(super) struct Row {
 }
 
 type BlockRows = Vec<(Row, Offset)>;
+
+/// What a read came to.
+pub(super) enum Read {
+    /// Rows, and the offset that they are complete to.
+    Rows(Vec<Row>, Offset),
+    /// Memory has let go of what the head did not list yet: plan again.
+    Again,
+    /// Nobody answers for the partition.
+    Nobody,
+}
 
 /// What was pushed to one partition.
 #[derive(Default)]
@@ -60,14 +75,80 @@ pub(super) struct Process {
     pub(super) consumer: Arc<Consumer>,
     pub(super) metrics: prometheus::Registry,
     pub(super) assignments: mpsc::UnboundedSender<Assignment>,
+    pub(super) gate: Gate,
+    pub(super) fetch_to: Arc<watch::Sender<i64>>,
     token: CancellationToken,
     task: JoinHandle<Result<(), Error>>,
 }
 
-/// The log with assignments of one process.
-struct ProcessLog {
-    log: Arc<MemoryLog>,
-    assignments: tokio::sync::Mutex<mpsc::UnboundedReceiver<Assignment>>,
+/// Stops a process from reaching anything outside, as when it is paused or cut off. What it holds can still be read.
+#[derive(Clone)]
+pub(super) struct Gate(Arc<watch::Sender<bool>>);
+
+impl Gate {
+    pub(super) fn open() -> Self {
+        Self(Arc::new(watch::Sender::new(true)))
+    }
+
+    pub(super) fn set_open(&self, open: bool) {
+        self.0.send_replace(open);
+    }
+
+    pub(super) async fn pass(&self) {
+        let _ = self.0.subscribe().wait_for(|open| *open).await;
+    }
+}
+
+/// The log as one process sees it.
+pub(super) struct ProcessLog {
+    pub(super) log: Arc<MemoryLog>,
+    pub(super) assignments: tokio::sync::Mutex<mpsc::UnboundedReceiver<Assignment>>,
+    pub(super) gate: Gate,
+    /// Records from here on are not fetched yet.
+    pub(super) fetch_to: Arc<watch::Sender<i64>>,
+    /// Called when the process leaves the group.
+    pub(super) on_leave: Box<dyn Fn() + Send + Sync>,
+}
+
+/// The store as one process sees it.
+pub(super) struct GatedStore {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) gate: Gate,
+}
+
+#[async_trait]
+impl ObjectStore for GatedStore {
+    async fn get(&self, key: &ObjectKey) -> Result<Object, StoreError> {
+        self.gate.pass().await;
+        self.store.get(key).await
+    }
+
+    async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.gate.pass().await;
+        self.store.get_range(key, range).await
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StoreError> {
+        self.gate.pass().await;
+        self.store.head(key).await
+    }
+
+    async fn put(&self, key: &ObjectKey, bytes: Bytes, condition: PutCondition) -> Result<Version, StoreError> {
+        self.gate.pass().await;
+        let answer = self.store.put(key, bytes, condition).await;
+        self.gate.pass().await;
+        answer
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        self.gate.pass().await;
+        self.store.delete(key).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, StoreError> {
+        self.gate.pass().await;
+        self.store.list(prefix).await
+    }
 }
 
 #[async_trait]
@@ -85,10 +166,25 @@ impl LogBus for ProcessLog {
     }
 
     async fn fetch(&self, partition: PartitionId, from: Offset, limits: FetchLimits) -> Result<Fetched, LogError> {
-        self.log.fetch(partition, from, limits).await
+        self.gate.pass().await;
+        let mut fetch_to = self.fetch_to.subscribe();
+        let bound = *fetch_to.borrow_and_update();
+        if from.value() >= bound {
+            let _ = tokio::time::timeout(limits.wait_max, fetch_to.changed()).await;
+            return Ok(Fetched { records: Vec::new(), next: from });
+        }
+        let mut fetched = self.log.fetch(partition, from, limits).await?;
+        self.gate.pass().await;
+        let before = fetched.records.len();
+        fetched.records.retain(|record| record.offset.value() < bound);
+        if fetched.records.len() < before {
+            fetched.next = fetched.records.last().map_or(from, |record| record.offset.next());
+        }
+        Ok(fetched)
     }
 
     async fn watermarks(&self, partition: PartitionId) -> Result<Watermarks, LogError> {
+        self.gate.pass().await;
         self.log.watermarks(partition).await
     }
 
@@ -96,7 +192,14 @@ impl LogBus for ProcessLog {
         self.log.offset_at(partition, time).await
     }
 
+    async fn leave(&self) -> Result<(), LogError> {
+        self.gate.pass().await;
+        (self.on_leave)();
+        Ok(())
+    }
+
     async fn assignment(&self) -> Result<Assignment, LogError> {
+        self.gate.pass().await;
         match self.assignments.lock().await.recv().await {
             Some(assignment) => Ok(assignment),
             None => std::future::pending().await,
@@ -125,6 +228,8 @@ pub(super) fn small() -> Config {
         retry_pause_max: millis(20),
         fenced_pause: millis(30),
         shutdown_grace: millis(200),
+        handoff_max_at_shutdown: millis(100),
+        head_poll: millis(10),
         ..Config::default()
     }
 }
@@ -169,33 +274,54 @@ impl World {
         self.heads_over(self.bare_store.clone())
     }
 
-    /// A process that owns these partitions.
+    /// A process that owns these partitions, and is alone.
     pub(super) fn start(&self, name: &str, config: Config, partitions: Vec<PartitionId>) -> Process {
-        let metrics = prometheus::Registry::new();
         let (assignments, receiver) = mpsc::unbounded_channel();
         assignments.send(Assignment::Assigned(partitions)).unwrap();
-        let log: Arc<dyn LogBus> =
-            Arc::new(ProcessLog { log: self.log.clone(), assignments: tokio::sync::Mutex::new(receiver) });
+        let log = ProcessLog {
+            log: self.log.clone(),
+            assignments: tokio::sync::Mutex::new(receiver),
+            gate: Gate::open(),
+            fetch_to: Arc::new(watch::Sender::new(i64::MAX)),
+            on_leave: Box::new(|| {}),
+        };
+        self.run(name, config, log, assignments, None, prometheus::Registry::new())
+    }
+
+    /// A process over this log.
+    pub(super) fn run(
+        &self,
+        name: &str,
+        config: Config,
+        log: ProcessLog,
+        assignments: mpsc::UnboundedSender<Assignment>,
+        control: Option<Arc<Control>>,
+        metrics: prometheus::Registry,
+    ) -> Process {
+        let (gate, fetch_to) = (log.gate.clone(), log.fetch_to.clone());
+        let log: Arc<dyn LogBus> = Arc::new(log);
+        let store: Arc<dyn ObjectStore> = Arc::new(GatedStore { store: self.store.clone(), gate: gate.clone() });
         let builder_config = block_builder::Config {
             put_attempts: 3,
             put_backoff: Duration::from_millis(1).into(),
             ..block_builder::Config::default()
         };
         let builder = block_builder::Components {
-            store: self.store.clone(),
-            heads: self.heads_over(self.store.clone()),
+            store: store.clone(),
+            heads: self.heads_over(store),
             log: log.clone(),
             clock: self.clock.clone(),
             metrics: metrics.clone(),
             owner: name.to_owned(),
+            control: None,
         };
         let blocks = Builder::new(builder_config, builder).unwrap();
-        let components = Components { log, blocks, clock: self.clock.clone(), metrics: metrics.clone() };
+        let components = Components { log, blocks, clock: self.clock.clone(), metrics: metrics.clone(), control };
         let consumer = Consumer::new(config, components).unwrap();
         let token = CancellationToken::new();
         let (running, shutdown) = (consumer.clone(), token.clone());
         let task = tokio::spawn(async move { running.run(shutdown).await });
-        Process { consumer, metrics, assignments, token, task }
+        Process { consumer, metrics, assignments, gate, fetch_to, token, task }
     }
 
     /// Appends one record of random rows: several streams, old and unordered times, some metadata.
@@ -255,19 +381,43 @@ impl World {
     /// Reads a partition as a query does: head, then memory, then blocks. `None` when it must plan again, or nobody
     /// serves the partition. The second value is the offset that the answer is complete to.
     pub(super) async fn read(&self, consumer: &Consumer, partition: PartitionId) -> Option<(Vec<Row>, Offset)> {
+        match self.read_from(&[consumer], partition, None).await {
+            Read::Rows(rows, complete_to) => Some((rows, complete_to)),
+            Read::Again | Read::Nobody => None,
+        }
+    }
+
+    /// As [`World::read`], asking one after the other for an answer that reaches `at_least`.
+    pub(super) async fn read_from(
+        &self,
+        consumers: &[&Consumer],
+        partition: PartitionId,
+        at_least: Option<Offset>,
+    ) -> Read {
         let head = match self.heads().read(partition).await.unwrap() {
             Some((head, _)) => head,
             None => Head::unled(&self.log.log_id().0, partition),
         };
         tokio::task::yield_now().await;
         let from = memory_from(&head, Offset::ZERO);
-        let snapshot = consumer.snapshot(partition, from);
+        let mut snapshot = None;
+        for consumer in consumers {
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
+            match consumer.take(partition, from, at_least, deadline).await {
+                Ok(found) => snapshot = Some(Ok(found)),
+                Err(OwnerError::NotHeld { held, .. }) => snapshot = Some(Err(held)),
+                Err(OwnerError::NotLeading { .. } | OwnerError::Deadline { .. }) => continue,
+                Err(other) => panic!("no answer: {other}"),
+            }
+            break;
+        }
+        let Some(snapshot) = snapshot else { return Read::Nobody };
         tokio::task::yield_now().await;
         let held = match &snapshot {
             Ok(snapshot) => snapshot.held,
-            Err(Some(held)) => *held,
-            Err(None) => return None,
+            Err(held) => *held,
         };
+        assert!(snapshot.is_err() || at_least.is_none_or(|wanted| held.end >= wanted), "{held} is short");
         let view = PartitionView { head: &head, compacted_to: Offset::ZERO, memory: Some(MemoryView { held }) };
         let (blocks, complete_to) = match plan(&view) {
             Plan::Read { blocks, complete_to, .. } => (blocks.to_vec(), complete_to),
@@ -280,7 +430,7 @@ impl World {
                     held.start,
                     head.flushed_to
                 );
-                return None;
+                return Read::Again;
             }
             other => panic!("no plan: {other:?}"),
         };
@@ -304,7 +454,7 @@ impl World {
                 }
             }
         }
-        Some((rows, complete_to))
+        Read::Rows(rows, complete_to)
     }
 
     /// Checks that blocks alone hold all that was acknowledged, once, but for lost ranges.

@@ -1,0 +1,173 @@
+//! Which partitions are held here: a task for each, and its orders.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log_bus::{Assignment, LogError};
+use model::PartitionId;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::Error;
+use crate::config::Backoff;
+use crate::consumer::Shared;
+use crate::order::{Order, Orders};
+use crate::phase::own;
+
+/// How often others are told what is held here when nothing else happens.
+const TELL: Duration = Duration::from_secs(1);
+
+/// How long leaving the group may take. It is not waited for otherwise.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
+
+/// Runs a task for each partition that is assigned to this process, or was and is still held.
+pub(crate) struct Assignments<'a> {
+    shared: &'a Arc<Shared>,
+    shutdown: CancellationToken,
+    tasks: JoinSet<(PartitionId, Result<(), Error>)>,
+    held: HashMap<PartitionId, watch::Sender<Order>>,
+    failed: Option<Error>,
+}
+
+impl<'a> Assignments<'a> {
+    pub(crate) fn new(shared: &'a Arc<Shared>, shutdown: CancellationToken) -> Self {
+        Self { shared, shutdown, tasks: JoinSet::new(), held: HashMap::new(), failed: None }
+    }
+
+    pub(crate) async fn run(mut self) -> Result<(), Error> {
+        let log = self.shared.components.log.clone();
+        let mut backoff = Backoff::new(&self.shared.config);
+        let mut not_before = Instant::now();
+        let mut tell = tokio::time::interval(TELL);
+        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !self.shutdown.is_cancelled() {
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => {}
+                Some(ended) = self.tasks.join_next() => self.ended(ended),
+                _ = tell.tick() => self.shared.tell(),
+                assignment = async {
+                    tokio::time::sleep_until(not_before).await;
+                    log.assignment().await
+                } => match assignment {
+                    Ok(assignment) => {
+                        backoff.reset();
+                        self.assigned(assignment);
+                    }
+                    Err(LogError::Unavailable(reason)) => {
+                        self.shared.metrics.retries.with_label_values(&["log"]).inc();
+                        tracing::warn!(reason, "cannot learn what partitions to own; trying again");
+                        not_before = Instant::now() + backoff.pause();
+                    }
+                    Err(error) => self.fail(Error::Assignment(error)),
+                },
+            }
+        }
+        self.leave(tell).await;
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    /// Lets others take over, and waits until everything is handed over or published. Serving goes on meanwhile.
+    async fn leave(&mut self, mut tell: Interval) {
+        let since = Instant::now();
+        if let Some(control) = &self.shared.components.control {
+            control.update(|state| state.leaving = true);
+        }
+        for orders in self.held.values() {
+            orders.send_replace(Order::Leave { since });
+        }
+        let log = self.shared.components.log.clone();
+        let left = async {
+            match tokio::time::timeout(LEAVE_MAX, log.leave()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "cannot leave the group; others take over when they miss this process")
+                }
+                Err(_) => tracing::warn!("leaving the group takes long; others take over when they miss this process"),
+            }
+        };
+        let drained = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = self.tasks.join_next() => match ended {
+                        Some(ended) => self.ended(ended),
+                        None => return,
+                    },
+                    _ = tell.tick() => self.shared.tell(),
+                }
+            }
+        };
+        tokio::join!(left, drained);
+    }
+
+    fn assigned(&mut self, assignment: Assignment) {
+        tracing::info!(?assignment, "partitions");
+        let since = Instant::now();
+        match assignment {
+            Assignment::Assigned(partitions) => {
+                for partition in partitions {
+                    match self.held.get(&partition) {
+                        Some(orders) => {
+                            orders.send_if_modified(|order| {
+                                let is_back = !order.is_own();
+                                if is_back {
+                                    *order = Order::Own { since };
+                                }
+                                is_back
+                            });
+                        }
+                        None => self.start(partition),
+                    }
+                }
+            }
+            Assignment::Revoked(partitions) => {
+                for orders in partitions.iter().filter_map(|partition| self.held.get(partition)) {
+                    orders.send_if_modified(|order| {
+                        let goes = order.is_own();
+                        if goes {
+                            *order = Order::Release { since };
+                        }
+                        goes
+                    });
+                }
+            }
+        }
+        let owned = self.held.iter().filter(|(_, orders)| orders.borrow().is_own());
+        self.shared.assigned.send_replace(Some(owned.map(|(partition, _)| *partition).collect()));
+    }
+
+    fn start(&mut self, partition: PartitionId) {
+        let (orders, receiver) = watch::channel(Order::Own { since: Instant::now() });
+        self.held.insert(partition, orders);
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move { (partition, own(shared, partition, Orders::new(receiver)).await) });
+    }
+
+    fn ended(&mut self, ended: Result<(PartitionId, Result<(), Error>), JoinError>) {
+        match ended {
+            Ok((partition, Ok(()))) => {
+                // It may have come back while it was given up.
+                let is_back = self.held.remove(&partition).is_some_and(|orders| orders.borrow().is_own());
+                if is_back && !self.shutdown.is_cancelled() {
+                    self.start(partition);
+                }
+            }
+            Ok((partition, Err(error))) => {
+                self.held.remove(&partition);
+                self.fail(error);
+            }
+            Err(panic) => self.fail(Error::Panicked(panic.to_string())),
+        }
+    }
+
+    /// Keeps the first failure and asks the others to drain.
+    fn fail(&mut self, error: Error) {
+        tracing::error!(%error, "the consumer fails; draining the other partitions");
+        self.failed.get_or_insert(error);
+        self.shutdown.cancel();
+    }
+}

@@ -1,0 +1,72 @@
+//! Holding what another process has taken over, until that one answers for it.
+
+use std::time::Duration;
+
+use control::PartitionRole;
+use tokio::time::Instant;
+
+use super::{Next, is_time_to_go};
+use crate::Error;
+use crate::head_watch::HeadWatch;
+use crate::intake::{Intake, Turn};
+use crate::order::{Order, Orders};
+
+/// Reads along after the lead of this epoch was lost.
+pub(super) async fn drain(intake: &mut Intake<'_>, orders: &mut Orders, epoch: u64) -> Result<Next, Error> {
+    let (shared, partition) = (intake.shared, intake.partition);
+    let fenced = Instant::now();
+    let held_to = intake.consumed();
+    // Since when another one is known to lead, and to hold what was held here.
+    let mut succeeded: Option<Instant> = None;
+    let mut head = HeadWatch::steady(shared, partition);
+    let mut changes = shared.peers.changes();
+    intake.head_epoch = intake.head_epoch.max(epoch + 1);
+    intake.stand(PartitionRole::Draining, false, epoch);
+    loop {
+        succeeded = if shared.peers.have_succeeded(partition, epoch, held_to) {
+            succeeded.or_else(|| Some(Instant::now()))
+        } else {
+            None
+        };
+        if let Some(next) = what_next(intake, orders.now(), fenced, succeeded.map(|since| since.elapsed())) {
+            return Ok(next);
+        }
+        if shared.budget.is_short() {
+            head.hurry();
+        }
+        let woken = async {
+            tokio::select! {
+                biased;
+                () = orders.changed() => None,
+                found = head.next() => Some(found),
+                () = changes.next() => None,
+            }
+        };
+        match intake.turn(woken).await? {
+            Turn::Woken(Some(found)) => intake.note_head(found?),
+            Turn::Overtaken => head.hurry(),
+            Turn::Woken(None) | Turn::Went => {}
+        }
+    }
+}
+
+fn what_next(intake: &Intake<'_>, order: Order, fenced: Instant, succeeded: Option<Duration>) -> Option<Next> {
+    let Intake { shared, partition, .. } = *intake;
+    let config = &shared.config;
+    match order {
+        // It came back: this time others know.
+        Order::Own { since } if since > fenced => Some(Next::Warm { take_now: false }),
+        // It was never taken away: the other one was meant to have it and is gone, or this process slept. Until that is
+        // known it stands by.
+        Order::Own { .. } => {
+            let is_free = !shared.peers.is_led_to_stay(partition, intake.head_epoch);
+            (is_free && fenced.elapsed() >= config.fenced_pause.get()).then_some(Next::Warm { take_now: false })
+        }
+        Order::Release { .. } => {
+            let grace = if shared.budget.is_short() { Duration::ZERO } else { config.drain_grace.get() };
+            let is_over = succeeded.is_some_and(|time| time >= grace) || fenced.elapsed() >= config.handoff_max.get();
+            is_over.then_some(Next::End)
+        }
+        Order::Leave { .. } => (succeeded.is_some() || is_time_to_go(shared, order)).then_some(Next::End),
+    }
+}

@@ -1,0 +1,132 @@
+//! Reading into memory what another process leads, until the lead is taken.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use control::PartitionRole;
+use cut::{CutError, Lead};
+use model::{OffsetRange, PartitionId};
+use tokio::time::Instant;
+
+use super::{Next, passes};
+use crate::Error;
+use crate::config::Backoff;
+use crate::consumer::Shared;
+use crate::head_watch::HeadWatch;
+use crate::intake::{Intake, Turn};
+use crate::memory::PartitionMemory;
+use crate::order::Orders;
+
+type Taking<'a> = Pin<Box<dyn Future<Output = Result<Box<dyn Lead>, Error>> + Send + 'a>>;
+
+enum Woken {
+    Taken(Result<Box<dyn Lead>, Error>),
+    Head(Result<cut::Flushed, Error>),
+    Look,
+}
+
+/// Reads along until the lead is taken; `take_now` takes it without waiting for anything.
+pub(super) async fn warm(intake: &mut Intake<'_>, orders: &mut Orders, take_now: bool) -> Result<Next, Error> {
+    let (shared, partition, memory) = (intake.shared, intake.partition, intake.memory.clone());
+    let began = Instant::now();
+    let mut why = take_now.then_some("it was led here");
+    let mut short_since = None;
+    let mut changes = shared.peers.changes();
+    let mut head = HeadWatch::steady(shared, partition);
+    // Beside fetching: the store may be slow.
+    let mut taking: Option<Taking<'_>> = None;
+    loop {
+        if !orders.now().is_own() {
+            // A take-over that was begun may still happen. Then nobody leads under the new epoch, and whoever should
+            // finds the partition without a leader.
+            return Ok(Next::End);
+        }
+        intake.stand(PartitionRole::Warming, false, intake.head_epoch);
+        if shared.budget.is_short() {
+            short_since.get_or_insert_with(Instant::now);
+            head.hurry();
+        } else {
+            short_since = None;
+        }
+        why = why.or_else(|| why_take(intake, began, short_since));
+        if let (None, Some(why)) = (&taking, why) {
+            tracing::info!(%partition, why, consumed = %intake.consumed(), "taking the lead of a partition");
+            taking = Some(Box::pin(take(shared, memory.clone())));
+        }
+        let is_taking = taking.is_some();
+        let woken = async {
+            tokio::select! {
+                biased;
+                () = orders.changed() => Woken::Look,
+                lead = async { taking.as_mut().expect("the branch is off without").await }, if is_taking => Woken::Taken(lead),
+                found = head.next() => Woken::Head(found),
+                () = changes.next() => Woken::Look,
+            }
+        };
+        match intake.turn(woken).await? {
+            Turn::Woken(Woken::Taken(lead)) => {
+                shared.metrics.warm_seconds.observe(began.elapsed().as_secs_f64());
+                return Ok(Next::Lead(lead?));
+            }
+            Turn::Woken(Woken::Head(found)) => intake.note_head(found?),
+            // The leader's head shows the way on, or taking the lead records what is lost.
+            Turn::Overtaken => head.hurry(),
+            Turn::Woken(Woken::Look) | Turn::Went => {}
+        }
+    }
+}
+
+/// Why the lead should be taken now.
+fn why_take(intake: &Intake<'_>, began: Instant, short_since: Option<Instant>) -> Option<&'static str> {
+    let Intake { shared, partition, .. } = *intake;
+    let config = &shared.config;
+    if !shared.peers.is_led(partition, intake.head_epoch) {
+        return Some("nobody leads it");
+    }
+    if intake.memory.is_serving() {
+        return Some("all is read");
+    }
+    // Fetching has stopped. The next look into the head may free enough; if not, only own cuts will.
+    if short_since.is_some_and(|since| since.elapsed() >= config.head_poll.get()) {
+        return Some("memory is short");
+    }
+    (began.elapsed() >= config.warm_max.get()).then_some("reading takes too long")
+}
+
+/// Takes the lead, however long the store is away.
+async fn take(shared: &Shared, memory: Arc<PartitionMemory>) -> Result<Box<dyn Lead>, Error> {
+    let partition = memory.partition();
+    let mut backoff = Backoff::new(&shared.config);
+    loop {
+        let error = match try_take(shared, &memory).await {
+            Ok(lead) => return Ok(lead),
+            // What was flushed may have been appended after the log was asked.
+            Err(error @ Error::Cut(CutError::LogBehind { .. })) => match is_log_behind(shared, partition).await {
+                Ok(true) => return Err(error),
+                Ok(false) => continue,
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        passes(shared, partition, error)?;
+        tokio::time::sleep(backoff.pause()).await;
+    }
+}
+
+/// True when the log ends below what is in blocks: it was truncated, or made anew.
+async fn is_log_behind(shared: &Shared, partition: PartitionId) -> Result<bool, Error> {
+    let components = &shared.components;
+    // The head first: what it says was in the log before.
+    let head = components.blocks.flushed_to(partition).await?;
+    let log = components.log.watermarks(partition).await.map_err(|source| Error::Log { partition, source })?;
+    Ok(head.is_some_and(|head| log.end < head.flushed_to))
+}
+
+async fn try_take(shared: &Shared, memory: &PartitionMemory) -> Result<Box<dyn Lead>, Error> {
+    let partition = memory.partition();
+    let log = shared.components.log.watermarks(partition).await.map_err(|source| Error::Log { partition, source })?;
+    // What memory holds is not lost, also when the log does not hold it any more.
+    let held = memory.held();
+    let first = if memory.flushed() < held.end { held.start.min(log.first) } else { log.first };
+    Ok(shared.components.blocks.acquire(partition, OffsetRange::new(first, log.end)).await?)
+}

@@ -12,6 +12,10 @@
 //!   log. Single entries that break a limit are refused, the others are stored, and the answer says so (400).
 //! - *Bounded memory*: a request reserves what it takes before it takes it; above the bound it gets 503 and
 //!   `Retry-After`. Dropping a request, as when its client goes away, gives everything back.
+//! - *What was written can be read*: the answer tells the offsets it reached (`X-Millrace-Token`); a query that is given
+//!   them waits for them.
+//! - *Sent once*: a record whose append failed is not sent again, here or elsewhere; its fate is unknown, and repeating is
+//!   the client's decision.
 //! - Late, out-of-order and duplicate entries are accepted; only the configured age limits refuse.
 //!
 //! Beside that path: route.rs chooses a tenant's partitions and a stream's among them; once a second measure.rs looks

@@ -2,6 +2,7 @@
 
 mod gateway;
 
+use axum::http::HeaderMap;
 use gateway::{NOW_S, Setup, pack};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{
@@ -241,7 +242,7 @@ async fn encodings_and_errors() {
 
 /// One unary call as gRPC frames it, without a client.
 #[allow(clippy::unwrap_used, reason = "a helper of tests")]
-async fn call(setup: &Setup, tenant: Option<&str>, message: &[u8]) -> (Option<String>, Option<String>) {
+async fn answer(setup: &Setup, tenant: Option<&str>, message: &[u8]) -> (HeaderMap, HeaderMap) {
     use axum::body::Body;
     use http_body_util::BodyExt;
     use tower::ServiceExt;
@@ -259,8 +260,14 @@ async fn call(setup: &Setup, tenant: Option<&str>, message: &[u8]) -> (Option<St
     let response = setup.router.clone().oneshot(request.body(Body::from(frame)).unwrap()).await.unwrap();
     let (parts, body) = response.into_parts();
     let collected = body.collect().await.unwrap();
-    let trailers = collected.trailers().cloned().unwrap_or_default();
-    let get = |name| trailers.get(name).or(parts.headers.get(name)).map(|v| v.to_str().unwrap().to_owned());
+    (parts.headers, collected.trailers().cloned().unwrap_or_default())
+}
+
+/// Its status and text.
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
+async fn call(setup: &Setup, tenant: Option<&str>, message: &[u8]) -> (Option<String>, Option<String>) {
+    let (headers, trailers) = answer(setup, tenant, message).await;
+    let get = |name| trailers.get(name).or(headers.get(name)).map(|v| v.to_str().unwrap().to_owned());
     (get("grpc-status"), get("grpc-message"))
 }
 
@@ -271,6 +278,9 @@ async fn grpc() {
     assert_eq!(call(&setup, Some("t"), &good).await, (Some("0".into()), None));
     assert_eq!(setup.rows().await, [r#"{service_name="s"} 0 l"#]);
     assert_eq!(setup.records().await[0].tenant().as_str(), "t");
+    let (headers, _) = answer(&setup, Some("t"), &good).await;
+    let token: model::ReadToken = headers["x-millrace-token"].to_str().unwrap().parse().unwrap();
+    assert!(token.partitions() > 0);
     assert_eq!(call(&setup, None, &good).await, (Some("16".into()), Some("no%20org%20id".into())));
     assert_eq!(call(&setup, Some("t"), &[]).await.0.as_deref(), Some("3"));
     setup.log.inject(|f| f.unavailable = true);

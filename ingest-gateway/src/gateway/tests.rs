@@ -134,14 +134,25 @@ impl World {
     }
 
     fn with(partitions: u32, limits: &str, bus: Option<Arc<dyn ControlBus>>, change: impl FnOnce(&mut Config)) -> Self {
+        Self::named("own", partitions, limits, bus, change)
+    }
+
+    fn named(
+        id: &str,
+        partitions: u32,
+        limits: &str,
+        bus: Option<Arc<dyn ControlBus>>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let limits = Limits::default().changed(&serde_yaml_ng::from_str(limits).unwrap()).unwrap();
         let mut config = Config { auth_enabled: true, ..Config::default() };
         change(&mut config);
         let (log, clock) = (TestLog::new(partitions), Arc::new(ManualClock::new(TimestampNs::from_secs(NOW_S))));
         let registry = prometheus::Registry::new();
         let control = bus.map(|bus| {
-            let state = gateway_state("own");
-            Control::new(control::Config::default(), state, bus, &registry).unwrap()
+            let config = control::Config { beat: PromDuration::from_millis(5), ..control::Config::default() };
+            let config = control::Config { coalesce: PromDuration::from_millis(1), ..config };
+            Control::new(config, gateway_state(id), bus, &registry).unwrap()
         });
         let components = Components {
             log: log.clone(),
@@ -453,6 +464,10 @@ impl Hears {
 
     async fn hear(&self, state: ProcessState, is_heard: impl FnMut(&Arc<control::View>) -> bool) {
         self.bus.publish(&state.id.clone(), control::encode(&state)).await.unwrap();
+        self.wait(is_heard).await;
+    }
+
+    async fn wait(&self, is_heard: impl FnMut(&Arc<control::View>) -> bool) {
         let mut views = self.control.watch();
         tokio::time::timeout(Duration::from_secs(30), views.wait_for(is_heard)).await.unwrap().unwrap();
     }
@@ -531,4 +546,42 @@ async fn a_gateway_that_stops_says_so() {
     });
     world.gateway.run(shutdown).await;
     assert!(!control.view().process("own").unwrap().leaving);
+}
+
+/// Two gateways that hear each other, under more than a tenant's rate allows.
+#[tokio::test]
+async fn two_gateways_give_out_one_limit() {
+    const LIMIT: f64 = 0.1 * 1_048_576.0;
+    let topic = MemoryControl::new(Arc::new(SystemClock));
+    let limits = "{ingestion_rate_mb: 0.1, ingestion_burst_size_mb: 0.1}";
+    let mut worlds = ["one", "two"].map(|id| World::named(id, 4, limits, Some(topic.join()), |_| {}));
+    let hears = worlds.each_ref().map(|world| Hears::start(world, &topic));
+    let line = "x".repeat(10_000);
+    // So many pushes a second to each, for so many seconds; what was let in of the second half, in limits.
+    let mut run = async |demand: [u32; 2], seconds: u32| {
+        let mut taken = 0.0;
+        for second in 0..seconds {
+            for (world, pushes) in worlds.iter().zip(demand) {
+                for _ in 0..pushes {
+                    let is_taken = world.push("a", "s", &line).await.0 == 204;
+                    taken += if is_taken && second >= seconds / 2 { line.len() as f64 } else { 0.0 };
+                }
+            }
+            worlds.iter_mut().for_each(World::tick);
+            for (other, hears) in worlds.iter().zip(hears.iter().rev()) {
+                let other = other.control.as_ref().unwrap();
+                let told = other.view().process(other.id()).unwrap().rates.clone();
+                hears.wait(|view| view.process(other.id()).is_some_and(|p| p.rates == told)).await;
+            }
+        }
+        taken / LIMIT / f64::from(seconds - seconds / 2)
+    };
+    let check = |taken: f64, from: f64, to: f64| assert!((from..to).contains(&taken), "{taken} of the limit");
+    check(run([20, 20], 40).await, 0.9, 1.1);
+    check(run([36, 4], 60).await, 0.9, 1.3);
+    check(run([20, 0], 60).await, 0.9, 1.1);
+    check(run([0, 20], 80).await, 0.9, 1.1);
+    for hears in hears {
+        hears.stop().await;
+    }
 }

@@ -1,6 +1,6 @@
 //! An S3 server in this process, with faults on demand.
 //!
-//! Objects are files of a folder: [`s3s_fs`] stores them, made atomic by [`backend`]. Requests are `http://host/bucket/key`
+//! Objects are files of a folder: [`s3s_fs`] stores them, made atomic here. Requests are `http://host/bucket/key`
 //! or `http://bucket.localhost/key`, signed with [`S3Server::access_key`] and [`S3Server::secret_key`].
 //!
 //! Faults are set through [`S3Server::faults`], or by another process over HTTP on the same port, without signature:

@@ -10,6 +10,7 @@ use futures_util::TryStreamExt;
 use s3s::{Body, S3, S3Request, S3Response, S3Result, dto::*, s3_error};
 use s3s_fs::FileSystem;
 use tokio::sync::RwLock;
+use uuid::Uuid;
 
 use super::S3Faults;
 
@@ -27,6 +28,12 @@ impl Backend {
     /// S3 tells a missing bucket from a missing object; the folder does so only sometimes.
     fn check_bucket(&self, bucket: &str) -> S3Result<()> {
         if self.root.join(bucket).is_dir() { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
+    }
+
+    /// The folder says 403 to an upload that was completed or given up; S3 says 404.
+    fn check_upload(&self, id: &str) -> S3Result<()> {
+        let is_known = Uuid::parse_str(id).is_ok_and(|id| self.root.join(format!(".upload-{id}.json")).is_file());
+        if is_known { Ok(()) } else { Err(s3_error!(NoSuchUpload)) }
     }
 }
 
@@ -102,6 +109,8 @@ impl S3 for Backend {
 
     async fn upload_part(&self, mut req: S3Request<UploadPartInput>) -> Answer<UploadPartOutput> {
         receive_whole(&mut req.input.body).await?;
+        let _shared = self.lock.read().await;
+        self.check_upload(&req.input.upload_id)?;
         self.files.upload_part(req).await
     }
 
@@ -117,6 +126,7 @@ impl S3 for Backend {
             (req.input.if_match, req.input.if_none_match) = (None, None);
         }
         let _alone = self.lock.write().await;
+        self.check_upload(&req.input.upload_id)?;
         self.files.complete_multipart_upload(req).await
     }
 
@@ -125,6 +135,7 @@ impl S3 for Backend {
         req: S3Request<AbortMultipartUploadInput>,
     ) -> Answer<AbortMultipartUploadOutput> {
         let _alone = self.lock.write().await;
+        self.check_upload(&req.input.upload_id)?;
         self.files.abort_multipart_upload(req).await
     }
 }

@@ -182,3 +182,72 @@ fn text(status: StatusCode, kind: &'static str, text: String) -> Response<Body> 
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+    };
+
+    use super::super::{FaultSettings, S3Server};
+
+    /// Status line and body of one request; empty when the connection was cut.
+    fn ask(server: &S3Server, method: &str, path: &str, body: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        let (length, host) = (body.len(), server.address());
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+        (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+    }
+
+    #[test]
+    fn faults_over_http() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = S3Server::start(folder.path(), "millrace-test").unwrap();
+        let unsigned = |method: &str| ask(&server, method, "/millrace-test/a", "").0;
+        assert_eq!(unsigned("GET"), "HTTP/1.1 403 Forbidden");
+
+        let (status, body) = ask(&server, "POST", "/__faults", r#"{"error_share": 1, "methods": ["PUT"]}"#);
+        assert_eq!(status, "HTTP/1.1 200 OK", "{body}");
+        assert_eq!(server.faults().settings().error_share, 1.0);
+        assert_eq!(unsigned("PUT"), "HTTP/1.1 500 Internal Server Error");
+        assert_eq!(unsigned("PUT"), "HTTP/1.1 503 Service Unavailable");
+        assert_eq!(unsigned("GET"), "HTTP/1.1 403 Forbidden");
+
+        ask(&server, "POST", "/__faults", r#"{"lose_reply_share": 1}"#);
+        assert_eq!(unsigned("GET"), "", "cut");
+        ask(&server, "POST", "/__faults", r#"{"down": true}"#);
+        assert_eq!(unsigned("GET"), "", "cut");
+        let (status, body) = ask(&server, "GET", "/__faults", "");
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        let told: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(told["settings"]["down"], true);
+        assert_eq!(told["counts"]["requests"], 6);
+        assert_eq!(told["counts"]["refused"], 1);
+        assert_eq!(told["counts"]["errors"], 1);
+
+        let (status, body) = ask(&server, "POST", "/__faults", r#"{"dwon": true}"#);
+        assert_eq!(status, "HTTP/1.1 400 Bad Request");
+        assert!(body.contains("dwon"), "{body}");
+        ask(&server, "POST", "/__faults", "{}");
+        assert_eq!(server.faults().settings(), FaultSettings::default());
+        assert_eq!(ask(&server, "DELETE", "/__faults", "").0, "HTTP/1.1 405 Method Not Allowed");
+    }
+
+    #[test]
+    fn a_port_is_free_again_after_the_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let port = S3Server::start(folder.path(), "millrace-test").unwrap().address().port();
+        let again = S3Server::start_on(port, folder.path(), "millrace-test").unwrap();
+        assert_eq!(again.endpoint(), format!("http://127.0.0.1:{port}"));
+        assert!(S3Server::start_on(port, folder.path(), "millrace-test").is_err(), "the port is taken");
+        assert!(S3Server::start(folder.path(), "No Bucket").is_err());
+    }
+}

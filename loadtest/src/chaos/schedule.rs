@@ -138,13 +138,13 @@ impl Kind {
 impl Fault {
     pub(crate) fn kind(self) -> Kind {
         match self {
-            Self::Kill { role: Role::Consumer, .. } => Kind::KillConsumer,
+            Self::Kill { role: Role::Consumer | Role::Follower, .. } => Kind::KillConsumer,
             Self::Kill { role: Role::Gateway, .. } => Kind::KillGateway,
             Self::Kill { role: Role::Builder, .. } => Kind::KillBuilder,
             Self::Kill { role: Role::QueryService, .. } => Kind::KillQueryService,
             Self::Pause { long: true, .. } => Kind::PauseLong,
             Self::Pause { long: false, .. } => Kind::PauseShort,
-            Self::Terminate { role: Role::Consumer, .. } => Kind::DrainConsumer,
+            Self::Terminate { role: Role::Consumer | Role::Follower, .. } => Kind::DrainConsumer,
             Self::Terminate { role: Role::Gateway, .. } => Kind::DrainGateway,
             Self::Terminate { role: Role::Builder, .. } => Kind::DrainBuilder,
             Self::Terminate { role: Role::QueryService, .. } => Kind::DrainQueryService,

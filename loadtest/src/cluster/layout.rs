@@ -25,6 +25,9 @@ pub(crate) struct Counts {
     /// Processes that share the partitions
     #[arg(long, default_value_t = 3)]
     pub(crate) consumers: usize,
+    /// Processes that follow all partitions in a group of their own, as warm readers
+    #[arg(long, default_value_t = 0)]
+    pub(crate) followers: usize,
     /// Processes that turn cuts into blocks
     #[arg(long, default_value_t = 1)]
     pub(crate) builders: usize,
@@ -38,7 +41,7 @@ pub(crate) struct Counts {
 
 impl Default for Counts {
     fn default() -> Self {
-        Self { brokers: 3, gateways: 2, consumers: 3, builders: 1, query_services: 2, partitions: 4 }
+        Self { brokers: 3, gateways: 2, consumers: 3, followers: 0, builders: 1, query_services: 2, partitions: 4 }
     }
 }
 
@@ -47,6 +50,7 @@ impl Counts {
         match role {
             Role::Gateway => self.gateways,
             Role::Consumer => self.consumers,
+            Role::Follower => self.followers,
             Role::Builder => self.builders,
             Role::QueryService => self.query_services,
         }

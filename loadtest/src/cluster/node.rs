@@ -13,19 +13,27 @@ use crate::process::{Process, free_port};
 pub(crate) enum Role {
     Gateway,
     Consumer,
+    /// A consumer that follows partitions in a group of its own and never leads one.
+    Follower,
     Builder,
     QueryService,
 }
 
 impl Role {
     /// In the order in which they start; they end in the opposite one.
-    pub(crate) const ALL: [Self; 4] = [Self::Builder, Self::Consumer, Self::QueryService, Self::Gateway];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Builder, Self::Consumer, Self::Follower, Self::QueryService, Self::Gateway];
 
     /// The command of the binary.
+    fn command(self) -> &'static str {
+        if self == Self::Follower { Self::Consumer.name() } else { self.name() }
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Gateway => "gateway",
             Self::Consumer => "consumer",
+            Self::Follower => "follower",
             Self::Builder => "builder",
             Self::QueryService => "query-service",
         }
@@ -83,15 +91,21 @@ impl Node {
     pub(crate) fn start(&mut self, layout: &Layout, warden: &Warden) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "{} runs already", self.id);
         let mut command = Command::new(&layout.binary);
-        command.arg(self.role.name()).arg("--config").arg(layout.config_file());
+        command.arg(self.role.command()).arg("--config").arg(layout.config_file());
         command.args(["--http", &format!("127.0.0.1:{}", self.port)]);
         command.envs(layout.environment.iter().map(|(n, v)| (n, v)));
-        command.env("MILLRACE_CLUSTER__ID", &self.id);
+        command.env("MILLRACE_CLUSTER__NAME", &self.id);
         command.env("MILLRACE_CLUSTER__ZONE", &self.zone);
         command.env("MILLRACE_CLUSTER__ADVERTISE_ADDRESS", format!("127.0.0.1:{}", self.port));
         command.env("MILLRACE_TEST_CLOCK_OFFSET_FILE", &self.clock_file);
-        if self.role == Role::Consumer {
-            command.env("MILLRACE_KAFKA__INSTANCE_ID", &self.id);
+        match self.role {
+            Role::Consumer => {
+                command.env("MILLRACE_KAFKA__INSTANCE_ID", &self.id);
+            }
+            Role::Follower => {
+                command.env("MILLRACE_KAFKA__INSTANCE_ID", &self.id).env("MILLRACE_CONSUMER__MODE", "follow");
+            }
+            Role::Gateway | Role::Builder | Role::QueryService => {}
         }
         let process = Process::start(command, &self.log_file)?;
         warden.watch(&self.id, process.pid())?;

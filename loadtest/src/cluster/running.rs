@@ -15,6 +15,9 @@ use super::{Layout, Node, Role, store::StoreServer, warden::Warden};
 /// The grace period of the roles is 30 s; a little more for a busy machine.
 pub(crate) const STOP_MAX: Duration = Duration::from_secs(45);
 
+/// Blocks of all that is in memory are made within this time.
+const FLUSH_MAX: Duration = Duration::from_secs(600);
+
 /// All processes. Dropping it kills them.
 pub(crate) struct Cluster {
     pub(crate) layout: Layout,
@@ -145,18 +148,16 @@ impl Cluster {
 /// Everything that was pushed becomes blocks.
 pub(crate) fn flush(cluster: &Cluster) -> anyhow::Result<()> {
     let began = Instant::now();
-    for node in cluster.of(Role::Consumer).filter(|n| n.runs()) {
-        let client = Client::new(node.address(), Duration::from_secs(120));
-        loop {
-            let answer = client.post("/flush", "probe", &[], b"")?;
-            if answer.is_success() {
-                break;
-            }
-            if began.elapsed() > Duration::from_secs(120) {
-                bail!("{}: POST /flush answered {}: {}", node.id, answer.status, answer.text());
-            }
-            thread::sleep(Duration::from_millis(300));
+    let address = cluster.addresses(Role::QueryService).into_iter().next().context("there is no query service")?;
+    let client = Client::new(address, FLUSH_MAX);
+    loop {
+        let answer = client.post("/flush", "probe", &[], b"")?;
+        if answer.is_success() {
+            return Ok(());
         }
+        if began.elapsed() > FLUSH_MAX {
+            bail!("POST /flush answered {}: {}", answer.status, answer.text());
+        }
+        thread::sleep(Duration::from_millis(300));
     }
-    Ok(())
 }

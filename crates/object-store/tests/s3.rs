@@ -1,5 +1,7 @@
 //! The S3 store on a server of S3 in this process: the contract, alone and with faults.
 
+#![allow(clippy::unwrap_used, reason = "all of it is a test")]
+
 mod common;
 
 use std::sync::{

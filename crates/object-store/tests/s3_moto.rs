@@ -2,6 +2,8 @@
 //!
 //! `MILLRACE_TEST_PYTHON` names a Python that has `moto[server]`; `make test` makes one.
 
+#![allow(clippy::unwrap_used, reason = "all of it is a test")]
+
 mod common;
 
 use std::{

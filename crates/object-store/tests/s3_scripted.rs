@@ -1,5 +1,7 @@
 //! The S3 store against answers that no well server gives on demand.
 
+#![allow(clippy::unwrap_used, reason = "all of it is a test")]
+
 mod common;
 
 use std::{num::NonZeroUsize, time::Duration};

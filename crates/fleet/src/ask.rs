@@ -142,9 +142,7 @@ impl<'a, Q: Question> Race<'a, Q> {
         loop {
             if self.running.is_empty() {
                 if !self.ask_holder() {
-                    if let Some(held) = self.newer {
-                        return Err(OwnerError::NotHeld { partition: self.question.partition(), held });
-                    }
+                    self.is_newer_head_needed()?;
                     if !self.ask_log() {
                         let partition = self.question.partition();
                         return Err(last.unwrap_or(OwnerError::NotLeading { partition }));
@@ -171,7 +169,8 @@ impl<'a, Q: Question> Race<'a, Q> {
                 }
                 is_anyone_alive = async { probe.as_mut().expect("guarded").await }, if probe.is_some() => {
                     probe = None;
-                    if !is_anyone_alive && self.left.is_empty() && self.newer.is_none() {
+                    if !is_anyone_alive && self.left.is_empty() {
+                        self.is_newer_head_needed()?;
                         self.ask_log();
                     }
                 }
@@ -209,6 +208,12 @@ impl<'a, Q: Question> Race<'a, Q> {
             (number, outcome)
         }));
         true
+    }
+
+    /// When somebody holds only later rows, heads list what it let go: no need to read the log.
+    fn is_newer_head_needed(&self) -> Result<(), OwnerError> {
+        let partition = self.question.partition();
+        self.newer.map_or(Ok(()), |held| Err(OwnerError::NotHeld { partition, held }))
     }
 
     /// Asks the log, unless that was done.

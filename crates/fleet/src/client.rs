@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use crate::Config;
 use crate::proto;
@@ -36,7 +36,7 @@ pub(crate) struct Peer {
     address: String,
     config: Config,
     client: QueryClient<Channel>,
-    /// It was silent lately.
+    /// It was silent or out of reach lately.
     suspect_until: Mutex<Option<Instant>>,
 }
 
@@ -82,11 +82,18 @@ impl Peer {
         self.suspect_until.lock().is_some_and(|until| Instant::now() < until)
     }
 
+    fn suspect(&self) {
+        *self.suspect_until.lock() = Some(Instant::now() + self.config.suspect_for.get());
+    }
+
     fn note_answer(&self) {
         *self.suspect_until.lock() = None;
     }
 
     fn failed(&self, status: &Status) -> OwnerError {
+        if status.code() == Code::Unavailable {
+            self.suspect();
+        }
         OwnerError::Unavailable(format!("{}: {}: {}", self.address, status.code(), status.message()))
     }
 
@@ -124,7 +131,11 @@ impl Peer {
         let patience = self.config.probe_timeout.get() / if self.is_suspect() { 10 } else { 1 };
         let asked = timeout(patience, self.client.clone().held(Request::new(proto::HeldRequest {}))).await;
         let is_alive = matches!(asked, Ok(Ok(_)));
-        *self.suspect_until.lock() = (!is_alive).then(|| Instant::now() + self.config.suspect_for.get());
+        if is_alive {
+            self.note_answer()
+        } else {
+            self.suspect()
+        }
         is_alive
     }
 }

@@ -27,7 +27,7 @@ const BATCHES_MAX: usize = 64;
 /// How often a tail without rows shows that it is there. The way to a reader that is gone without a word breaks by it.
 const TAIL_BEAT: Duration = Duration::from_secs(5);
 
-/// Serves the query RPC for an owner.
+/// Serves the query RPC for the owner of this process. Not for a [`crate::Fleet`]: two of them would ask one another.
 ///
 /// A question whose asker goes away is dropped, and with it the scan.
 #[derive(Clone)]

@@ -90,7 +90,7 @@ impl Tail {
                     }
                     Event::Batch(source, batch) => merge.take(source, batch, Instant::now(), &mut ready),
                     Event::Lost(rows) => sender.count_dropped(rows),
-                    Event::Gone(source) => merge.gone(source, &mut ready),
+                    Event::Gone(source) => merge.gone(source),
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     merge.expire(Instant::now(), &mut ready);

@@ -1,7 +1,7 @@
 //! Rows of several sources, each once.
 //!
 //! At any time one source delivers a partition. What others send waits: as soon as the source itself comes that far, it
-//! is a repetition. When the source is gone, or does not come that far within the hold, the other takes over, and
+//! is a repetition. When the source does not come that far within the hold, the other takes over, and
 //! nothing is missing: its rows from where the first one stopped have waited. Taking whatever came first instead would lose the rows
 //! that the old owner had sent and that were still under way when the new one's arrived.
 
@@ -32,7 +32,7 @@ pub(super) struct Merge {
 
 /// One partition.
 struct Line {
-    /// Who delivers it; none after that source has gone.
+    /// Who delivers it; none after that source has gone, until another has waited long enough.
     source: Option<u64>,
     /// Of the last rows passed on.
     last: Offset,
@@ -58,9 +58,6 @@ impl Merge {
             self.partitions.insert(batch.partition, line);
             return out.batches.push(batch);
         };
-        if line.source.is_none() && batch.offset > line.last {
-            line.source = Some(source);
-        }
         if line.source == Some(source) {
             // Several batches of one record share its offset.
             if batch.offset < line.last {
@@ -73,18 +70,18 @@ impl Merge {
         } else if batch.offset > line.last {
             line.waiting.push_back(Waiting { source, until: now + self.hold, batch });
             if line.waiting.len() > WAITING_MAX {
-                line.switch(out);
+                line.switch(now + self.hold, out);
             }
         } else {
             out.repeated_rows += batch.batch.len() as u64;
         }
     }
 
-    /// Nothing more comes from a source.
-    pub(super) fn gone(&mut self, source: u64, out: &mut Taken) {
+    /// Nothing more comes from a source. Another takes over when its rows have waited long enough: a third one may have
+    /// older ones under way.
+    pub(super) fn gone(&mut self, source: u64) {
         for line in self.partitions.values_mut().filter(|line| line.source == Some(source)) {
             line.source = None;
-            line.switch(out);
         }
     }
 
@@ -97,21 +94,21 @@ impl Merge {
     pub(super) fn expire(&mut self, now: Instant, out: &mut Taken) {
         for line in self.partitions.values_mut() {
             while line.waiting.front().is_some_and(|waiting| waiting.until <= now) {
-                line.switch(out);
+                line.switch(now + self.hold, out);
             }
         }
     }
 }
 
 impl Line {
-    /// The source that has waited longest delivers from now on.
-    fn switch(&mut self, out: &mut Taken) {
-        let Some(first) = self.waiting.front() else { return };
+    /// The source whose waiting rows come first delivers from now on; what others sent waits anew.
+    fn switch(&mut self, until: Instant, out: &mut Taken) {
+        let Some(first) = self.waiting.iter().min_by_key(|waiting| waiting.batch.offset) else { return };
         let (source, passed) = (first.source, self.last);
         self.source = Some(source);
         for waiting in std::mem::take(&mut self.waiting) {
             if waiting.source != source {
-                self.waiting.push_back(waiting);
+                self.waiting.push_back(Waiting { until, ..waiting });
             } else if waiting.batch.offset > passed {
                 self.last = waiting.batch.offset;
                 out.batches.push(waiting.batch);

@@ -1,0 +1,271 @@
+//! Who is asked, in which order, and whose answer counts.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use control::PartitionRole::{Draining, Following, Leading, Warming};
+use model::{Offset, PartitionId};
+use owner::{Owner, OwnerError, ScanRequest};
+use tokio::time::Instant;
+
+use super::world::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_best_holder_answers() {
+    let world = World::new();
+    for line in ["a", "b", "c"] {
+        world.append(line);
+    }
+    let follower = world.start("follower", Following, 3).await;
+    let warming = world.start("warming", Warming, 3).await;
+    let leader = world.start("leader", Leading, 3).await;
+    let drained = world.start("drained", Draining, 2).await;
+    let reader = world.reader(4).await;
+    let asked = || [&leader, &drained, &follower, &warming].map(|p| p.owner.asked());
+
+    assert_eq!(reader.lines(0, None).await.unwrap(), ("a b c".to_owned(), 3));
+    assert_eq!(reader.lines(1, Some(3)).await.unwrap(), ("b c".to_owned(), 3));
+    assert_eq!(asked(), [2, 0, 0, 0]);
+    for mode in
+        [Mode::NotLeading, Mode::Unavailable, Mode::Stopped, Mode::Deadline, Mode::NotHeld(0, 0), Mode::Short(2)]
+    {
+        leader.owner.set(mode.clone());
+        assert_eq!(reader.lines(0, Some(3)).await.unwrap(), ("a b c".to_owned(), 3), "{mode:?}");
+        assert_eq!(asked(), [1, 1, 0, 0], "{mode:?}");
+    }
+    // One that was told to be short is fine for who does not ask for more.
+    assert_eq!(reader.lines(0, None).await.unwrap().1, 2);
+    leader.owner.set(Mode::NotLeading);
+    drained.owner.set(Mode::Stopped);
+    assert_eq!(reader.lines(0, Some(3)).await.unwrap().1, 3);
+    assert_eq!(asked(), [2, 1, 1, 0]);
+    assert_eq!((reader.count("millrace_fleet_fallbacks_total"), reader.count("millrace_fleet_hedges_total")), (0, 0));
+    let streams = reader.fleet.streams(streams_request(1)).await.unwrap();
+    assert_eq!((streams.streams.len(), streams.held.end), (2, Offset::new(3)));
+
+    // Nobody: the log.
+    follower.owner.set(Mode::NotLeading);
+    asked();
+    assert_eq!(reader.lines(1, Some(3)).await.unwrap(), ("b c".to_owned(), 3));
+    assert_eq!((asked(), reader.count("millrace_fleet_fallbacks_total")), ([1, 1, 1, 0], 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_asking_again_cannot_change_ends_the_question() {
+    let world = World::new();
+    world.append("a");
+    let leader = world.start("leader", Leading, 3).await;
+    let follower = world.start("follower", Following, 3).await;
+    let reader = world.reader(2).await;
+
+    leader.owner.set(Mode::Query);
+    let error = reader.lines(0, None).await.unwrap_err();
+    assert!(matches!(error, OwnerError::Query(logql::QueryError::SeriesLimit(3))), "{error}");
+    // The reader's head is too old.
+    leader.owner.set(Mode::NotHeld(5, 9));
+    let error = reader.lines(0, None).await.unwrap_err();
+    assert!(matches!(error, OwnerError::NotHeld { held, .. } if held.start == Offset::new(5)), "{error}");
+    assert_eq!((leader.owner.asked(), follower.owner.asked()), (2, 0));
+    assert_eq!(reader.count("millrace_fleet_fallbacks_total"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_no_longer_has_it_is_not_asked() {
+    let world = World::new();
+    for line in ["a", "b", "c"] {
+        world.append(line);
+    }
+    let leader = world.start("leader", Leading, 3).await;
+    leader.control.update(|state| state.partitions = vec![holding(Leading, 4, 2)]);
+    let reader = world.reader(1).await;
+    let knows = |start: i64| {
+        let mut views = reader.control.watch();
+        async move {
+            let found = views.wait_for(|v| v.holders(P).iter().any(|h| h.held.start.value() == start)).await;
+            drop(found.expect("control lives"));
+        }
+    };
+    knows(2).await;
+    // Only a newer head helps.
+    let error = reader.lines(1, None).await.unwrap_err();
+    assert!(matches!(error, OwnerError::NotHeld { held, .. } if held.start == Offset::new(2)), "{error}");
+    assert_eq!((leader.owner.asked(), reader.count("millrace_fleet_fallbacks_total")), (0, 0));
+    assert_eq!(reader.lines(2, None).await.unwrap(), ("c".to_owned(), 3));
+    // Nor does the log help beside one that is silent.
+    let paused = world.start_as("paused", Draining, 3, Reach::Paused).await;
+    knows(0).await;
+    assert!(matches!(reader.lines(1, None).await, Err(OwnerError::NotHeld { .. })));
+    assert_eq!(reader.count("millrace_fleet_fallbacks_total"), 0);
+    paused.control.update(|state| state.partitions.clear());
+    drop(reader.control.watch().wait_for(|view| view.holders(P).len() == 1).await.unwrap());
+    // Somebody else still has it.
+    let _drained = world.start("drained", Draining, 3).await;
+    knows(0).await;
+    assert_eq!(reader.lines(1, None).await.unwrap(), ("b c".to_owned(), 3));
+    assert_eq!(leader.owner.asked(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_are_gone_or_paused() {
+    let world = World::new();
+    world.append("a");
+    let gone = world.start_as("gone", Leading, 9, Reach::Gone).await;
+    let paused = world.start_as("paused", Leading, 8, Reach::Paused).await;
+    let killed = world.start("killed", Leading, 7).await;
+    let follower = world.start("follower", Following, 3).await;
+    let reader = world.reader(4).await;
+    // The first is asked in vain, the second is silent, so the third answers.
+    let began = Instant::now();
+    assert_eq!(reader.lines(0, Some(1)).await.unwrap(), ("a".to_owned(), 1));
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!((killed.owner.asked(), follower.owner.asked()), (1, 0));
+    assert!(reader.count("millrace_fleet_hedges_total") >= 1);
+    // Connections of the killed one break.
+    killed.server.as_ref().unwrap().kill();
+    let began = Instant::now();
+    while reader.lines(0, Some(1)).await.unwrap().1 == 1 && follower.owner.asked() == 0 {}
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(reader.count("millrace_fleet_fallbacks_total"), 0);
+    drop((gone, paused));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_leader_costs_a_moment_once() {
+    let world = World::new();
+    world.append("a");
+    let paused = world.start_as("paused", Leading, 8, Reach::Paused).await;
+    let reader = world.reader(1).await;
+    let took = async || {
+        let began = Instant::now();
+        assert_eq!(reader.lines(0, Some(1)).await.unwrap(), ("a".to_owned(), 1));
+        began.elapsed()
+    };
+    let first = took().await;
+    assert!(first >= Duration::from_millis(290) && first < Duration::from_secs(2), "{first:?}");
+    assert_eq!(reader.count("millrace_fleet_fallbacks_total"), 1);
+    assert!(reader.count("millrace_fleet_probes_failed_total") >= 1);
+    // It is known for a while.
+    let again = took().await;
+    assert!(again < first, "{again:?} after {first:?}");
+    assert_eq!(reader.count("millrace_fleet_fallbacks_total"), 2);
+    drop(paused);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_holder_is_waited_for() {
+    let world = World::new();
+    world.append("a");
+    let leader = world.start("leader", Leading, 8).await;
+    leader.owner.set(Mode::Hang);
+    let reader = world.reader(1).await;
+    // It is alive, so the log is not read.
+    let asking = tokio::time::timeout(Duration::from_secs(2), reader.lines(0, None));
+    assert!(asking.await.is_err());
+    assert_eq!(reader.count("millrace_fleet_fallbacks_total"), 0);
+    // Who gave up is no longer worked for.
+    let began = Instant::now();
+    while leader.owner.open.load(Ordering::SeqCst) > 0 {
+        assert!(began.elapsed() < Duration::from_secs(10), "the question is still open");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Another one is asked as well.
+    let follower = world.start("follower", Following, 8).await;
+    drop(reader.control.watch().wait_for(|view| view.holders(P).len() == 2).await.unwrap());
+    assert_eq!(reader.lines(0, None).await.unwrap().1, 1);
+    assert_eq!((follower.owner.asked(), reader.count("millrace_fleet_fallbacks_total")), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_own_process_is_asked_directly() {
+    let world = World::new();
+    world.append("a");
+    let own = world.start("own", Following, 8).await;
+    own.server.as_ref().unwrap().kill();
+    let leader = world.start("leader", Leading, 8).await;
+    let reader = world.reader_with(1, config(), Some(&own)).await;
+    assert_eq!(reader.lines(0, None).await.unwrap().1, 1);
+    assert_eq!((own.owner.asked(), leader.owner.asked()), (0, 1));
+    leader.owner.set(Mode::Stopped);
+    assert_eq!(reader.lines(0, None).await.unwrap().1, 1);
+    assert_eq!((own.owner.asked(), leader.owner.asked()), (1, 1));
+    // What its state does not tell yet.
+    own.control.update(|state| state.partitions.clear());
+    assert_eq!(reader.lines(0, None).await.unwrap().1, 1);
+    assert_eq!((own.owner.asked(), reader.count("millrace_fleet_fallbacks_total")), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_there() {
+    let world = World::new();
+    world.append("a");
+    let reader = world.reader(0).await;
+    assert_eq!(reader.lines(0, Some(1)).await.unwrap(), ("a".to_owned(), 1));
+    assert_eq!(reader.fleet.streams(streams_request(0)).await.unwrap().streams.len(), 1);
+    assert_eq!(reader.count("millrace_fleet_fallbacks_total"), 2);
+    assert_eq!(reader.fleet.ends().await.unwrap(), [Offset::new(1)]);
+    assert_eq!((reader.fleet.partitions(), reader.fleet.held(P)), (vec![P], None));
+    // What the log cannot give is an error, not a short answer.
+    let request = ScanRequest { deadline: Instant::now() + Duration::from_millis(100), ..scan_request(0, Some(2)) };
+    assert!(matches!(reader.fleet.scan(request).await, Err(OwnerError::Deadline { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flush_asks_every_leader() {
+    let world = World::new();
+    let leader = world.start("leader", Leading, 8).await;
+    let follower = world.start("follower", Following, 8).await;
+    let reader = world.reader(2).await;
+    let flushed = || [&leader, &follower].map(|p| p.owner.flushed.load(Ordering::SeqCst));
+    reader.fleet.flush().await.unwrap();
+    assert_eq!(flushed(), [1, 0]);
+    leader.owner.set(Mode::Unavailable);
+    assert!(matches!(reader.fleet.flush().await, Err(OwnerError::Unavailable(text)) if text == "on purpose"));
+    leader.control.update(|state| state.partitions.clear());
+    drop(reader.control.watch().wait_for(|view| view.leader(P).is_none()).await.unwrap());
+    let error = reader.fleet.flush().await.unwrap_err().to_string();
+    assert_eq!(error, "owner is unavailable: partition 0 is not led by anybody now; try again");
+    assert_eq!(flushed(), [2, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_are_the_same_through_the_rpc() {
+    let world = World::new();
+    for i in 0..300 {
+        world.append(&format!("{i} n={} NaN", i % 7));
+    }
+    let leader = world.start("leader", Leading, 8).await;
+    let reader = world.reader(1).await;
+    for text in [
+        r#"{app="web"} |= "7""#,
+        r#"sum by (line) (count_over_time({app="web"}[20s]))"#,
+        r#"bytes_rate({app="web"}[20s])"#,
+        r#"quantile_over_time(0.5, {app="web"} | logfmt | unwrap n [20s]) by (app)"#,
+    ] {
+        let direct = leader.owner.scan(scan_of(text, 100, Some(300))).await.unwrap();
+        let request = scan_of(text, 100, Some(300));
+        let query = request.query.clone();
+        let remote = reader.fleet.scan(request).await.unwrap();
+        assert_eq!((remote.held, remote.partial.stats()), (direct.held, direct.partial.stats()), "{text}");
+        let answer = |partial| query.finish(vec![partial]).unwrap();
+        assert_eq!(answer(remote.partial), answer(direct.partial), "{text}");
+    }
+    let (direct, remote) =
+        (leader.owner.streams(streams_request(100)).await, reader.fleet.streams(streams_request(100)).await);
+    let (direct, remote) = (direct.unwrap(), remote.unwrap());
+    assert_eq!((remote.streams, remote.held), (direct.streams, direct.held));
+    assert_eq!(leader.owner.asked(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn held_comes_from_the_view() {
+    let world = World::new();
+    let leader = world.start("leader", Leading, 8).await;
+    let warming = world.start("warming", Warming, 8).await;
+    let reader = world.reader(2).await;
+    assert_eq!(reader.fleet.held(P), Some(holding(Leading, 8, 0).held));
+    assert_eq!(reader.fleet.held(PartitionId::new(9)), None);
+    warming.control.update(|state| state.partition_count = 5);
+    drop(reader.control.watch().wait_for(|view| view.partition_count() == 5).await.unwrap());
+    assert_eq!((reader.fleet.partition_count(), reader.fleet.partitions().len()), (5, 5));
+    drop(leader);
+}

@@ -277,7 +277,7 @@ mod tests {
             c.operation_timeout = PromDuration::from_secs(20);
         });
         let started = Instant::now();
-        let outcome = calls.make(Request::Get, || std::future::pending::<Result<(), Failure>>()).await;
+        let outcome = calls.make(Request::Get, std::future::pending::<Result<(), Failure>>).await;
         assert_eq!(outcome.unwrap_err().last.kind, Kind::TimedOut);
         assert_eq!(started.elapsed().as_secs(), 20);
         let failed = make(&calls, &[Err(Kind::Conflict)]).await.0.unwrap_err();
@@ -307,7 +307,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waiting_for_a_place_is_bounded() {
         let calls = calls(|c| c.concurrency_max = std::num::NonZeroUsize::MIN);
-        let hang = calls.make(Request::Get, || std::future::pending::<Result<(), Failure>>());
+        let hang = calls.make(Request::Get, std::future::pending::<Result<(), Failure>>);
         let second = async {
             tokio::time::sleep(Duration::from_millis(1)).await;
             assert_eq!((calls.metrics.in_flight.get(), calls.metrics.waiting.get()), (1, 0));

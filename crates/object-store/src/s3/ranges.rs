@@ -88,6 +88,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "a list with one range is meant")]
     fn joins_near_ranges() {
         let check = |ranges: &[Range<u64>], expected: &[Range<u64>]| assert_eq!(join(ranges), expected, "{ranges:?}");
         let gap = GAP_BYTES_MAX;

@@ -36,7 +36,7 @@ impl Records<'_> {
         let (mut failures, mut empty) = (0, 0);
         while !self.range.is_empty() {
             let (partition, at, end) = (self.partition, self.range.start, self.range.end);
-            let fetching = self.log.fetch(partition, at, FETCH);
+            let fetching = self.log.fetch(partition, at, self.pace.fetch_limits());
             let fetched = match self.stop.run_until_cancelled(fetching).await {
                 None => return Err(Error::Stopped),
                 Some(Ok(fetched)) => fetched,
@@ -83,6 +83,12 @@ pub(crate) struct Pace {
 impl Pace {
     pub(crate) fn new(bytes_per_second: Option<u64>) -> Self {
         Self { bytes_per_second: bytes_per_second.filter(|rate| *rate > 0), paid_until: Mutex::new(None) }
+    }
+
+    /// At a bounded rate, a quarter of a second's worth is read at once.
+    fn fetch_limits(&self) -> FetchLimits {
+        let part = self.bytes_per_second.map_or(u64::MAX, |rate| rate / 4);
+        FetchLimits { bytes_max: FETCH.bytes_max.min(usize::try_from(part).unwrap_or(usize::MAX)), ..FETCH }
     }
 
     /// Takes bytes, and waits until those taken before are paid for.

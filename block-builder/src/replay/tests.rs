@@ -351,14 +351,14 @@ async fn what_differs_is_named_by_partition_offsets_and_stream() {
     check(one(), &[]).await;
 
     // A record of tenant one is missing in the second block.
-    let missing = 7;
+    let missing = 6;
     let limits = FetchLimits { bytes_max: 1, wait_max: Duration::ZERO };
     let record = world.log.fetch(P0, Offset::new(missing), limits).await.unwrap().records.remove(0);
     assert_eq!((record.offset, &record.key[..]), (Offset::new(missing), &b"one"[..]));
     let bad = world.replace(P0, &good[1], |offset| offset.value() != missing).await;
     let lines = [
-        "partition 0, offsets [7, 8), tenant one, {app=\"web\", n=\"even\"}: the log holds 4 entries of …, the block 0 of 0 bytes (data/",
-        "partition 0, offsets [7, 8), tenant one, {app=\"web\", n=\"odd\"}: the log holds 3 entries of …, the block 0 of 0 bytes (data/",
+        "partition 0, offsets [6, 7), tenant one, {app=\"web\", n=\"even\"}: the log holds 4 entries of …, the block 0 of 0 bytes (data/",
+        "partition 0, offsets [6, 7), tenant one, {app=\"web\", n=\"odd\"}: the log holds 3 entries of …, the block 0 of 0 bytes (data/",
     ];
     check(one(), &lines).await;
     check(Tenants::All, &lines).await;
@@ -440,11 +440,11 @@ async fn rebuilt_blocks_take_the_place_of_the_old_ones() {
         world.cut(partition, None).await;
     }
     let before = world.blocks(P0).await;
-    let bad = world.replace(P0, &before[1], |offset| offset.value() != 7).await;
+    let bad = world.replace(P0, &before[1], |offset| offset.value() != 6).await;
     let damaged = before[2].key.clone();
     world.faults.put(&ObjectKey::new(&damaged).unwrap(), Bytes::from_static(b"x"), PutCondition::Always).await.unwrap();
     // The log no longer holds all of the first block's range.
-    world.log.trim(P0, Offset::new(3));
+    world.log.trim(P0, Offset::new(2));
 
     let job = world.job(Mode::Rebuild);
     let plans = plan(&*world.log, &world.heads, &job).await.unwrap();
@@ -459,7 +459,7 @@ async fn rebuilt_blocks_take_the_place_of_the_old_ones() {
     assert_eq!(left, [(&before[0].key, true)]);
     let old: Vec<_> = p0.rebuilt.iter().map(|made| (&made.old, &made.old_block)).collect();
     assert_eq!(old[0].0, &bad.key);
-    assert!(matches!(old[0].1, OldBlock::Different(2, found) if found[0].range == range(7, 8)), "{old:?}");
+    assert!(matches!(old[0].1, OldBlock::Different(2, found) if found[0].range == range(6, 7)), "{old:?}");
     assert_eq!(old[1].0, &damaged);
     assert!(matches!(old[1].1, OldBlock::Unreadable(_)), "{old:?}");
     assert!(state.partitions[1].rebuilt.iter().all(|made| made.old_block == OldBlock::Same));
@@ -592,7 +592,7 @@ async fn a_replay_is_stopped_and_resumed_at_every_step() {
         world.cut(partition, None).await;
     }
     let bad = world.blocks(P1).await.remove(1);
-    world.replace(P1, &bad, |offset| offset.value() != 7).await;
+    world.replace(P1, &bad, |offset| offset.value() != 6).await;
     let expected = expected(&world).await;
     let whole = world.run(world.job(Mode::Verify)).await;
     assert!(whole.differences() > 0);

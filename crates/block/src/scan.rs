@@ -185,7 +185,7 @@ impl BlockScan {
     }
 
     /// A scan of all rows of the streams, also of one at the last nanosecond of time.
-    pub(crate) fn whole(index: &BlockIndex, streams: Vec<u32>, columns: Columns) -> Self {
+    pub fn whole(index: &BlockIndex, streams: Vec<u32>, columns: Columns) -> Self {
         let mut scan = Self::new(index, Vec::new(), TimeRange::ALL, columns);
         scan.groups = plan(index, &streams, None);
         scan.whole = true;

@@ -7,14 +7,19 @@ use block::{Inspection, Provenance, TenantSummary};
 use bytes::Bytes;
 use catalogue::{BlockEntry, Head, Heads};
 use model::TimestampNs;
-use object_store::{FolderStore, ObjectKey, ObjectStore};
+use object_store::{ObjectKey, ObjectStore};
 
-use crate::{cli::BlocksCommand, settings::Settings};
+use crate::{cli::BlocksCommand, parts, settings::Settings};
 
 pub(crate) async fn run(command: &BlocksCommand, settings: &Settings) -> anyhow::Result<()> {
     let folder = settings.store_folder();
-    ensure!(folder.is_dir(), "there is no object store in {}: name its folder with --data-dir", folder.display());
-    let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::open(&folder)?);
+    let is_there = settings.uses_s3() || folder.is_dir();
+    ensure!(
+        is_there,
+        "there is no object store in {}: name its folder with --data-dir, or a bucket in a file with --config",
+        folder.display()
+    );
+    let store = parts::connect_store(settings, None).await?;
     match command {
         BlocksCommand::Ls => list(&store).await,
         BlocksCommand::Inspect { block } => {

@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Series(SeriesArgs),
     /// Look into the blocks of the object store
     Blocks(BlocksArgs),
+    /// Read a window of the log again: compare it with the blocks, make blocks anew, or send it on
+    Replay(crate::replay::ReplayArgs),
     /// Work with configuration files
     Config(ConfigArgs),
     /// Check log, store, clock, disk and ports, and say what to do

@@ -6,11 +6,10 @@ use std::{
     time::Duration,
 };
 
-use log_bus::{FetchLimits, LocalLog, LogBus as _, LogError};
+use log_bus::{FetchLimits, KafkaLog, LocalLog, LogBus as _, LogError};
 use model::{Clock as _, Offset, SystemClock, TimestampNs};
-use object_store::FolderStore;
 
-use crate::{blocks::shown, settings::Settings};
+use crate::{blocks::shown, parts, settings::Settings};
 
 /// Less free disk than this is a warning.
 const DISK_FREE_MIN: u64 = 2 << 30;
@@ -30,7 +29,7 @@ pub(crate) async fn run(settings: &Settings) -> anyhow::Result<()> {
         ("clock", check_clock()),
         ("disk", check_disk(&settings.common.path_prefix)),
         ("log", check_log(settings).await),
-        ("store", check_store(&settings.store_folder()).await),
+        ("store", check_store(settings).await),
         ("port", check_port(settings.http())),
     ];
     let mut bad = 0;
@@ -94,6 +93,9 @@ fn tempfile_in(folder: &Path) -> std::io::Result<()> {
 }
 
 async fn check_log(settings: &Settings) -> Finding {
+    if settings.kafka.is_set() {
+        return check_kafka(settings).await;
+    }
     let folder = settings.log_folder();
     if !folder.exists() {
         return Finding::Good(format!("none yet; it will be made in {}", folder.display()));
@@ -127,17 +129,35 @@ async fn check_log(settings: &Settings) -> Finding {
     Finding::Good(format!("{records} records in {}, all readable", folder.display()))
 }
 
-async fn check_store(folder: &Path) -> Finding {
-    if !folder.exists() {
-        return Finding::Good(format!("none yet; it will be made in {}", folder.display()));
-    }
-    let store = match FolderStore::open(folder) {
-        Ok(store) => store,
+/// Connecting checks the topics.
+async fn check_kafka(settings: &Settings) -> Finding {
+    let topic = &settings.kafka.topic;
+    let log = match KafkaLog::connect(settings.kafka_config(), None).await {
+        Ok(log) => log,
         Err(error) => return Finding::Bad(error.to_string()),
     };
-    match object_store::self_test(&store).await {
-        Ok(()) => Finding::Good(format!("{} takes conditional puts", folder.display())),
-        Err(error) => Finding::Bad(format!("{}: {error}; use a local file system", folder.display())),
+    match log.ends().await {
+        Ok(ends) => Finding::Good(format!("topic {topic} has {} partitions; its settings are fit", ends.len())),
+        Err(error) => Finding::Bad(format!("topic {topic}: {error}")),
+    }
+}
+
+async fn check_store(settings: &Settings) -> Finding {
+    let folder = settings.store_folder();
+    if !settings.uses_s3() && !folder.exists() {
+        return Finding::Good(format!("none yet; it will be made in {}", folder.display()));
+    }
+    let (name, hint) = match settings.uses_s3() {
+        true => (format!("bucket {}", settings.store.s3.bucket), "use a store with If-Match and If-None-Match on puts"),
+        false => (folder.display().to_string(), "use a local file system"),
+    };
+    let store = match parts::connect_store(settings, None).await {
+        Ok(store) => store,
+        Err(error) => return Finding::Bad(format!("{name}: {error:#}")),
+    };
+    match object_store::self_test(store.as_ref()).await {
+        Ok(()) => Finding::Good(format!("{name} takes conditional puts")),
+        Err(error) => Finding::Bad(format!("{name}: {error}; {hint}")),
     }
 }
 

@@ -3,8 +3,12 @@
 mod blocks;
 mod cli;
 mod client;
+mod clock;
+mod cluster;
 mod doctor;
 mod log_metrics;
+mod parts;
+mod replay;
 mod server;
 mod settings;
 
@@ -55,6 +59,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Blocks(args)) => return runtime()?.block_on(blocks::run(&args.command, &settings()?)),
         Some(Command::Config(args)) => return check_config(&cli, &args.command),
         Some(Command::Doctor) => return runtime()?.block_on(doctor::run(&settings()?)),
+        Some(Command::Replay(args)) => process::exit(replay::main(args, &cli.server)),
     };
     let settings = settings()?;
     give_memory_back_at_once();

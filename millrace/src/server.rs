@@ -204,11 +204,13 @@ impl Base {
     /// Owners in this process and in others.
     fn fleet(&self, control: &Arc<Control>, local: Option<Arc<dyn Owner>>) -> anyhow::Result<Arc<Fleet>> {
         let log = self.log.bus();
+        let tail = LogTail::new(self.settings.querier.log_tail.clone(), log.clone());
+        tail.register(&self.registry)?;
         let components = fleet::Components {
             control: control.clone(),
             local,
-            log: log.clone(),
-            tail: LogTail::new(self.settings.querier.log_tail.clone(), log),
+            log,
+            tail,
             metrics: self.registry.clone(),
         };
         Ok(Fleet::new(self.settings.cluster.fleet.clone(), components)?)
@@ -277,7 +279,7 @@ impl Process {
             router = router.merge(query.router());
         }
         if let Some(consumer) = services.consumer.as_ref().filter(|_| base.control.is_some()) {
-            router = router.merge(OwnerServer::new(consumer.clone()));
+            router = router.merge(OwnerServer::new(consumer.clone()).into_router());
         }
         if let Some(builder) = services.builder.as_ref().filter(|_| role.builds_for_others(&base.settings)) {
             router = router.merge(builder.router());
@@ -398,6 +400,9 @@ impl Process {
         running.serving.cancel();
         if let Some(query) = &self.services.query {
             query.stop().await;
+        }
+        if let Some(fleet) = &self.services.fleet {
+            fleet.stop().await;
         }
         failure = finish(&mut running.parts).await.or(failure);
         running.consuming.cancel();

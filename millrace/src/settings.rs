@@ -24,8 +24,14 @@ pub(crate) struct Settings {
     pub(crate) auth_enabled: bool,
     pub(crate) common: Common,
     pub(crate) server: Server,
-    /// The local log: the journal under `log/`.
+    /// The local log: the journal under `log/`. Not used when there is Kafka.
     pub(crate) log: Log,
+    /// Apache Kafka in place of the local log.
+    pub(crate) kafka: log_bus::KafkaConfig,
+    /// Where blocks and heads lie when not in the folder `store/`.
+    pub(crate) store: Store,
+    /// This process among others. Only used with Kafka.
+    pub(crate) cluster: Cluster,
     pub(crate) gateway: ingest_gateway::Config,
     pub(crate) consumer: partition_consumer::Config,
     pub(crate) builder: block_builder::Config,
@@ -48,6 +54,32 @@ impl Default for Common {
     fn default() -> Self {
         Self { path_prefix: "./millrace-data".into() }
     }
+}
+
+/// Where blocks and heads lie.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Store {
+    /// A bucket of S3, or of a server that speaks its language. Without a bucket's name the folder is used.
+    pub(crate) s3: object_store::S3Config,
+}
+
+/// How processes of one installation know one another.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Cluster {
+    /// What this process is called in logs, heads and the control topic; each start adds some characters of its own.
+    /// Empty: the host's name.
+    pub(crate) name: String,
+    /// Where this process runs, such as an availability zone. Told to others, and part of a follower's group.
+    pub(crate) zone: String,
+    /// Where others reach this process, as host:port. Empty: the address it listens on, or the host's name when it
+    /// listens on all.
+    pub(crate) advertise_address: String,
+    /// The control topic.
+    pub(crate) control: control::Config,
+    /// Asking owners in other processes.
+    pub(crate) fleet: fleet::Config,
 }
 
 /// How to listen, log and stop.
@@ -185,7 +217,16 @@ impl Settings {
         let mut problems = Vec::new();
         let mut add =
             |section: &str, found: Vec<String>| problems.extend(found.into_iter().map(|p| format!("{section}: {p}")));
-        add("log", self.local_log().problems());
+        if self.kafka.is_set() {
+            add("kafka", self.kafka.problems());
+            add("cluster.control", self.cluster.control.problems());
+            add("cluster.fleet", self.cluster.fleet.problems());
+        } else {
+            add("log", self.local_log().problems());
+        }
+        if self.uses_s3() {
+            add("store.s3", self.store.s3.problems());
+        }
         add("gateway", self.gateway.problems());
         add("consumer", self.consumer.problems());
         add("builder", self.builder.problems());
@@ -196,6 +237,43 @@ impl Settings {
 
     pub(crate) fn http(&self) -> SocketAddr {
         SocketAddr::new(self.server.http_listen_address, self.server.http_listen_port)
+    }
+
+    /// Whether blocks lie in S3, not in a folder.
+    pub(crate) fn uses_s3(&self) -> bool {
+        !self.store.s3.bucket.is_empty()
+    }
+
+    /// Whether partitions are only followed here, never led.
+    pub(crate) fn follows(&self) -> bool {
+        self.consumer.mode == partition_consumer::Mode::Follow
+    }
+
+    /// Kafka's settings for this process. Followers share partitions in a group of their own, one in each zone.
+    pub(crate) fn kafka_config(&self) -> log_bus::KafkaConfig {
+        let mut kafka = self.kafka.clone();
+        if self.follows() {
+            kafka.group = match self.cluster.zone.as_str() {
+                "" => format!("{}-followers", kafka.group),
+                zone => format!("{}-followers-{zone}", kafka.group),
+            };
+        }
+        kafka
+    }
+
+    /// Where data is kept, for a person.
+    pub(crate) fn places(&self) -> String {
+        let folder = &self.common.path_prefix;
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+        let store = match self.uses_s3() {
+            true => format!("bucket {}", self.store.s3.bucket),
+            false => self.store_folder().display().to_string(),
+        };
+        match (self.kafka.is_set(), self.uses_s3()) {
+            (false, false) => folder.display().to_string(),
+            (false, true) => format!("{} and {store}", self.log_folder().display()),
+            (true, _) => format!("topic {} of Kafka and {store}", self.kafka.topic),
+        }
     }
 
     pub(crate) fn log_folder(&self) -> PathBuf {

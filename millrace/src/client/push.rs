@@ -140,7 +140,7 @@ impl Batch {
     }
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value > 0x7f {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -149,7 +149,7 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// A length-delimited field.
-fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
     out.push(field << 3 | 2);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);

@@ -99,8 +99,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 fn layout(args: &Args, folder: PathBuf) -> anyhow::Result<Layout> {
     fs::create_dir_all(&folder)?;
     let binary = args.millrace.clone().map_or_else(default_binary, Ok)?;
-    let counts =
-        Counts { brokers: 1, gateways: 1, consumers: 1, builders: 0, query_services: 1, partitions: args.partitions };
+    let counts = Counts {
+        brokers: 1,
+        gateways: 1,
+        consumers: 1,
+        followers: 0,
+        builders: 0,
+        query_services: 1,
+        partitions: args.partitions,
+    };
     let mut layout = Layout::new(&folder, binary, counts);
     layout.set("auth_enabled", false);
     for (name, value) in NO_LIMITS {

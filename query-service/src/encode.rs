@@ -48,11 +48,7 @@ impl QueryAnswer<'_> {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(estimate(self.answer));
         out.extend_from_slice(b"{\"status\":\"success\",");
-        if !self.warnings.is_empty() {
-            out.extend_from_slice(b"\"warnings\":");
-            list(&mut out, self.warnings, |out, warning| string(out, warning));
-            out.push(b',');
-        }
+        warnings(&mut out, self.warnings);
         out.extend_from_slice(b"\"data\":{\"resultType\":");
         string(&mut out, result_type(self.answer));
         if matches!(self.answer, Answer::Streams(_)) {
@@ -261,18 +257,30 @@ fn integer(out: &mut Vec<u8>, number: i64) {
     out.extend_from_slice(number.to_string().as_bytes());
 }
 
-/// `{"status":"success","data":[…]}` over texts.
-pub(crate) fn text_list(items: &[impl AsRef<str>]) -> Vec<u8> {
-    let mut out = b"{\"status\":\"success\",\"data\":".to_vec();
-    list(&mut out, items, |out, text| string(out, text.as_ref()));
-    out.extend_from_slice(b"}\n");
-    out
+/// What a person should know, as a field with a comma behind it; nothing when there is nothing.
+fn warnings(out: &mut Vec<u8>, warnings: &[String]) {
+    if !warnings.is_empty() {
+        out.extend_from_slice(b"\"warnings\":");
+        list(out, warnings, |out, warning| string(out, warning));
+        out.push(b',');
+    }
 }
 
-/// `{"status":"success","data":[…]}` over label sets.
-pub(crate) fn labels_list(items: &[Labels]) -> Vec<u8> {
-    let mut out = b"{\"status\":\"success\",\"data\":".to_vec();
-    list(&mut out, items, labels);
+/// `{"status":"success","data":[…]}` over texts, with warnings when there are any.
+pub(crate) fn text_list(items: &[impl AsRef<str>], warnings: &[String]) -> Vec<u8> {
+    data_list(items, warnings, |out, text| string(out, text.as_ref()))
+}
+
+/// As [`text_list`] over label sets.
+pub(crate) fn labels_list(items: &[Labels], warnings: &[String]) -> Vec<u8> {
+    data_list(items, warnings, labels)
+}
+
+fn data_list<T>(items: &[T], told: &[String], item: impl Fn(&mut Vec<u8>, &T)) -> Vec<u8> {
+    let mut out = b"{\"status\":\"success\",".to_vec();
+    warnings(&mut out, told);
+    out.extend_from_slice(b"\"data\":");
+    list(&mut out, items, item);
     out.extend_from_slice(b"}\n");
     out
 }

@@ -19,9 +19,9 @@ const ALWAYS_DETECTED: [&str; 4] = ["cluster", "namespace", "instance", "pod"];
 
 /// `/loki/api/v1/labels`
 pub(crate) async fn names(State(service): State<Arc<QueryService>>, request: Request) -> Result<Response, Error> {
-    let found = streams(&service, &request, &optional_selector(&request)?, "labels").await?;
-    let names: BTreeSet<&str> = found.iter().flat_map(|labels| labels.iter().map(|(name, _)| name)).collect();
-    Ok(respond::json(encode::text_list(&names.into_iter().collect::<Vec<_>>())))
+    let Found { streams, warnings } = streams(&service, &request, &optional_selector(&request)?, "labels").await?;
+    let names: BTreeSet<&str> = streams.iter().flat_map(|labels| labels.iter().map(|(name, _)| name)).collect();
+    Ok(respond::json(encode::text_list(&names.into_iter().collect::<Vec<_>>(), &warnings)))
 }
 
 /// `/loki/api/v1/label/{name}/values`
@@ -32,25 +32,29 @@ pub(crate) async fn values(
 ) -> Result<Response, Error> {
     let mut matchers = optional_selector(&request)?;
     matchers.push(check::present(&name)?);
-    let found = streams(&service, &request, &matchers, "labels").await?;
-    let values: BTreeSet<&str> = found.iter().filter_map(|labels| labels.get(&name)).collect();
-    Ok(respond::json(encode::text_list(&values.into_iter().collect::<Vec<_>>())))
+    let Found { streams, warnings } = streams(&service, &request, &matchers, "labels").await?;
+    let values: BTreeSet<&str> = streams.iter().filter_map(|labels| labels.get(&name)).collect();
+    Ok(respond::json(encode::text_list(&values.into_iter().collect::<Vec<_>>(), &warnings)))
 }
 
 /// `/loki/api/v1/series`
 pub(crate) async fn series(State(service): State<Arc<QueryService>>, request: Request) -> Result<Response, Error> {
-    let mut found = BTreeSet::new();
+    let (mut found, mut warnings) = (BTreeSet::new(), Vec::new());
     for matchers in selectors(&request)? {
-        found.extend(streams(&service, &request, &matchers, "series").await?);
+        let of_selector = streams(&service, &request, &matchers, "series").await?;
+        found.extend(of_selector.streams);
+        warnings.extend(of_selector.warnings);
     }
-    Ok(respond::json(encode::labels_list(&found.into_iter().collect::<Vec<_>>())))
+    warnings.sort();
+    warnings.dedup();
+    Ok(respond::json(encode::labels_list(&found.into_iter().collect::<Vec<_>>(), &warnings)))
 }
 
 /// `/loki/api/v1/detected_labels`
 pub(crate) async fn detected(State(service): State<Arc<QueryService>>, request: Request) -> Result<Response, Error> {
-    let found = streams(&service, &request, &optional_selector(&request)?, "labels").await?;
+    let Found { streams, warnings } = streams(&service, &request, &optional_selector(&request)?, "labels").await?;
     let mut values: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (name, value) in found.iter().flat_map(Labels::iter) {
+    for (name, value) in streams.iter().flat_map(Labels::iter) {
         values.entry(name).or_default().insert(value);
     }
     let detected: Vec<Value> = values
@@ -58,10 +62,11 @@ pub(crate) async fn detected(State(service): State<Arc<QueryService>>, request: 
         .filter(|(name, values)| ALWAYS_DETECTED.contains(name) || is_telling(values))
         .map(|(name, values)| json!({"label": name, "cardinality": values.len()}))
         .collect();
-    if detected.is_empty() {
-        return respond::json_value(&json!({}));
+    let mut answer = json!({});
+    if !detected.is_empty() {
+        answer["detectedLabels"] = detected.into();
     }
-    respond::json_value(&json!({ "detectedLabels": detected }))
+    respond::json_with_warnings(answer, warnings)
 }
 
 /// Whether a person can tell something by these values: not when all of them are ids or numbers, but for a switch.
@@ -76,19 +81,28 @@ fn is_uuid(text: &str) -> bool {
     lengths == [8, 4, 4, 4, 12] && groups.iter().all(|g| g.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// The distinct label sets of streams with rows in the time asked for.
+/// What streams have rows.
+struct Found {
+    /// Their distinct label sets.
+    streams: BTreeSet<Labels>,
+    /// What a person should know about them.
+    warnings: Vec<String>,
+}
+
+/// The streams with rows in the time asked for.
 async fn streams(
     service: &QueryService,
     request: &Request,
     matchers: &[Matcher],
     kind: &'static str,
-) -> Result<BTreeSet<Labels>, Error> {
+) -> Result<Found, Error> {
     let now = service.clock.now();
     let bounds = request.params.bounds(now)?.check_order_of_labels()?;
     let bounds = check::check_bounds_of_labels(bounds, now, &service.limits_all(&request.tenants))?;
     let time = TimeRange::closed(bounds.start, bounds.end);
     let found = service.streams_all(&request.tenants, matchers, time, &request.goal, kind).await?;
-    Ok(found.parts.into_iter().map(|part| part.labels).collect())
+    let streams = found.parts.into_iter().map(|part| part.labels).collect();
+    Ok(Found { streams, warnings: found.warnings.into_iter().collect() })
 }
 
 /// The selector in `query`; none at all when it is absent, and then every stream matches.

@@ -80,6 +80,7 @@ impl Stop {
 /// How often plans were made, how young the heads of the next one must be, and how long there is for it.
 pub(crate) struct Planning {
     started: Instant,
+    wait_max: Duration,
     /// Nothing is waited for after this.
     pub(crate) deadline: tokio::time::Instant,
     made: u32,
@@ -93,11 +94,12 @@ pub(crate) struct Planning {
 }
 
 impl Planning {
-    /// The first plan, for which there is time until the deadline.
-    pub(crate) fn until(deadline: tokio::time::Instant) -> Self {
+    /// The first plan, for which owners may be waited for so long.
+    pub(crate) fn new(wait_max: Duration) -> Self {
         Self {
             started: Instant::now(),
-            deadline,
+            wait_max,
+            deadline: tokio::time::Instant::now() + wait_max,
             made: 1,
             wait_pause: WAIT_PAUSE,
             freshness: Freshness::Recent,
@@ -145,6 +147,10 @@ impl Planning {
                     return Err(Error::Unsettled { reason });
                 }
                 tracing::debug!(reason, "planning the read again");
+                if !self.heads_are_stale && is_late {
+                    // Reading blocks took that long; who is asked again needs time again.
+                    self.deadline = tokio::time::Instant::now() + self.wait_max;
+                }
             }
         }
         metrics.plan_again(why);

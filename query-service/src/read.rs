@@ -96,10 +96,6 @@ impl Reader {
         goal.targets(&*self.owner, planning.deadline, first).await
     }
 
-    fn planning(&self) -> Planning {
-        Planning::until(tokio::time::Instant::now() + self.wait_max)
-    }
-
     /// Takes note that memory has answered, and reached what it had to.
     fn note_wait(&self, goal: &Goal, planning: &Planning) {
         if goal.asks_for_offsets() {
@@ -126,7 +122,7 @@ impl Reader {
             edges: WindowEdges::of(query),
             abandoned: abandoned.clone(),
         };
-        let mut planning = self.planning();
+        let mut planning = Planning::new(self.wait_max);
         let targets = self.targets(goal, &planning).await?;
         let question = Question { task: &task, query, scan, goal, targets };
         loop {
@@ -180,7 +176,7 @@ impl Reader {
         time: TimeRange,
         goal: &Goal,
     ) -> Result<FoundStreams, Error> {
-        let mut planning = self.planning();
+        let mut planning = Planning::new(self.wait_max);
         let targets = self.targets(goal, &planning).await?;
         loop {
             match self.try_streams(tenant, &matchers, time, (goal, targets), &mut planning).await {

@@ -3,6 +3,7 @@
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::error::{Error, text_response};
 
@@ -22,6 +23,14 @@ pub(crate) fn json_value(value: &impl Serialize) -> Result<Response, Error> {
     let mut body = serde_json::to_vec(value).map_err(|e| Error::Internal(e.to_string()))?;
     body.push(b'\n');
     Ok(json(body))
+}
+
+/// A JSON answer from an object; with what a person should know about it, when there is something.
+pub(crate) fn json_with_warnings(mut object: Value, warnings: Vec<String>) -> Result<Response, Error> {
+    if !warnings.is_empty() {
+        object["warnings"] = warnings.into();
+    }
+    json_value(&object)
 }
 
 /// What an unknown path is answered with. The routers of this crate leave the fallback to whoever merges them.

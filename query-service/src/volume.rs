@@ -39,9 +39,8 @@ pub(crate) async fn stats(State(service): State<Arc<QueryService>>, request: Req
         found.parts.iter().map(|part| (count(part) as f64 * share(part.time, time)).round() as u64).sum()
     };
     let (bytes, entries) = (sum(|part| part.line_bytes), sum(|part| part.rows));
-    respond::json_value(&json!({
-        "streams": streams.len(), "chunks": found.parts.len(), "bytes": bytes, "entries": entries,
-    }))
+    let answer = json!({ "streams": streams.len(), "chunks": found.parts.len(), "bytes": bytes, "entries": entries });
+    respond::json_with_warnings(answer, found.warnings.into_iter().collect())
 }
 
 /// `/loki/api/v1/index/volume`

@@ -191,6 +191,8 @@ impl LogTail {
     /// Fetches up to `end`. What was fetched stays when this fails, or is dropped half-way.
     async fn extend(&self, kept: &mut Kept, wanted: Wanted, end: Offset) -> Result<(), OwnerError> {
         let Wanted { partition, from, deadline, .. } = wanted;
+        let (limit, total) = (self.config.bytes_max.bytes(), self.config.total_bytes_max.bytes());
+        let fits = |bytes: u64| bytes <= limit && self.bytes_in_all() <= total;
         while kept.next() < end {
             self.make_room(kept, wanted, end)?;
             let next = kept.next();
@@ -199,7 +201,7 @@ impl LogTail {
                 return Err(OwnerError::Deadline { partition, consumed: next, wanted: end });
             };
             match fetched {
-                Ok(fetched) => kept.take(fetched, &self.metrics.fetched_bytes).await,
+                Ok(fetched) => kept.take(fetched, fits, &self.metrics.fetched_bytes).await,
                 Err(LogError::OutOfRange { held, .. }) if next < held.first => {
                     return Err(OwnerError::Removed { partition, range: OffsetRange::new(from, held.first) });
                 }
@@ -222,22 +224,26 @@ impl LogTail {
         if kept.bytes() + fetch > limit {
             return Err(OwnerError::Unavailable(too_large(kept, wanted, end, limit)));
         }
-        let in_all = || u64::try_from(self.metrics.bytes.get()).unwrap_or(0);
-        if in_all() + fetch > total {
+        if self.bytes_in_all() + fetch > total {
             kept.trim();
-            self.let_go(|| in_all() + fetch <= total);
+            self.let_go(|| self.bytes_in_all() + fetch <= total);
         }
-        if in_all() + fetch > total {
+        if self.bytes_in_all() + fetch > total {
             return Err(OwnerError::Unavailable(format!(
                 "partition {} is served by nobody, and tails of the log that are read now take {} already (limit: \
                  log_tail.total_bytes_max, {}); wait until consumers serve their partitions again, run fewer queries at \
                  once, or raise the limit",
                 wanted.partition,
-                human(in_all()),
+                human(self.bytes_in_all()),
                 human(total)
             )));
         }
         Ok(())
+    }
+
+    /// What all tails take, those included that are only scanned any more.
+    fn bytes_in_all(&self) -> u64 {
+        u64::try_from(self.metrics.bytes.get()).unwrap_or(0)
     }
 
     /// Lets go of what is not read now until `enough`: first of rows that heads list by now, then of whole partitions.

@@ -129,7 +129,9 @@ fn warnings_and_lists() {
     let json: Value = serde_json::from_slice(&body).expect("valid JSON");
     assert_eq!(json["warnings"], json!(["careful"]));
 
-    assert_eq!(text_list(&["a", "b"]), b"{\"status\":\"success\",\"data\":[\"a\",\"b\"]}\n");
-    assert_eq!(text_list(&[""; 0]), b"{\"status\":\"success\",\"data\":[]}\n");
-    assert_eq!(labels_list(&[set(&[("a", "b")])]), b"{\"status\":\"success\",\"data\":[{\"a\":\"b\"}]}\n");
+    assert_eq!(text_list(&["a", "b"], &[]), b"{\"status\":\"success\",\"data\":[\"a\",\"b\"]}\n");
+    assert_eq!(text_list(&[""; 0], &[]), b"{\"status\":\"success\",\"data\":[]}\n");
+    let told = text_list(&["a"], &warnings);
+    assert_eq!(told, b"{\"status\":\"success\",\"warnings\":[\"careful\"],\"data\":[\"a\"]}\n");
+    assert_eq!(labels_list(&[set(&[("a", "b")])], &[]), b"{\"status\":\"success\",\"data\":[{\"a\":\"b\"}]}\n");
 }

@@ -389,7 +389,7 @@ impl World {
         let of_family = self.registry.gather().into_iter().filter(|family| family.name() == name);
         let value = |metric: &prometheus::proto::Metric| {
             let histogram = metric.get_histogram().get_sample_count() as f64;
-            metric.get_counter().value() + metric.get_gauge().value() + histogram
+            metric.get_counter().get_value() + metric.get_gauge().get_value() + histogram
         };
         let is_meant = |metric: &&prometheus::proto::Metric| {
             label.is_empty() || metric.get_label().iter().any(|pair| pair.value() == label)

@@ -161,12 +161,16 @@ impl Kept {
         }
     }
 
-    /// Takes in what was fetched at [`Kept::next`]. When the future is dropped, records up to `next` are here as a whole.
-    pub(crate) async fn take(&mut self, fetched: Fetched, bytes_total: &IntCounter) {
+    /// Takes in what was fetched at [`Kept::next`], for as long as the bytes that it has then are few enough: small records
+    /// take much more memory than they are long. When the future is dropped, records up to `next` are here as a whole.
+    pub(crate) async fn take(&mut self, fetched: Fetched, fits: impl Fn(u64) -> bool, bytes_total: &IntCounter) {
         let mut since_yield = 0;
         for record in fetched.records {
             if record.offset < self.next {
                 continue;
+            }
+            if !fits(self.bytes()) {
+                return;
             }
             if self.writer.as_ref().is_none_or(|writer| writer.bytes() >= self.chunk_bytes) {
                 self.open_chunk();

@@ -256,14 +256,14 @@ async fn a_tail_that_is_too_large_says_so() {
     for part in ["partition 0", "[0, 100)", "log_tail.bytes_max, 0.0 MB", "raise the limit"] {
         assert!(text.contains(part), "{text}");
     }
-    assert!(world.kept() <= 20_000, "{}", world.kept());
+    assert!(world.kept() <= 22_000, "{}", world.kept());
     // Once heads list more, the rest fits: what lies below makes room.
     assert_eq!(world.scan(from(90)).await.unwrap().0, (90..100).collect::<Vec<_>>());
     for end in 101..140 {
         world.append_lines(end - 1..end);
         let first = i64::try_from(end).unwrap() - 5;
         assert_eq!(world.scan(from(first)).await.unwrap().0.len(), 5);
-        assert!(world.kept() <= 20_000, "{}", world.kept());
+        assert!(world.kept() <= 22_000, "{}", world.kept());
     }
 }
 
@@ -278,7 +278,7 @@ async fn the_tail_that_was_not_asked_for_makes_room() {
     let all: Vec<u64> = (0..12).collect();
     for partition in [P, Q, P] {
         assert_eq!(world.scan(Ask { partition, ..from(0) }).await.unwrap().0, all);
-        assert!(world.kept() <= 22_000, "{}", world.kept());
+        assert!(world.kept() <= 24_000, "{}", world.kept());
     }
     // While somebody reads the one, there is no room for the other.
     let held = world.tail.slot(P).lock_owned().await;
@@ -374,7 +374,7 @@ async fn answers_are_those_of_memory() {
         let mut rng = fastrand::Rng::with_seed(seed);
         let config = LogTailConfig {
             fetch_bytes: ByteSize::from_bytes(rng.u64(1..3_000)),
-            ..small(rng.u64(40..400) * 1_000, 400_000)
+            ..small(rng.u64(200..400) * 1_000, 400_000)
         };
         let world = World::with(config);
         world.log.inject(|faults| faults.gap_every = Some(rng.u64(2..9)));

@@ -265,7 +265,7 @@ async fn watch(shared: Arc<Shared>) {
             () = shared.context.doubt.notified() => tokio::time::sleep(Duration::from_millis(100)).await,
             () = tokio::time::sleep(wait) => {}
         }
-        shared.readers.give_up_idle();
+        shared.readers.give_up_idle(readers::IDLE_MAX);
         match shared.check_topic().await {
             Ok(true) => (missing, failures) = (0, 0),
             Ok(false) => {

@@ -55,7 +55,8 @@ pub struct KafkaConfig {
     pub record_bytes_max: ByteSize,
     /// An append that is not durable after this time fails. It may still become durable.
     pub delivery_timeout: PromDuration,
-    /// Other questions to brokers fail after this time.
+    /// Other questions to brokers fail after this time. With Kafka's defaults a broker that died is replaced after
+    /// nine seconds; waiting that long makes reads late in place of failed.
     pub request_timeout: PromDuration,
     /// How often partitions and the topic's id are looked at. A new partition is seen this late at most.
     pub metadata_refresh: PromDuration,
@@ -68,8 +69,8 @@ pub struct KafkaConfig {
     /// the first costs the connections and threads of a Kafka client, shared by all partitions, while it is used.
     pub readers_max: usize,
     /// Settings of librdkafka under its own names, for TLS and SASL: `security.protocol`, `ssl.ca.location`,
-    /// `sasl.mechanisms`, `sasl.username`, `sasl.password` and so on. They go over the settings above. They
-    /// are never shown.
+    /// `sasl.mechanisms`, `sasl.username`, `sasl.password` and so on. They go over the settings above. Their values
+    /// are never shown. Kerberos (GSSAPI) and OAuth are not built in.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "redacted")]
     pub properties: BTreeMap<String, String>,
 }
@@ -128,7 +129,7 @@ impl Default for KafkaConfig {
             retention_min: PromDuration::from_hours(24),
             record_bytes_max: ByteSize::from_kb(960),
             delivery_timeout: PromDuration::from_secs(10),
-            request_timeout: PromDuration::from_secs(5),
+            request_timeout: PromDuration::from_secs(10),
             metadata_refresh: PromDuration::from_secs(5),
             queue_bytes_max: ByteSize::from_mb(64),
             fetch_bytes_max: ByteSize::from_mb(2),
@@ -264,7 +265,8 @@ impl KafkaConfig {
         client.set("linger.ms", self.linger.get().as_millis().to_string());
         client.set("compression.type", self.compression.name());
         client.set("message.timeout.ms", self.delivery_timeout.get().as_millis().to_string());
-        let request = self.request_timeout.get().min(self.delivery_timeout.get());
+        // A broker that hangs is given up in time for a try at the next leader.
+        let request = self.request_timeout.get().min(self.delivery_timeout.get() / 2);
         client.set("request.timeout.ms", request.as_millis().to_string());
         client.set("socket.timeout.ms", (request.as_millis() + 1000).to_string());
         client.set("message.max.bytes", self.message_bytes_max().to_string());
@@ -298,7 +300,9 @@ impl KafkaConfig {
         // How soon a partition is fetched again that had enough fetched ahead.
         client.set("fetch.queue.backoff.ms", "2");
         client.set("fetch.error.backoff.ms", "50");
-        client.set("socket.timeout.ms", (self.request_timeout.get().as_millis() + 1000).to_string());
+        // Questions of a reader are answered at once; a broker that hangs is given up.
+        let socket = self.request_timeout.get().min(Duration::from_secs(5)) + Duration::from_secs(1);
+        client.set("socket.timeout.ms", socket.as_millis().to_string());
         self.with_properties(client)
     }
 

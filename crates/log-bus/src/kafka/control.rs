@@ -14,7 +14,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::client::{Context, blocking, nanos, unavailable};
 use super::config::KafkaConfig;
@@ -34,8 +34,14 @@ pub struct KafkaControl {
     admin: Arc<Admin>,
     producer: FutureProducer<Context>,
     consumer: Arc<StreamConsumer<Context>>,
+    reading: Mutex<Reading>,
+}
+
+struct Reading {
     /// The topic that is being read; none when it must be looked at first.
-    reading: Mutex<Option<TopicId>>,
+    topic: Option<TopicId>,
+    /// When it was last heard of, or looked at. Kept here, since waits for the next message are given up often.
+    heard: Instant,
 }
 
 impl KafkaControl {
@@ -63,28 +69,29 @@ impl KafkaControl {
             admin,
             producer,
             consumer: Arc::new(consumer),
-            reading: Mutex::default(),
+            reading: Mutex::new(Reading { topic: None, heard: Instant::now() }),
         }))
     }
 
     /// Makes sure that the topic there is now is the one that is being read.
-    async fn look(&self, reading: &mut Option<TopicId>) -> Result<(), LogError> {
+    async fn look(&self, reading: &mut Reading) -> Result<(), LogError> {
+        reading.heard = Instant::now();
         let id = match self.admin.find(&self.topic).await? {
             Some(found) => found.id,
             None => self.admin.ensure(&self.wanted).await?.id,
         };
-        if *reading == Some(id) {
+        if reading.topic == Some(id) {
             return Ok(());
         }
-        if reading.is_some() {
+        if reading.topic.is_some() {
             tracing::warn!(topic = self.topic, "the control topic was made anew; reading on in the new one");
         }
-        *reading = None;
+        reading.topic = None;
         let from = self.start().await?;
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&self.topic, 0, from).map_err(|error| unavailable("the control topic", &error))?;
         self.consumer.assign(&list).map_err(|error| unavailable("the control topic", &error))?;
-        *reading = Some(id);
+        reading.topic = Some(id);
         Ok(())
     }
 
@@ -123,12 +130,13 @@ impl ControlBus for KafkaControl {
 
     async fn next(&self) -> Result<ControlRecord, LogError> {
         let mut reading = self.reading.lock().await;
-        if reading.is_none() {
+        if reading.topic.is_none() {
             self.look(&mut reading).await?;
         }
         loop {
-            match timeout(SILENCE_MAX, self.consumer.recv()).await {
+            match timeout_at(reading.heard + SILENCE_MAX, self.consumer.recv()).await {
                 Ok(Ok(message)) => {
+                    reading.heard = Instant::now();
                     return Ok(ControlRecord {
                         key: message.key().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default(),
                         payload: message.payload().map_or_else(Bytes::new, Bytes::copy_from_slice),

@@ -45,7 +45,7 @@ use crate::{FetchLimits, Fetched, LogError, LogRecord, Watermarks};
 /// A cursor that was not used for so long may be taken by a reader of another place.
 const FRESH: Duration = Duration::from_secs(5);
 /// A cursor that was not used for so long is given up.
-const IDLE_MAX: Duration = Duration::from_secs(30);
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(30);
 /// Nobody waits for longer.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -431,12 +431,12 @@ impl Readers {
         unavailable("reading", error)
     }
 
-    /// Gives up what nobody used for a while.
-    pub(super) fn give_up_idle(&self) {
+    /// Gives up cursors that nobody used for so long.
+    pub(super) fn give_up_idle(&self, idle_max: Duration) {
         let mut count = 0;
         // Given up under the lock: a new cursor of the same partition and lane shares librdkafka's queue with the old one.
         self.places.lock().retain(|_, place| {
-            place.idle.retain(|cursor| cursor.used.elapsed() < IDLE_MAX);
+            place.idle.retain(|cursor| cursor.used.elapsed() < idle_max);
             count += place.idle.len() + place.busy.len();
             !place.idle.is_empty() || !place.busy.is_empty()
         });
@@ -454,3 +454,6 @@ fn record(message: &BorrowedMessage<'_>) -> LogRecord {
         payload: message.payload().map_or_else(Bytes::new, Bytes::copy_from_slice),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -158,7 +158,9 @@ mod tests {
             if fetched.records.is_empty() {
                 return numbers;
             }
-            let number = |payload: &[u8]| std::str::from_utf8(payload).unwrap().split(' ').next().unwrap().parse().unwrap();
+            let number = |payload: &[u8]| {
+                std::str::from_utf8(payload).unwrap().split(' ').next().unwrap().parse::<u32>().unwrap()
+            };
             numbers.extend(fetched.records.iter().map(|record| number(&record.payload)));
             at = fetched.next;
         }

@@ -10,6 +10,7 @@ mod durability;
 mod group;
 mod mock;
 mod readers;
+mod speed;
 mod topics;
 
 use std::sync::{Arc, Mutex, Weak};

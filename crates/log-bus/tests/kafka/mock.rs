@@ -19,6 +19,8 @@ fn mock(change: impl FnOnce(&mut KafkaConfig)) -> (Mock, KafkaConfig) {
     let mock = MockCluster::new(1).unwrap();
     let mut config = config(&mock.bootstrap_servers(), 1);
     config.delivery_timeout = PromDuration::from_secs(5);
+    // It does not know the question for a topic's settings.
+    config.request_timeout = PromDuration::from_secs(2);
     change(&mut config);
     mock.create_topic(&config.topic, 1, 1).unwrap();
     (mock, config)

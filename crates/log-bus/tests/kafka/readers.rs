@@ -150,7 +150,8 @@ async fn offsets_without_records_are_passed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_is_fetched_soon() {
     let broker = broker();
-    let log = connect(&config(&broker.bootstrap(), 16)).await;
+    let registry = prometheus::Registry::new();
+    let log = KafkaLog::connect(config(&broker.bootstrap(), 16), Some(&registry)).await.unwrap();
     let mut late = Vec::new();
     let readers: Vec<_> = (0..16)
         .map(|p| {
@@ -185,4 +186,21 @@ async fn a_record_is_fetched_soon() {
     let at = |percent: usize| late[(late.len() - 1) * percent / 100];
     eprintln!("acknowledged to fetched: p50 {:?}, p99 {:?}, most {:?}", at(50), at(99), at(100));
     assert!(at(50) < Duration::from_millis(500), "{:?}", at(50));
+    let families = registry.gather();
+    let value = |name: &str| {
+        let family = families.iter().find(|family| family.name() == name).unwrap();
+        let metric = &family.get_metric()[0];
+        metric.get_counter().get_value() + metric.get_gauge().get_value()
+    };
+    assert!(families.iter().all(|family| family.name().starts_with("millrace_kafka_")));
+    for (name, expected) in [
+        ("millrace_kafka_produced_records_total", 320.0),
+        ("millrace_kafka_produced_bytes_total", 3200.0),
+        ("millrace_kafka_fetched_records_total", 320.0),
+        ("millrace_kafka_partitions", 16.0),
+        // Each reader began once and went on from there.
+        ("millrace_kafka_repositioned_total", 16.0),
+    ] {
+        assert_eq!(value(name), expected, "{name}");
+    }
 }

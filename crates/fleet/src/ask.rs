@@ -86,6 +86,9 @@ pub(crate) async fn ask<Q: Question>(
     outcome
 }
 
+/// Ends with the number of who was asked, and what it said.
+type Asked<'a, R> = BoxFuture<'a, (usize, Result<R, OwnerError>)>;
+
 struct Race<'a, Q: Question> {
     asking: Asking<'a>,
     question: Q,
@@ -98,7 +101,7 @@ struct Race<'a, Q: Question> {
     waiting: Vec<(usize, Source)>,
     asked: usize,
     log_asked: bool,
-    running: FuturesUnordered<BoxFuture<'a, (usize, Result<Q::Reply, OwnerError>)>>,
+    running: FuturesUnordered<Asked<'a, Q::Reply>>,
 }
 
 #[derive(Clone)]

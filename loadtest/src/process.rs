@@ -89,7 +89,7 @@ pub(crate) fn default_binary() -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
-/// A port that is free now.
+/// A port that is free now, and is nobody's while the server on it is down.
 pub(crate) fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    testbed::free_ports(1)?.pop().context("one port was asked for")
 }

@@ -8,7 +8,6 @@ mod admin;
 mod broker;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -40,13 +39,7 @@ pub struct KafkaOptions {
 
 impl Default for KafkaOptions {
     fn default() -> Self {
-        Self {
-            brokers: 1,
-            heap: "256m".to_owned(),
-            folder: None,
-            properties: BTreeMap::new(),
-            sasl_plain: None,
-        }
+        Self { brokers: 1, heap: "256m".to_owned(), folder: None, properties: BTreeMap::new(), sasl_plain: None }
     }
 }
 
@@ -234,12 +227,4 @@ pub fn jars() -> Result<PathBuf> {
         folder.display()
     );
     Ok(folder)
-}
-
-/// Ports that are free now.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
-    // Held until all are chosen, so that they differ.
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<std::io::Result<_>>()?;
-    listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }

@@ -6,4 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod kafka;
+mod ports;
 pub mod s3;
+
+pub use ports::free_ports;

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{KafkaOptions, free_ports};
+use super::KafkaOptions;
+use crate::free_ports;
 
 /// Small and quick to start; nothing here runs for long enough to need the second compiler.
 const JAVA: [&str; 4] = [
@@ -80,17 +81,12 @@ fn properties(broker: &Broker, options: &KafkaOptions, voters: &str, controller:
         set("listener.name.sasl.sasl.enabled.mechanisms", "PLAIN".into());
         set(
             "listener.name.sasl.plain.sasl.jaas.config",
-            format!(
-                "org.apache.kafka.common.security.plain.PlainLoginModule required user_{name}=\"{password}\";"
-            ),
+            format!("org.apache.kafka.common.security.plain.PlainLoginModule required user_{name}=\"{password}\";"),
         );
     }
     set("advertised.listeners", listeners.clone());
     set("listeners", format!("{listeners},CONTROLLER://127.0.0.1:{controller}"));
-    set(
-        "listener.security.protocol.map",
-        "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT".into(),
-    );
+    set("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT".into());
     set("process.roles", "broker,controller".into());
     set("node.id", broker.id.to_string());
     set("controller.quorum.voters", voters.to_owned());
@@ -131,7 +127,8 @@ fn properties(broker: &Broker, options: &KafkaOptions, voters: &str, controller:
 fn cluster_id() -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     // The first letter is no dash, so that the tool does not take it for an option; the last one has two bits.
-    let mut id: String = (0..21).map(|i| char::from(LETTERS[fastrand::usize(..if i == 0 { 62 } else { 64 })])).collect();
+    let mut id: String =
+        (0..21).map(|i| char::from(LETTERS[fastrand::usize(..if i == 0 { 62 } else { 64 })])).collect();
     id.push('A');
     id
 }

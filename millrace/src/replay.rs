@@ -33,9 +33,8 @@ use crate::{cli::ServerArgs, clock, parts, settings::Settings};
 
 /// Answers: 0 done, or the same; 1 different, or not all could be rebuilt; 2 an error; 130 stopped by a signal.
 pub(crate) fn main(args: &ReplayArgs, server: &ServerArgs) -> i32 {
-    let outcome = Settings::load(server).and_then(|settings| {
-        crate::runtime()?.block_on(replay(args, server, &settings))
-    });
+    let outcome =
+        Settings::load(server).and_then(|settings| crate::runtime()?.block_on(replay(args, server, &settings)));
     match outcome {
         Ok(code) => code,
         Err(error) => {
@@ -152,7 +151,11 @@ async fn go(
 fn print_speed(progress: &Progress, took: Duration) {
     let bytes = Progress::get(&progress.log_bytes);
     let seconds = took.as_secs_f64().max(1e-3);
-    println!("read {:.1} MB of the log in {seconds:.1} s, {:.1} MB/s", bytes as f64 / 1e6, bytes as f64 / 1e6 / seconds);
+    println!(
+        "read {:.1} MB of the log in {seconds:.1} s, {:.1} MB/s",
+        bytes as f64 / 1e6,
+        bytes as f64 / 1e6 / seconds
+    );
     let retries = Progress::get(&progress.retries);
     if retries > 0 {
         println!("{retries} requests were tried again");

@@ -161,7 +161,8 @@ fn blocks_are_verified_and_rebuilt_beside_the_server_and_without_it() {
     // A block without one of its records.
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let (partition, offset) = runtime.block_on(drop_a_record(&data));
-    let place = format!("partition {partition}, offsets [{offset}, {}), tenant one, {{app=", Offset::new(offset).next());
+    let place =
+        format!("partition {partition}, offsets [{offset}, {}), tenant one, {{app=", Offset::new(offset).next());
     check(&data, &verify, 1, &["log and blocks are DIFFERENT", &place, "the log holds"]);
     check(&data, &["--verify", "--tenant", "two", "--from", "1h"], 0, &[same]);
     check(&data, &["--rebuild", "--tenant", "one", "--from", "1h"], 0, &["the old one differed in", &place]);
@@ -225,12 +226,27 @@ fn a_replay_that_was_stopped_goes_on_and_repeats_nothing() {
     let server = Server::start_with(&[("AUTH_ENABLED", "true")]);
     let data = server.data_dir();
     let text: String = (0..30_000).map(|i| format!("line {i} {}\n", "x".repeat(120))).collect();
-    server.client_with_input(&["push", "-q", "-l", "app=web", "--tenant", "one", "--batch-lines", "500"], text.as_bytes());
+    server.client_with_input(
+        &["push", "-q", "-l", "app=web", "--tenant", "one", "--batch-lines", "500"],
+        text.as_bytes(),
+    );
     let other = Server::start_with(&[("AUTH_ENABLED", "true")]);
 
     let state = server.folder.path().join("state.json");
     let mut command = millrace();
-    command.args(["replay", "--tenant", "one", "--from", "1h", "--send", &other.url, "--as-tenant", "copy", "--rate", "1.5"]);
+    command.args([
+        "replay",
+        "--tenant",
+        "one",
+        "--from",
+        "1h",
+        "--send",
+        &other.url,
+        "--as-tenant",
+        "copy",
+        "--rate",
+        "1.5",
+    ]);
     command.arg("--data-dir").arg(&data).arg("--state").arg(&state).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("the binary runs");
     let began = Instant::now();

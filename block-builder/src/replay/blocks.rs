@@ -122,7 +122,6 @@ pub(crate) fn read_bytes(file: &Bytes, range: OffsetRange) -> Result<BlockConten
 /// A scan and what it found so far.
 struct Scan {
     scan: BlockScan,
-    index: BlockIndex,
     /// The last stream of each wanted tenant, and the tenant.
     owners: Vec<(u32, TenantId)>,
     wanted: Wanted,
@@ -145,7 +144,7 @@ impl Scan {
         }
         let columns = Columns { lines: LineColumn::Content, metadata: MetadataColumns::All, offsets: true };
         let scan = BlockScan::whole(index, ordinals, columns);
-        Self { scan, index: index.clone(), owners, wanted: wanted.clone(), range, contents: Contents::default() }
+        Self { scan, owners, wanted: wanted.clone(), range, contents: Contents::default() }
     }
 
     /// Works until bytes are needed; none at the end.
@@ -156,7 +155,6 @@ impl Scan {
                 Step::Done => return Ok(None),
                 Step::Batch(batch) => {
                     let stream = self.scan.stream().unwrap_or_default();
-                    debug_assert!(self.index.stream(stream).is_some());
                     let owner = self.owners.partition_point(|(end, _)| *end <= stream);
                     if let Some((_, tenant)) = self.owners.get(owner) {
                         self.contents.add_batch(tenant, &batch, &self.wanted, Some(self.range));

@@ -32,11 +32,8 @@ pub async fn plan(log: &dyn LogBus, heads: &Heads, job: &Job) -> Result<Vec<Part
         return Err(Error::Job("the window ends before it begins".to_owned()));
     }
     let count = u32::try_from(log.ends().await.map_err(|e| in_log(PartitionId::new(0), e))?.len()).unwrap_or(u32::MAX);
-    let partitions = if job.partitions.is_empty() {
-        (0..count).map(PartitionId::new).collect()
-    } else {
-        job.partitions.clone()
-    };
+    let partitions =
+        if job.partitions.is_empty() { (0..count).map(PartitionId::new).collect() } else { job.partitions.clone() };
     let mut plans = Vec::new();
     for partition in partitions {
         if partition.index() >= count {

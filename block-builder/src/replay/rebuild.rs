@@ -1,6 +1,6 @@
 //! Makes the blocks of the window anew from the log, and lists them in place of the old ones.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use block::EncodedBlock;
 use bytes::Bytes;
@@ -9,12 +9,13 @@ use cut::{Cut, CutReason, SegmentWriter};
 use log_bus::Watermarks;
 use model::{OffsetRange, PartitionId};
 use object_store::{ObjectKey, PutCondition, StoreError};
+use schemas::record::Record;
 
 use super::{
-    Amount, Error, Left, OldBlock, PartitionState, Position, Progress, Rebuilt, Wanted,
+    Amount, Error, Job, Left, OldBlock, PartitionState, Position, Progress, Rebuilt, Wanted,
     blocks::{BlockContents, BlockReadError, on_a_thread, read_bytes},
     contents::{Contents, Place},
-    plan::{blocks_of, is_held},
+    plan::{blocks_of, is_held, overlap},
     run::Shared,
 };
 use crate::{encode, publish::entry};
@@ -27,8 +28,8 @@ pub(crate) async fn partition(shared: &Shared, place: usize, mut state: Partitio
     let (job, _) = shared.job().await;
     forget_what_is_gone(shared, place, &mut state).await?;
     let head = shared.head(partition).await?;
-    let blocks: Vec<BlockEntry> = blocks_of(&head, state.range, &job).cloned().collect();
-    for old in blocks {
+    let listed: BTreeSet<&str> = blocks_of(&head, state.range, &job).map(|block| block.key.as_str()).collect();
+    for old in head.blocks.iter().filter(|block| !overlap(block.range, state.range).is_empty()) {
         let is_made = |made: &Rebuilt| made.old == old.key || made.new.key == old.key;
         if state.rebuilt.iter().any(is_made) || state.left.iter().any(|left| left.key == old.key) {
             continue;
@@ -37,8 +38,15 @@ pub(crate) async fn partition(shared: &Shared, place: usize, mut state: Partitio
             return Err(Error::Stopped);
         }
         let held = watermarks(shared, partition).await?;
+        if !listed.contains(old.key.as_str()) {
+            // The block has nothing of the tenant. Whether it should have, only the log knows.
+            let is_missed = is_held(held, old.range) && log_holds_some(shared, &job, partition, old.range).await?;
+            if !is_missed {
+                continue;
+            }
+        }
         let outcome = match is_held(held, old.range) {
-            true => Ok(rebuild(shared, partition, &old).await?),
+            true => Ok(rebuild(shared, partition, old).await?),
             false => Err(Left { key: old.key.clone(), range: old.range, why: not_held(held) }),
         };
         Progress::add(&shared.components.progress.steps, u64::from(outcome.is_ok()));
@@ -57,6 +65,29 @@ pub(crate) async fn partition(shared: &Shared, place: usize, mut state: Partitio
     swap(shared, &mut state).await?;
     (state.swapped, state.at) = (true, Position::at(state.range.end));
     shared.note(place, |kept| *kept = state).await
+}
+
+/// Whether the log has entries of the job's tenants and time in a range.
+async fn log_holds_some(shared: &Shared, job: &Job, partition: PartitionId, range: OffsetRange) -> Result<bool, Error> {
+    let mut records = shared.records(partition, range);
+    while let Some(mut found) = records.next().await? {
+        found.retain(|record| job.tenants.wants_key(&record.key));
+        let job = job.clone();
+        let is_found = on_a_thread(move || {
+            found.into_iter().any(|record| {
+                let decoded = Record::decode(record.payload);
+                decoded.is_ok_and(|record| {
+                    let time = record.time_range();
+                    let is_of_time = job.window.entry_time().is_none_or(|wanted| wanted.overlaps(&time));
+                    record.entry_count() > 0 && job.tenants.wants(record.tenant()) && is_of_time
+                })
+            })
+        });
+        if is_found.await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn not_held(held: Watermarks) -> String {

@@ -152,7 +152,12 @@ pub async fn run(
         let (shared, permits) = (shared.clone(), permits.clone());
         tasks.spawn(async move {
             let _permit = permits.acquire().await.map_err(|error| Error::Lost(error.to_string()))?;
-            shared.partition(place).await
+            let outcome = shared.partition(place).await;
+            if outcome.as_ref().is_err_and(|error| !matches!(error, Error::Stopped)) {
+                // The others end, too, before another one begins; what they did is kept.
+                shared.stop.cancel();
+            }
+            outcome
         });
     }
     let mut failure = None;
@@ -160,20 +165,19 @@ pub async fn run(
         let outcome = ended.unwrap_or_else(|error| Err(Error::Lost(error.to_string())));
         match outcome {
             Ok(()) | Err(Error::Stopped) => {}
-            // The others end, too; what they did is kept.
             Err(error) => {
                 shared.stop.cancel();
                 failure.get_or_insert(error);
             }
         }
     }
-    let state = {
+    let (state, kept) = {
         let mut state = shared.book.lock().await;
         state.finished = failure.is_none() && state.partitions.iter().all(|p| is_done(&state.job.mode, p));
-        shared.components.keep.keep(&state).await?;
-        state.clone()
+        (state.clone(), shared.components.keep.keep(&state).await)
     };
-    failure.map_or(Ok(Outcome { state }), Err)
+    // The first thing that went wrong says most.
+    failure.map_or(kept, Err).map(|()| Outcome { state })
 }
 
 fn is_done(mode: &Mode, partition: &PartitionState) -> bool {

@@ -84,14 +84,8 @@ pub trait Target: Send + Sync {
 
 pub(crate) async fn partition(shared: &Shared, place: usize, state: PartitionState) -> Result<(), Error> {
     let (_, id) = shared.job().await;
-    let mut sender = Sender {
-        shared,
-        place,
-        id,
-        partition: state.partition,
-        begins: state.at,
-        batch: Collected::default(),
-    };
+    let mut sender =
+        Sender { shared, place, id, partition: state.partition, begins: state.at, batch: Collected::default() };
     let outcome = sender.run(&state).await;
     if matches!(outcome, Err(Error::Stopped)) && sender.batch.entries.is_empty() {
         // Nothing waits: what was passed need not be read again.
@@ -178,7 +172,8 @@ impl Sender<'_> {
             if place < done || !self.shared.wanted.wants_time(columns.timestamps[row]) {
                 continue;
             }
-            let values = columns.metadata.iter().filter_map(|c| Some((c.name.to_string(), c.values.get(row)?.to_owned())));
+            let values =
+                columns.metadata.iter().filter_map(|c| Some((c.name.to_string(), c.values.get(row)?.to_owned())));
             let mut metadata: Vec<(String, String)> = values.collect();
             metadata.sort_unstable();
             let bounds = columns.lines.offsets();

@@ -208,7 +208,8 @@ impl State {
     pub fn load(file: &Path) -> Result<Self, Error> {
         let wrong = |reason: String| Error::State { file: file.display().to_string(), reason };
         let bytes = fs::read(file).map_err(|error| wrong(error.to_string()))?;
-        let state: Self = serde_json::from_slice(&bytes).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
+        let state: Self =
+            serde_json::from_slice(&bytes).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
         if state.format != FORMAT {
             return Err(wrong(format!("it has format {}, this program reads {FORMAT}", state.format)));
         }

@@ -61,7 +61,12 @@ pub(crate) async fn partition(shared: &Shared, place: usize, state: PartitionSta
                     }
                 }
                 Err(BlockReadError::Failed(error)) => return Err(error),
-                Err(error) => break Some(Found { differences: vec![unreadable(partition, &piece, range, &error)], ..Found::default() }),
+                Err(error) => {
+                    break Some(Found {
+                        differences: vec![unreadable(partition, &piece, range, &error)],
+                        ..Found::default()
+                    });
+                }
                 Ok(found) => break Some(found),
             }
         };
@@ -86,7 +91,14 @@ pub(crate) async fn partition(shared: &Shared, place: usize, state: PartitionSta
 
 fn unreadable(partition: PartitionId, piece: &Piece, range: OffsetRange, error: &BlockReadError) -> Difference {
     let block = if let Piece::Block(entry) = piece { Some(entry.key.clone()) } else { None };
-    Difference { partition, range, block, tenant: None, stream: None, what: format!("the block cannot be read: {error}") }
+    Difference {
+        partition,
+        range,
+        block,
+        tenant: None,
+        stream: None,
+        what: format!("the block cannot be read: {error}"),
+    }
 }
 
 /// What covers the first offset of `rest`, and how much of it.
@@ -190,7 +202,10 @@ fn differences(
     // Queries go by the head's list; it must say what the block says.
     let listed: Vec<_> = entry.tenants.iter().filter(|t| wanted.tenants.wants(&t.tenant)).collect();
     if !listed.iter().copied().eq(&block.tenants) {
-        differences.push(of_block(overlap(entry.range, range), "the head lists other tenants or counts than the block holds".to_owned()));
+        differences.push(of_block(
+            overlap(entry.range, range),
+            "the head lists other tenants or counts than the block holds".to_owned(),
+        ));
     }
     differences
 }

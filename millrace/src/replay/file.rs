@@ -39,7 +39,10 @@ impl FileTarget {
         let mut file = options.open(path).with_context(|| format!("cannot open {} for writing", path.display()))?;
         let bytes = position.unwrap_or(0);
         let mut cut = || {
-            anyhow::ensure!(file.metadata()?.len() >= bytes, "it is shorter than what was acknowledged ({bytes} bytes)");
+            anyhow::ensure!(
+                file.metadata()?.len() >= bytes,
+                "it is shorter than what was acknowledged ({bytes} bytes)"
+            );
             file.set_len(bytes)?;
             Ok(file.seek(SeekFrom::Start(bytes))?)
         };

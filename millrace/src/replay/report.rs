@@ -15,12 +15,16 @@ pub(super) fn print_plan(job: &Job, plans: &[PartitionPlan]) {
         Mode::Rebuild => "make blocks anew from the log and list them in place of the old ones".to_owned(),
         Mode::Send { target, as_tenant } => format!("send to {target} as tenant {as_tenant}"),
     };
-    println!("would {what}: {whose}{}", if job.selector.is_empty() { String::new() } else { format!(" {}", job.selector) });
+    println!(
+        "would {what}: {whose}{}",
+        if job.selector.is_empty() { String::new() } else { format!(" {}", job.selector) }
+    );
     let by = if job.window.by == By::AppendTime { "append time" } else { "entry time" };
     println!("window by {by}: {} to {}", shown(job.window.from), shown(job.window.to));
     if job.window.by == By::EntryTime {
         let search = job.window.append_time();
-        let end = if search.end == model::TimestampNs::MAX { "the end of the log".to_owned() } else { shown(search.end) };
+        let end =
+            if search.end == model::TimestampNs::MAX { "the end of the log".to_owned() } else { shown(search.end) };
         println!("searched by append time: {} to {end}", shown(search.start));
     }
     let (mut records, mut entries, mut bytes) = (0, 0, 0);
@@ -38,14 +42,19 @@ pub(super) fn print_plan(job: &Job, plans: &[PartitionPlan]) {
             estimate.unflushed_records_max
         );
         if job.mode == Mode::Rebuild && estimate.blocks_not_in_log > 0 {
-            println!("  {} of the blocks would be left as they are: the log no longer holds all of their ranges", estimate.blocks_not_in_log);
+            println!(
+                "  {} of the blocks would be left as they are: the log no longer holds all of their ranges",
+                estimate.blocks_not_in_log
+            );
         }
         print_cut_off(plan.cut_off);
         records += estimate.records_max;
         entries += estimate.entries;
         bytes += estimate.line_bytes;
     }
-    println!("in all at most {records} records; in blocks about {entries} entries, {bytes} bytes of lines. Nothing was done");
+    println!(
+        "in all at most {records} records; in blocks about {entries} entries, {bytes} bytes of lines. Nothing was done"
+    );
 }
 
 fn print_cut_off(cut_off: bool) {
@@ -73,7 +82,10 @@ pub(super) fn print(state: &State) -> i32 {
                 0 => "the same".to_owned(),
                 count => format!("DIFFERENT, in {count} places"),
             };
-            println!("log and blocks are {verdict}: {counts}, of which {} entries are not in blocks yet", waiting.entries);
+            println!(
+                "log and blocks are {verdict}: {counts}, of which {} entries are not in blocks yet",
+                waiting.entries
+            );
             i32::from(state.differences() > 0)
         }
         Mode::Rebuild => {
@@ -95,7 +107,10 @@ fn print_partition(mode: &Mode, partition: &PartitionState) {
         Mode::Rebuild => format!("{} blocks made anew", partition.rebuilt.len()),
         Mode::Send { .. } => format!("{} batches", partition.steps),
     };
-    println!("partition {}: offsets {}: {records} records, {entries} entries; {steps}", partition.partition, partition.range);
+    println!(
+        "partition {}: offsets {}: {records} records, {entries} entries; {steps}",
+        partition.partition, partition.range
+    );
     print_cut_off(partition.cut_off);
     if partition.undecodable > 0 {
         println!("  {} records could not be decoded; they are kept as they are, and not sent", partition.undecodable);

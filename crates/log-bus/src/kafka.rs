@@ -56,6 +56,8 @@ pub struct KafkaLog {
     /// Replaced when librdkafka gives it up for good.
     producer: RwLock<FutureProducer<Context>>,
     membership: Mutex<Membership>,
+    /// When members were shut out lately.
+    shut_outs: Mutex<Vec<Instant>>,
     watcher: JoinHandle<()>,
 }
 
@@ -75,9 +77,22 @@ struct Shared {
 
 enum Membership {
     NotYet,
+    /// It was shut out, and joins again when the moment is there.
+    NotBefore(Instant),
     Joined(Arc<Member>),
     Left,
 }
+
+/// How to go on as a member.
+enum Joining {
+    Member(Arc<Member>),
+    NotBefore(Instant),
+    Never,
+}
+
+/// A member that is shut out more often than this within [`SHUT_OUT_SESSIONS`] sessions has a double.
+const SHUT_OUTS_MAX: usize = 2;
+const SHUT_OUT_SESSIONS: u32 = 10;
 
 /// The settings, if they can work.
 fn checked(config: &KafkaConfig) -> Result<KafkaConfig, LogError> {
@@ -140,6 +155,7 @@ impl KafkaLog {
             id: LogId(format!("kafka-{}-{}", shared.config.topic, found.id)),
             producer: RwLock::new(producer),
             membership: Mutex::new(Membership::NotYet),
+            shut_outs: Mutex::default(),
             watcher: tokio::spawn(watch(shared.clone())),
             shared,
         };
@@ -153,18 +169,37 @@ impl KafkaLog {
         if partition.index() < count { Ok(()) } else { Err(LogError::NoPartition { partition, count }) }
     }
 
-    fn member(&self) -> Result<Option<Arc<Member>>, LogError> {
+    fn member(&self) -> Result<Joining, LogError> {
         let mut membership = self.membership.lock();
         Ok(match &*membership {
-            Membership::Left => None,
-            Membership::Joined(member) => Some(member.clone()),
-            Membership::NotYet => {
+            Membership::Left => Joining::Never,
+            Membership::Joined(member) => Joining::Member(member.clone()),
+            Membership::NotBefore(moment) if *moment > Instant::now() => Joining::NotBefore(*moment),
+            Membership::NotYet | Membership::NotBefore(_) => {
                 let context = Context { client: "member", ..self.shared.context.clone() };
                 let member = Arc::new(Member::join(&self.shared.config, context)?);
                 *membership = Membership::Joined(member.clone());
-                Some(member)
+                Joining::Member(member)
             }
         })
+    }
+
+    /// A member was shut out: by another process of its name, or, when it slept through its session, by a late word of its
+    /// own. So it joins anew after a session, unless that happened too often.
+    fn shut_out(&self, member: &Arc<Member>, reason: String) -> Result<(), LogError> {
+        let session = self.shared.config.session_timeout.get();
+        let mut shut_outs = self.shut_outs.lock();
+        shut_outs.retain(|at| at.elapsed() < session * SHUT_OUT_SESSIONS);
+        shut_outs.push(Instant::now());
+        if shut_outs.len() > SHUT_OUTS_MAX {
+            return Err(LogError::Stopped(reason));
+        }
+        tracing::warn!(reason, "joining the group anew after a session");
+        let mut membership = self.membership.lock();
+        if matches!(&*membership, Membership::Joined(known) if Arc::ptr_eq(known, member)) {
+            *membership = Membership::NotBefore(Instant::now() + session);
+        }
+        Ok(())
     }
 
     /// A producer that met a fatal error takes no more records; another one does.
@@ -189,10 +224,10 @@ impl KafkaLog {
 
 fn make_producer(config: &KafkaConfig, context: &Context) -> Result<FutureProducer<Context>, LogError> {
     let context = Context { client: "producer", ..context.clone() };
-    config.producer().create_with_context(context).map_err(|error| LogError::Open {
-        folder: format!("Kafka at {}", config.brokers),
-        reason: error.to_string(),
-    })
+    config
+        .producer()
+        .create_with_context(context)
+        .map_err(|error| LogError::Open { folder: format!("Kafka at {}", config.brokers), reason: error.to_string() })
 }
 
 impl Shared {
@@ -385,12 +420,30 @@ impl LogBus for KafkaLog {
 
     async fn assignment(&self) -> Result<Assignment, LogError> {
         self.shared.check_running()?;
-        let member = self.member()?;
         self.shared
             .unless_stopped(async {
-                match member {
-                    Some(member) => member.next().await,
-                    None => std::future::pending().await,
+                loop {
+                    let member = match self.member()? {
+                        Joining::Member(member) => member,
+                        Joining::NotBefore(moment) => {
+                            tokio::time::sleep_until(moment.into()).await;
+                            continue;
+                        }
+                        Joining::Never => std::future::pending().await,
+                    };
+                    match member.next().await {
+                        Ok(assignment) => {
+                            // The group may have seen new partitions before this process did.
+                            if let Assignment::Assigned(partitions) = &assignment
+                                && let Some(last) = partitions.iter().max()
+                            {
+                                self.shared.saw_partitions(last.index() + 1);
+                            }
+                            return Ok(assignment);
+                        }
+                        Err(LogError::Stopped(reason)) => self.shut_out(&member, reason)?,
+                        Err(error) => return Err(error),
+                    }
                 }
             })
             .await
@@ -410,7 +463,7 @@ impl LogBus for KafkaLog {
         let offsets = self.shared.readers.offsets();
         let member = match &*self.membership.lock() {
             Membership::Joined(member) => member.consumer(),
-            Membership::NotYet | Membership::Left => None,
+            Membership::NotYet | Membership::NotBefore(_) | Membership::Left => None,
         };
         match member {
             Some(consumer) => offsets.commit(consumer, partition, offset).await,

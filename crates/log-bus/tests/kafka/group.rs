@@ -34,7 +34,9 @@ impl Watched {
                         Ok(assignment) => {
                             match &assignment {
                                 Assignment::Assigned(more) => owns.lock().extend(more.iter().map(|p| p.index())),
-                                Assignment::Revoked(less) => owns.lock().retain(|p| !less.contains(&PartitionId::new(*p))),
+                                Assignment::Revoked(less) => {
+                                    owns.lock().retain(|p| !less.contains(&PartitionId::new(*p)))
+                                }
                             }
                             told.lock().push(assignment);
                         }
@@ -165,12 +167,11 @@ async fn of_two_members_with_one_name_the_older_is_shut_out() {
     until_shared(&[&one], 2).await;
     let two = Watched::join(&base).await;
     until_shared(&[&two], 2).await;
-    until("the older one is told", || async { one.ended.lock().is_some() }).await;
-    assert_eq!(one.owns(), BTreeSet::new(), "nothing is owned twice for long");
-    match &*one.ended.lock() {
-        Some(LogError::Stopped(reason)) => assert!(reason.contains("kafka.instance_id"), "{reason}"),
-        other => panic!("{other:?}"),
-    }
+    until("the older one gives all up", || async { one.owns().is_empty() }).await;
+    // It tries again after a session: a process that slept through its own is shut out too. Not this one.
+    one.log.leave().await.unwrap();
+    assert!(one.ended.lock().is_none(), "being shut out once does not stop a process");
+    until_shared(&[&two], 2).await;
     two.log.leave().await.unwrap();
 }
 

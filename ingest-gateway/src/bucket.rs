@@ -104,7 +104,7 @@ impl Bucket {
         let Some(cells) = NonZeroU32::new(cells) else { return true };
         let mut limiter = self.0.lock();
         if let Some(limiter) = limiter.as_mut()
-            && limiter.follow(rate, now)
+            && (limiter.rate == rate || limiter.change(rate, now))
         {
             return limiter.take(cells, now);
         }
@@ -121,13 +121,12 @@ impl Limiter {
     }
 
     /// Goes on at this rate. False when that takes another limiter: the burst is in its quota.
-    fn follow(&mut self, rate: Rate, now: TimestampNs) -> bool {
-        if self.rate != rate {
-            if self.rate.burst != rate.burst || self.rate.cell_bits() != rate.cell_bits() {
-                return false;
-            }
-            (self.start, self.since, self.rate) = (self.cells_at(now), now, rate);
+    #[cold]
+    fn change(&mut self, rate: Rate, now: TimestampNs) -> bool {
+        if self.rate.burst != rate.burst || self.rate.cell_bits() != rate.cell_bits() {
+            return false;
         }
+        (self.start, self.since, self.rate) = (self.cells_at(now), now, rate);
         true
     }
 

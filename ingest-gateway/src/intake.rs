@@ -369,15 +369,8 @@ impl Intake {
         let spread_from = active.as_ref().is_some_and(is_hot).then_some(home);
         let (is_begun, bytes) = (false, 0);
         let mut accepted = Accepted { labels, output: home, active, spread_from, level, is_begun, bytes };
-        self.take_turn(&mut accepted);
+        accepted.take_turn(self.outputs.len());
         Verdict::Accepted(Box::new(accepted))
-    }
-
-    /// A stream too hot for one partition goes on in the next one.
-    fn take_turn(&self, accepted: &mut Accepted) {
-        if let (Some(home), Some(active)) = (accepted.spread_from, &accepted.active) {
-            accepted.output = (home + active.turn()) % self.outputs.len();
-        }
     }
 
     /// The checks of one entry; tells why it is refused.
@@ -528,20 +521,21 @@ impl Intake {
         let bytes_max = self.context.config.record_bytes_max.as_usize();
         // What the entry adds at most: see `RecordBuilder::encoded_bytes`.
         let entry_bytes = line.len() + metadata.bytes() + metadata.len() * 32 + 64;
-        let is_full = |output: &Output| {
-            let is_full = |b: &RecordBuilder| b.encoded_bytes() + entry_bytes > bytes_max || b.key_count() >= KEYS_MAX;
-            output.builder.as_ref().is_some_and(|b| !b.is_empty() && is_full(b))
+        let is_full = |b: &RecordBuilder| {
+            !b.is_empty() && (b.encoded_bytes() + entry_bytes > bytes_max || b.key_count() >= KEYS_MAX)
         };
-        if is_full(&self.outputs[accepted.output]) {
-            self.outputs[accepted.output].close(self.context.batch_id.as_deref());
+        let mut output = &mut self.outputs[accepted.output];
+        if output.builder.as_ref().is_some_and(is_full) {
+            let batch_id = self.context.batch_id.as_deref();
+            output.close(batch_id);
             accepted.is_begun = false;
-            self.take_turn(accepted);
+            accepted.take_turn(self.outputs.len());
+            output = &mut self.outputs[accepted.output];
             // The next one's may be full too, of what came before.
-            if is_full(&self.outputs[accepted.output]) {
-                self.outputs[accepted.output].close(self.context.batch_id.as_deref());
+            if output.builder.as_ref().is_some_and(is_full) {
+                output.close(batch_id);
             }
         }
-        let output = &mut self.outputs[accepted.output];
         let now = self.context.now;
         let builder = output.builder.get_or_insert_with(|| RecordBuilder::new(&self.context.tenant_id, now));
         if !accepted.is_begun {
@@ -557,6 +551,15 @@ impl Intake {
                 let others = metadata.iter().filter(|(name, _)| *name != DETECTED_LEVEL);
                 builder.entry(ts, line, others.chain(std::iter::once((DETECTED_LEVEL, level))));
             }
+        }
+    }
+}
+
+impl Accepted {
+    /// A stream too hot for one partition goes on in the next one of its `outputs`.
+    fn take_turn(&mut self, outputs: usize) {
+        if let (Some(home), Some(active)) = (self.spread_from, &self.active) {
+            self.output = (home + active.turn()) % outputs;
         }
     }
 }

@@ -92,10 +92,12 @@ pub fn topic_id<C: ClientContext>(
     #[allow(clippy::multiple_unsafe_ops_per_block, reason = "they share the objects and their lifetimes")]
     unsafe {
         let queue = Guard(sys::rd_kafka_queue_new(client), sys::rd_kafka_queue_destroy);
-        let options = sys::rd_kafka_AdminOptions_new(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+        let options =
+            sys::rd_kafka_AdminOptions_new(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
         let options = Guard(options, sys::rd_kafka_AdminOptions_destroy);
         let mut text = [0; 256];
-        let mut set = sys::rd_kafka_AdminOptions_set_request_timeout(options.0, patience_ms, text.as_mut_ptr(), text.len());
+        let mut set =
+            sys::rd_kafka_AdminOptions_set_request_timeout(options.0, patience_ms, text.as_mut_ptr(), text.len());
         if let (sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR, Some(broker)) = (set, broker) {
             set = sys::rd_kafka_AdminOptions_set_broker(options.0, broker, text.as_mut_ptr(), text.len());
         }

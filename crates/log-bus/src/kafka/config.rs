@@ -34,7 +34,8 @@ pub struct KafkaConfig {
     pub session_timeout: PromDuration,
     /// An append waits this long for others to share a request with it. Longer packs better and costs latency.
     pub linger: PromDuration,
-    /// How records are packed on their way and in Kafka. zstd is smaller and dearer than lz4.
+    /// How records are packed on their way and in Kafka: `none`, `lz4` or `zstd`. Appending costs about 0.6, 1.8 and 4.2
+    /// CPU seconds per GB, fetching 0.4, 0.5 and 1.5 (debug build; `tests/kafka/speed.rs`).
     pub compression: Compression,
     /// Makes the topics if they do not exist. Without it they must be there; either way their settings are checked.
     pub create_topics: bool,
@@ -193,7 +194,10 @@ impl KafkaConfig {
             !name.is_empty() && name.len() <= 150 && name.chars().all(letters) && !name.chars().all(|c| c == '.')
         };
         require(is_topic(&self.topic), "topic: must be 1 to 150 letters, digits, dots, dashes or underscores");
-        require(is_topic(&self.control_topic()), "control_topic: must be at most 150 letters, digits, dots, dashes or underscores");
+        require(
+            is_topic(&self.control_topic()),
+            "control_topic: must be at most 150 letters, digits, dots, dashes or underscores",
+        );
         require(self.topic != self.control_topic(), "control_topic: must not be the log's topic");
         require(!self.group.is_empty(), "group: must not be empty");
         require(
@@ -204,7 +208,8 @@ impl KafkaConfig {
             !self.instance_id.contains(|c| !letters(c)) && self.instance_id.len() <= 249,
             "instance_id: must be at most 249 letters, digits, dots, dashes or underscores",
         );
-        let between = |duration: PromDuration, least: Duration, most: Duration| (least..=most).contains(&duration.get());
+        let between =
+            |duration: PromDuration, least: Duration, most: Duration| (least..=most).contains(&duration.get());
         let (ms, s, hour) = (Duration::from_millis, Duration::from_secs, Duration::from_secs(3600));
         require(between(self.session_timeout, s(1), hour), "session_timeout: must be 1s to 1h");
         require(between(self.linger, ms(0), s(10)), "linger: must be at most 10s");

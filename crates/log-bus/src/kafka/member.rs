@@ -94,9 +94,9 @@ impl ConsumerContext for MemberContext {
         let partitions = self.partitions(list);
         let done = if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             // At the end: nobody asks for what was committed, since nothing is read here.
-            let assigned = list.set_all_offsets(KafkaOffset::End).and_then(|()| {
-                if cooperative { consumer.incremental_assign(list) } else { consumer.assign(list) }
-            });
+            let assigned = list
+                .set_all_offsets(KafkaOffset::End)
+                .and_then(|()| if cooperative { consumer.incremental_assign(list) } else { consumer.assign(list) });
             self.tell(Assignment::Assigned(partitions));
             assigned.and_then(|()| consumer.pause(list))
         } else {
@@ -135,7 +135,8 @@ impl Member {
         let client_id = format!("millrace-member-{}", uuid::Uuid::new_v4().simple());
         let mut client = config.member();
         client.set("client.id", &client_id);
-        let context = MemberContext { shared: context, topic: config.topic.clone(), news: sender, owned: Mutex::default() };
+        let context =
+            MemberContext { shared: context, topic: config.topic.clone(), news: sender, owned: Mutex::default() };
         let consumer: StreamConsumer<MemberContext> =
             client.create_with_context(context).map_err(|error| unavailable("joining the group", &error))?;
         consumer.subscribe(&[&config.topic]).map_err(|error| unavailable("joining the group", &error))?;
@@ -186,7 +187,9 @@ impl Member {
         if let Some(serving) = self.serving.lock().await.take() {
             let left = LEAVE_MAX.saturating_sub(began.elapsed()).max(Duration::from_millis(100));
             if tokio::time::timeout(left, serving).await.is_err() {
-                tracing::warn!("the group does not answer; it will notice that this process left when its session ends");
+                tracing::warn!(
+                    "the group does not answer; it will notice that this process left when its session ends"
+                );
             }
         }
         tracing::info!(seconds = began.elapsed().as_secs_f64(), "left the group");

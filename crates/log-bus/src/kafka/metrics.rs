@@ -72,7 +72,11 @@ impl Metrics {
                 broker,
             )?,
             sent_bytes: register.gauges("client_sent_bytes", "Bytes a client sent since it was made.", client)?,
-            received_bytes: register.gauges("client_received_bytes", "Bytes a client received since it was made.", client)?,
+            received_bytes: register.gauges(
+                "client_received_bytes",
+                "Bytes a client received since it was made.",
+                client,
+            )?,
         })
     }
 

@@ -64,7 +64,12 @@ fn is_no_member(code: RDKafkaErrorCode) -> bool {
     };
     matches!(
         code,
-        FencedInstanceId | FencedMemberEpoch | IllegalGeneration | RebalanceInProgress | StaleMemberEpoch | UnknownMemberId
+        FencedInstanceId
+            | FencedMemberEpoch
+            | IllegalGeneration
+            | RebalanceInProgress
+            | StaleMemberEpoch
+            | UnknownMemberId
     )
 }
 
@@ -102,7 +107,11 @@ impl Offsets {
         .await
     }
 
-    fn list(&self, partitions: impl Iterator<Item = PartitionId>, offset: KafkaOffset) -> KafkaResult<TopicPartitionList> {
+    fn list(
+        &self,
+        partitions: impl Iterator<Item = PartitionId>,
+        offset: KafkaOffset,
+    ) -> KafkaResult<TopicPartitionList> {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
             list.add_partition_offset(&self.topic, number(partition), offset)?;
@@ -142,7 +151,12 @@ impl Offsets {
         Ok(answer.into_iter().next().flatten().map(Offset::new))
     }
 
-    fn at_times(&self, partitions: std::ops::Range<u32>, millis: i64, patience: Duration) -> KafkaResult<Vec<Option<i64>>> {
+    fn at_times(
+        &self,
+        partitions: std::ops::Range<u32>,
+        millis: i64,
+        patience: Duration,
+    ) -> KafkaResult<Vec<Option<i64>>> {
         let list = self.list(partitions.map(PartitionId::new), KafkaOffset::from_raw(millis))?;
         if list.count() == 0 {
             return Ok(Vec::new());

@@ -223,11 +223,8 @@ impl Readers {
     pub(super) fn new(config: &KafkaConfig, context: Context, metrics: Arc<Metrics>) -> Result<Self, LogError> {
         let first = Arc::new(Lane::new(config, context.clone())?);
         let topic: Arc<str> = config.topic.as_str().into();
-        let offsets = Offsets {
-            consumer: first.consumer(),
-            topic: topic.clone(),
-            patience: config.request_timeout.get(),
-        };
+        let offsets =
+            Offsets { consumer: first.consumer(), topic: topic.clone(), patience: config.request_timeout.get() };
         Ok(Self {
             config: config.clone(),
             topic,
@@ -297,7 +294,12 @@ impl Readers {
 
     /// Records from `from` on. What is out of range is told as such; the caller makes sure that the topic is still
     /// the same.
-    pub(super) async fn fetch(&self, partition: PartitionId, from: Offset, limits: FetchLimits) -> Result<Fetched, LogError> {
+    pub(super) async fn fetch(
+        &self,
+        partition: PartitionId,
+        from: Offset,
+        limits: FetchLimits,
+    ) -> Result<Fetched, LogError> {
         let deadline = Instant::now() + limits.wait_max.min(WAIT_MAX);
         let mut held = loop {
             let mut returned = std::pin::pin!(self.returned.notified());

@@ -117,7 +117,12 @@ async fn acknowledged_records_survive_killed_brokers() {
     assert_eq!(payloads.len(), found.len(), "retries write nothing twice");
     let first: Vec<_> = found.iter().filter(|((p, _), _)| p.index() == 0).collect();
     assert_eq!(followed.len(), first.len(), "the follower saw each record once");
-    assert!(followed.iter().zip(&first).all(|((offset, payload), ((_, at), text))| offset == at && payload == text.as_bytes()));
+    assert!(
+        followed
+            .iter()
+            .zip(&first)
+            .all(|((offset, payload), ((_, at), text))| offset == at && payload == text.as_bytes())
+    );
     eprintln!(
         "{} acknowledged, {} found, {failed} appends failed, the longest took {longest:?}",
         expected.len(),

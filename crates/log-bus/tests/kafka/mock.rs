@@ -77,7 +77,10 @@ async fn a_producer_that_is_given_up_is_replaced() {
     let log = connect(&config).await;
     append(&log, FIRST, "before").await;
     // Fatal to an idempotent producer.
-    mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED]);
+    mock.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED],
+    );
     let mut failed = 0;
     while log.append(FIRST, &tenant(), "x".into()).await.is_err() {
         failed += 1;

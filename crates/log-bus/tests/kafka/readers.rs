@@ -10,7 +10,7 @@ use model::{Offset, PartitionId};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::{FIRST, append, broker, config, connect, tenant};
+use super::{FIRST, append, broker, config, connect, tenant, until};
 
 const fn limits(bytes_max: usize, wait: Duration) -> FetchLimits {
     FetchLimits { bytes_max, wait_max: wait }
@@ -21,11 +21,8 @@ const LIMITS: FetchLimits = limits(1 << 20, Duration::from_secs(5));
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_at_random_places_get_what_lies_there() {
     let broker = broker();
-    let config = KafkaConfig {
-        readers_max: 3,
-        fetch_bytes_max: ByteSize::from_kb(64),
-        ..config(&broker.bootstrap(), 2)
-    };
+    let config =
+        KafkaConfig { readers_max: 3, fetch_bytes_max: ByteSize::from_kb(64), ..config(&broker.bootstrap(), 2) };
     let log = connect(&config).await;
     let mut rng = fastrand::Rng::with_seed(4);
     let payloads: Arc<Vec<Bytes>> =
@@ -44,7 +41,9 @@ async fn readers_at_random_places_get_what_lies_there() {
                     let limits = limits(rng.usize(..40_000), Duration::from_millis(rng.u64(1..200)));
                     if rng.u8(..) < 40 {
                         // Given up in mid-fetch.
-                        let _ = tokio::time::timeout(Duration::from_millis(rng.u64(..4)), log.fetch(FIRST, next, limits)).await;
+                        let _ =
+                            tokio::time::timeout(Duration::from_millis(rng.u64(..4)), log.fetch(FIRST, next, limits))
+                                .await;
                     }
                     let fetched = log.fetch(FIRST, next, limits).await.unwrap();
                     for (i, record) in fetched.records.iter().enumerate() {
@@ -127,7 +126,9 @@ async fn offsets_without_records_are_passed() {
         if round == 1 {
             append(&log, FIRST, "b").await;
         }
-        let end = log.watermarks(FIRST).await.unwrap().end;
+        // The marker is written after the transaction was answered.
+        let end = Offset::new([5, 10, 14][round]);
+        until("the marker is written", || async { log.watermarks(FIRST).await.unwrap().end == end }).await;
         assert_eq!(log.ends().await.unwrap(), [end]);
         let began = Instant::now();
         let mut records = 0;

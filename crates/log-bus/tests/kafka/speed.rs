@@ -21,7 +21,8 @@ fn text(rng: &mut fastrand::Rng) -> Bytes {
     while text.len() < 800 << 10 {
         let (ip, size, ms) = (rng.u32(..), rng.u32(..100_000), rng.u32(..3000));
         let path = ["/api/v1/orders", "/api/v1/items", "/static/app.js", "/health"][rng.usize(..4)];
-        let _ = writeln!(text, "10.{}.{}.7 - - \"GET {path}?id={ip:08x} HTTP/1.1\" 200 {size} {ms}ms", ip % 256, ip % 13);
+        let _ =
+            writeln!(text, "10.{}.{}.7 - - \"GET {path}?id={ip:08x} HTTP/1.1\" 200 {size} {ms}ms", ip % 256, ip % 13);
     }
     Bytes::from(text)
 }

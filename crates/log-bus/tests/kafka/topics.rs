@@ -63,11 +63,8 @@ async fn topics_that_cannot_be_made() {
     let text = refused(&KafkaConfig { partitions: 0, readers_max: 0, ..base.clone() }).await;
     assert!(text.contains("kafka.partitions") && text.contains("kafka.readers_max"), "{text}");
     // Nobody listens there.
-    let nobody = KafkaConfig {
-        brokers: "127.0.0.1:1".to_owned(),
-        request_timeout: PromDuration::from_millis(300),
-        ..base
-    };
+    let nobody =
+        KafkaConfig { brokers: "127.0.0.1:1".to_owned(), request_timeout: PromDuration::from_millis(300), ..base };
     assert!(matches!(KafkaLog::connect(nobody, None).await, Err(LogError::Unavailable(_))));
 }
 

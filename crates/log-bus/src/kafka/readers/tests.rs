@@ -18,8 +18,7 @@ async fn world(records: u8, readers_max: usize) -> World {
     let mock = MockCluster::new(1).unwrap();
     let config = KafkaConfig { brokers: mock.bootstrap_servers(), readers_max, ..KafkaConfig::default() };
     mock.create_topic(&config.topic, 1, 1).unwrap();
-    let producer: FutureProducer<Context> =
-        config.producer().create_with_context(Context::quiet("producer")).unwrap();
+    let producer: FutureProducer<Context> = config.producer().create_with_context(Context::quiet("producer")).unwrap();
     for i in 0..records {
         let payload = [i; 10];
         let record = FutureRecord::to(&config.topic).partition(0).key("t").payload(&payload);
@@ -75,7 +74,8 @@ async fn more_readers_than_cursors_share_them() {
     let (readers, mut tasks) = (world.readers.clone(), tokio::task::JoinSet::new());
     for from in 0..12 {
         let readers = readers.clone();
-        tasks.spawn(async move { readers.fetch(P, Offset::new(from), LIMITS).await.unwrap().records[0].offset.value() });
+        tasks
+            .spawn(async move { readers.fetch(P, Offset::new(from), LIMITS).await.unwrap().records[0].offset.value() });
     }
     let mut found = tasks.join_all().await;
     found.sort_unstable();

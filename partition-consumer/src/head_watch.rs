@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use crate::Error;
 use crate::consumer::Shared;
 
-/// The least time between two looks, however much they are wanted.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// However much they are wanted, looks do not come more often than so many times the usual.
+const HURRY: u32 = 4;
 
 /// Asks for the head when it is time, beside whatever else its owner does.
 pub(crate) struct HeadWatch<'a> {
@@ -64,7 +64,7 @@ impl<'a> HeadWatch<'a> {
             self.asking = None;
             let now = Instant::now();
             self.due = self.period.map(|period| now + period);
-            self.not_before = now + PAUSE_MIN;
+            self.not_before = now + self.shared.config.head_poll.get() / HURRY;
             match answer {
                 Ok(Some(flushed)) => return Ok(flushed),
                 Ok(None) => {}

@@ -249,6 +249,7 @@ impl<'a> Intake<'a> {
         let may_serve = self.memory.standing().leads || self.shared.peers.can_exist();
         if self.warm_to <= self.next && may_serve && !self.memory.is_serving() {
             self.memory.serve();
+            self.shared.tell();
             tracing::info!(partition = %self.partition, consumed = %self.next, "serving a partition");
         }
     }

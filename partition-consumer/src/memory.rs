@@ -289,10 +289,11 @@ impl PartitionMemory {
         is_other
     }
 
-    /// What others are told.
+    /// What others are told. Who is not caught up holds nothing that it would answer for.
     pub(crate) fn told(&self) -> PartitionState {
         let Standing { role, epoch, .. } = self.standing();
-        PartitionState { partition: self.partition, role, epoch, held: self.held() }
+        let held = if self.is_serving() { self.held() } else { OffsetRange::new(Offset::ZERO, Offset::ZERO) };
+        PartitionState { partition: self.partition, role, epoch, held }
     }
 
     /// Waits until the partition is not led here.

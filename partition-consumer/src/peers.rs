@@ -43,7 +43,7 @@ impl Peers {
         self.any(partition, |state| state.epoch > epoch)
     }
 
-    /// True when another process leads under a later epoch, and holds everything below `to`.
+    /// True when another process leads under a later epoch, and answers for everything below `to`.
     pub(crate) fn have_succeeded(&self, partition: PartitionId, epoch: u64, to: Offset) -> bool {
         self.any(partition, |state| state.role == PartitionRole::Leading && state.epoch > epoch && state.held.end >= to)
     }

@@ -11,6 +11,9 @@ use crate::head_watch::HeadWatch;
 use crate::intake::{Intake, Turn};
 use crate::order::{Order, Orders};
 
+/// A process that ends waits no longer than this for readers to hear of the new one.
+const LEAVE_GRACE: Duration = Duration::from_secs(1);
+
 /// Reads along after the lead of this epoch was lost.
 pub(super) async fn drain(intake: &mut Intake<'_>, orders: &mut Orders, epoch: u64) -> Result<Next, Error> {
     let (shared, partition) = (intake.shared, intake.partition);
@@ -67,6 +70,9 @@ fn what_next(intake: &Intake<'_>, order: Order, fenced: Instant, succeeded: Opti
             let is_over = succeeded.is_some_and(|time| time >= grace) || fenced.elapsed() >= config.handoff_max.get();
             is_over.then_some(Next::End)
         }
-        Order::Leave { .. } => (succeeded.is_some() || is_time_to_go(shared, order)).then_some(Next::End),
+        Order::Leave { .. } => {
+            let is_over = succeeded.is_some_and(|time| time >= config.drain_grace.get().min(LEAVE_GRACE));
+            (is_over || is_time_to_go(shared, order)).then_some(Next::End)
+        }
     }
 }

@@ -31,6 +31,7 @@ pub(super) async fn warm(intake: &mut Intake<'_>, orders: &mut Orders, take_now:
     let began = Instant::now();
     let mut why = take_now.then_some("it was led here");
     let mut short_since = None;
+    let mut is_overtaken = false;
     let mut changes = shared.peers.changes();
     let mut head = HeadWatch::steady(shared, partition);
     // Beside fetching: the store may be slow.
@@ -48,7 +49,7 @@ pub(super) async fn warm(intake: &mut Intake<'_>, orders: &mut Orders, take_now:
         } else {
             short_since = None;
         }
-        why = why.or_else(|| why_take(intake, began, short_since));
+        why = why.or_else(|| why_take(intake, began, short_since, is_overtaken));
         if let (None, Some(why)) = (&taking, why) {
             tracing::info!(%partition, why, consumed = %intake.consumed(), "taking the lead of a partition");
             taking = Some(Box::pin(take(shared, memory.clone())));
@@ -68,20 +69,36 @@ pub(super) async fn warm(intake: &mut Intake<'_>, orders: &mut Orders, take_now:
                 shared.metrics.warm_seconds.observe(began.elapsed().as_secs_f64());
                 return Ok(Next::Lead(lead?));
             }
-            Turn::Woken(Woken::Head(found)) => intake.note_head(found?),
-            // The leader's head shows the way on, or taking the lead records what is lost.
-            Turn::Overtaken => head.hurry(),
+            Turn::Woken(Woken::Head(found)) => {
+                let found = found?;
+                is_overtaken &= found.flushed_to <= intake.consumed();
+                intake.note_head(found);
+            }
+            Turn::Overtaken => {
+                is_overtaken = true;
+                head.hurry();
+            }
             Turn::Woken(Woken::Look) | Turn::Went => {}
         }
     }
 }
 
 /// Why the lead should be taken now.
-fn why_take(intake: &Intake<'_>, began: Instant, short_since: Option<Instant>) -> Option<&'static str> {
+fn why_take(
+    intake: &Intake<'_>,
+    began: Instant,
+    short_since: Option<Instant>,
+    is_overtaken: bool,
+) -> Option<&'static str> {
     let Intake { shared, partition, .. } = *intake;
     let config = &shared.config;
     if !shared.peers.is_led(partition, intake.head_epoch) {
         return Some("nobody leads it");
+    }
+    // Retention took what was to be read next. The leader may hold it still, and what it makes blocks of is not lost:
+    // its head shows the way on.
+    if is_overtaken {
+        return None;
     }
     if intake.memory.is_serving() {
         return Some("all is read");

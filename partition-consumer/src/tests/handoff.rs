@@ -406,8 +406,7 @@ async fn followers_answer_and_never_lead() {
         assert_eq!((rows.len(), complete_to), (10 * round, end));
         a.process().consumer.flush().await.unwrap();
         consumer.flush().await.unwrap();
-        // What is in blocks goes, as soon as the follower has seen the head twice.
-        fleet.world.push(&mut rng, ONE, 0, 0).await;
+        // What is in blocks goes, as soon as the follower has seen the head.
         until("f to let go", || consumer.held(ONE).is_some_and(|held| held.start >= end)).await;
     }
     assert_eq!(fleet.leader(ONE).await, ("a".to_owned(), 1));
@@ -443,6 +442,33 @@ async fn a_follower_that_retention_passes_goes_on_behind() {
         panic!("a follower answers")
     };
     assert_eq!(rows.len(), 70);
+}
+
+#[tokio::test]
+async fn what_is_in_memory_is_not_lost_when_retention_takes_it() {
+    let mut rng = fastrand::Rng::with_seed(59);
+    let fleet = Fleet::new(1, 59);
+    let (a, b) = (fleet.start("a", patient()), fleet.start("b", patient()));
+    fleet.group.give(ONE, Some("a"));
+    fleet.led_by(ONE, "a").await;
+    for _ in 0..8 {
+        fleet.world.push(&mut rng, ONE, 5, 50).await;
+    }
+    b.process().fetch_to.send_replace(5);
+    until("b to know of a", || b.control.view().leader(ONE).is_some()).await;
+    fleet.group.give(ONE, Some("b"));
+    until("b to read", || b.process().consumer.warming() == [(ONE, offset(5))]).await;
+    // The leader dies with all that it held; of the log only the end is left.
+    fleet.kill(&a);
+    fleet.world.log.trim(ONE, offset(7));
+    fleet.group.give(ONE, Some("b"));
+    b.process().fetch_to.send_replace(i64::MAX);
+    until("b to go on", || b.process().consumer.held(ONE).is_some_and(|held| held.end == offset(8))).await;
+    fleet.check_all_in_blocks(ONE).await;
+    let (head, _) = fleet.world.heads().read(ONE).await.unwrap().unwrap();
+    let lost: Vec<OffsetRange> = head.lost.iter().map(|lost| lost.range).collect();
+    assert_eq!(lost, [OffsetRange::new(offset(5), offset(7))]);
+    assert_eq!(b.process().metric("millrace_lost_offsets_total", "0"), 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -492,6 +518,46 @@ async fn what_is_read_along_never_stops_those_who_cut() {
         fleet.check_all_in_blocks(partition).await;
     }
     drop(a);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_drains_answers_until_the_new_one_does_and_leaves_room_for_what_it_leads() {
+    let mut rng = fastrand::Rng::with_seed(60);
+    let fleet = Fleet::new(2, 60);
+    let a = fleet.start("a", quick());
+    let b = fleet.start("b", Config { warm_max: Duration::from_millis(50).into(), ..patient() });
+    for partition in [ONE, TWO] {
+        fleet.group.give(partition, Some("a"));
+        fleet.led_by(partition, "a").await;
+    }
+    for _ in 0..5 {
+        fleet.world.push(&mut rng, ONE, 20, 200).await;
+    }
+    // B takes the lead after it has read too little for too long, and gets no further.
+    b.process().fetch_to.send_replace(3);
+    until("b to know of a", || b.control.view().leader(ONE).is_some()).await;
+    fleet.group.give(ONE, Some("b"));
+    fleet.led_by(ONE, "b").await;
+    assert_eq!(fleet.read_strongly(ONE, true).await, 100);
+    // A reads along what nobody cuts, until memory is short.
+    let stops = || a.process().metric("millrace_consumer_memory_full_total", "") > 0.0;
+    for _ in 0..300 {
+        fleet.world.push(&mut rng, ONE, 20, 200).await;
+    }
+    until("a to stop reading along", stops).await;
+    for _ in 0..10 {
+        for _ in 0..30 {
+            fleet.world.push(&mut rng, TWO, 20, 200).await;
+        }
+        fleet.read_strongly(TWO, true).await;
+    }
+    assert_eq!((b.role(ONE), a.role(ONE)), (Some(PartitionRole::Leading), Some(PartitionRole::Draining)));
+    b.process().fetch_to.send_replace(i64::MAX);
+    until("a to let go", || a.process().consumer.held(ONE).is_none()).await;
+    fleet.read_strongly(ONE, true).await;
+    for partition in [ONE, TWO] {
+        fleet.check_all_in_blocks(partition).await;
+    }
 }
 
 fn small_cap() -> usize {

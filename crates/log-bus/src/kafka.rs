@@ -349,9 +349,10 @@ impl LogBus for KafkaLog {
             self.producer.read().send_result(record).map_err(|(error, _)| error)
         };
         let delivered = match sent {
-            Ok(sent) => match sent.await {
-                Ok(delivered) => delivered.map_err(|(error, _)| error),
-                Err(_) => Err(KafkaError::Canceled),
+            Ok(sent) => match tokio::time::timeout(self.shared.config.delivery_timeout.get(), sent).await {
+                Ok(Ok(delivered)) => delivered.map_err(|(error, _)| error),
+                Ok(Err(_)) => Err(KafkaError::Canceled),
+                Err(_) => Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut)),
             },
             Err(error) => Err(error),
         };

@@ -54,7 +54,8 @@ pub struct KafkaConfig {
     pub retention_min: PromDuration,
     /// The largest record. The topic must take a little more (`max.message.bytes`); with this default Kafka's does.
     pub record_bytes_max: ByteSize,
-    /// An append that is not durable after this time fails. It may still become durable.
+    /// An append that is not durable after this time fails. It is not taken back: when Kafka is there again, it becomes
+    /// durable all the same.
     pub delivery_timeout: PromDuration,
     /// Other questions to brokers fail after this time. With Kafka's defaults a broker that died is replaced after
     /// nine seconds; waiting that long makes reads late in place of failed.
@@ -269,7 +270,9 @@ impl KafkaConfig {
         client.set("max.in.flight.requests.per.connection", "5");
         client.set("linger.ms", self.linger.get().as_millis().to_string());
         client.set("compression.type", self.compression.name());
-        client.set("message.timeout.ms", self.delivery_timeout.get().as_millis().to_string());
+        // Never: when a record is given up, librdkafka numbers all others anew, and one of them that was written, but
+        // not answered, is written twice (ADR 12). Callers stop to wait after `delivery_timeout`.
+        client.set("message.timeout.ms", "0");
         // A broker that hangs is given up in time for a try at the next leader.
         let request = self.request_timeout.get().min(self.delivery_timeout.get() / 2);
         client.set("request.timeout.ms", request.as_millis().to_string());

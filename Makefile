@@ -4,7 +4,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/millrace-target
 DATA_DIR ?= ./millrace-data
 
-.PHONY: run demo test check bench verify fuzz release
+.PHONY: run demo test check bench verify chaos fuzz release
 
 run: release ## build the release binary and start everything in one process
 	@exec "$(CARGO_TARGET_DIR)/release/millrace" --data-dir "$(DATA_DIR)"
@@ -25,6 +25,11 @@ bench: release ## ingest, storage and query costs, as one table
 verify: release ## 1,000 kills while clients push; every acknowledged line must be there exactly once
 	@cargo build --quiet --release --locked -p millrace-loadtest
 	@"$(CARGO_TARGET_DIR)/release/loadtest" verify --kills 1000
+
+chaos: release ## an hour of faults in a cluster on real Kafka; every acknowledged line must be there exactly once
+	@bash .ci/setup test
+	@cargo build --quiet --release --locked -p millrace-loadtest
+	@MILLRACE_TEST_KAFKA=$$(bash loadtest/kafka/fetch) "$(CARGO_TARGET_DIR)/release/loadtest" chaos --minutes 60
 
 fuzz: ## a minute for each parser of bytes from outside (needs nightly Rust and cargo-fuzz)
 	@for target in schemas:record crates/logql:parse ingest-gateway:push; do \

@@ -103,6 +103,7 @@ async fn watermarks(shared: &Shared, partition: PartitionId) -> Result<Watermark
 /// Blocks that were uploaded before a stop, and never listed, may have been collected as garbage since.
 async fn forget_what_is_gone(shared: &Shared, place: usize, state: &mut PartitionState) -> Result<(), Error> {
     let mut there = Vec::new();
+    let before = state.rebuilt.len();
     for made in std::mem::take(&mut state.rebuilt) {
         let key = object_key(&made.new.key)?;
         match shared.components.store.head(&key).await {
@@ -112,6 +113,9 @@ async fn forget_what_is_gone(shared: &Shared, place: usize, state: &mut Partitio
         }
     }
     state.rebuilt = there;
+    if state.rebuilt.len() == before {
+        return Ok(());
+    }
     let now = state.clone();
     shared.note(place, |state| *state = now).await
 }

@@ -13,6 +13,8 @@ use crate::consumer::Shared;
 /// However much they are wanted, looks do not come more often than so many times the usual.
 const HURRY: u32 = 4;
 
+type Asking<'a> = Pin<Box<dyn Future<Output = Result<Option<Flushed>, CutError>> + Send + 'a>>;
+
 /// Asks for the head when it is time, beside whatever else its owner does.
 pub(crate) struct HeadWatch<'a> {
     shared: &'a Shared,
@@ -21,7 +23,7 @@ pub(crate) struct HeadWatch<'a> {
     period: Option<Duration>,
     due: Option<Instant>,
     not_before: Instant,
-    asking: Option<Pin<Box<dyn Future<Output = Result<Option<Flushed>, CutError>> + Send + 'a>>>,
+    asking: Option<Asking<'a>>,
 }
 
 impl<'a> HeadWatch<'a> {

@@ -19,10 +19,9 @@ pub(super) async fn run(world: Arc<World>, heads: Heads) {
         if world.chance(80) || world.is_healed() {
             continue;
         }
-        match rebuild(&world, &heads).await {
-            Err(CatalogueError::Invalid { reason, .. }) => world.wrong(reason),
-            // The store is down, or somebody else trimmed or deleted what was to be rebuilt.
-            Ok(()) | Err(_) => {}
+        // Other errors may be: the store is down, or somebody else trimmed or deleted what was to be rebuilt.
+        if let Err(CatalogueError::Invalid { reason, .. }) = rebuild(&world, &heads).await {
+            world.wrong(reason);
         }
     }
 }

@@ -196,7 +196,7 @@ fn layout(args: &Args, folder: &Path) -> anyhow::Result<Layout> {
     for (name, value) in SMALL_CUTS {
         layout.set_by_variable(name, value);
     }
-    let age = args.cut_age_ms.unwrap_or_else(|| (args.minutes * 250.0).clamp(400.0, 15_000.0) as u64);
+    let age = args.cut_age_ms.unwrap_or_else(|| (args.minutes * 500.0).clamp(400.0, 25_000.0) as u64);
     layout.set("consumer.cut_age", format!("{age}ms"));
     // Full within seconds when the store is away and lines are long.
     layout.set("consumer.memory_bytes", "6MB");

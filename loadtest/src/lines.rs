@@ -3,7 +3,7 @@
 //! A line begins with its number in its writer's ledger. Lines carry duplicate timestamps, times out of order, and
 //! times years ago.
 
-use std::io::Write as _;
+use std::{collections::BTreeMap, io::Write as _};
 
 use anyhow::Context as _;
 use model::{Clock, SystemClock};
@@ -113,6 +113,12 @@ pub(crate) struct Found {
 impl Reading<'_> {
     /// All lines that a selector matches, of all times.
     pub(crate) fn lines(&self, selector: &str) -> anyhow::Result<Found> {
+        let (streams, warnings) = self.streams(selector)?;
+        Ok(Found { numbers: streams.into_values().flatten().collect(), warnings })
+    }
+
+    /// The numbers of all lines that a selector matches, of all times, by their stream; and what the answer warns of.
+    pub(crate) fn streams(&self, selector: &str) -> anyhow::Result<(BTreeMap<StreamNumber, Vec<usize>>, Vec<String>)> {
         let parameters = [
             ("query", selector.to_owned()),
             ("start", "1".to_owned()),
@@ -121,8 +127,9 @@ impl Reading<'_> {
             ("direction", "forward".to_owned()),
         ];
         let answer = self.get("/loki/api/v1/query_range", &parameters)?;
-        let mut numbers = Vec::new();
+        let mut streams = BTreeMap::<StreamNumber, Vec<usize>>::new();
         for result in answer["data"]["result"].as_array().into_iter().flatten() {
+            let numbers = streams.entry(stream_of(&result["stream"])?).or_default();
             for value in result["values"].as_array().into_iter().flatten() {
                 let line = value[1].as_str().context("a line is a text")?;
                 let number = line.split(' ').next().unwrap_or_default();
@@ -130,7 +137,19 @@ impl Reading<'_> {
             }
         }
         let warnings = answer["warnings"].as_array().into_iter().flatten();
-        Ok(Found { numbers, warnings: warnings.map(|w| w.as_str().unwrap_or_default().to_owned()).collect() })
+        Ok((streams, warnings.map(|w| w.as_str().unwrap_or_default().to_owned()).collect()))
+    }
+
+    /// How many lines of each stream a selector matches, of all times.
+    pub(crate) fn counts(&self, selector: &str) -> anyhow::Result<BTreeMap<StreamNumber, u64>> {
+        let query = format!("sum by (stream) (count_over_time({selector}[20y]))");
+        let answer = self.get("/loki/api/v1/query", &[("query", query), ("time", in_an_hour())])?;
+        let mut counts = BTreeMap::new();
+        for result in answer["data"]["result"].as_array().into_iter().flatten() {
+            let count = result["value"][1].as_str().and_then(|v| v.parse().ok()).context("a value is a number")?;
+            counts.insert(stream_of(&result["metric"])?, count);
+        }
+        Ok(counts)
     }
 
     /// How many lines a selector matches, of all times.
@@ -144,6 +163,10 @@ impl Reading<'_> {
     fn get(&self, path: &str, parameters: &[(&str, String)]) -> anyhow::Result<Value> {
         self.client.get_with(path, self.tenant, parameters, self.headers)?.json()
     }
+}
+
+fn stream_of(labels: &Value) -> anyhow::Result<StreamNumber> {
+    labels["stream"].as_str().and_then(|s| s.parse().ok()).context("a stream has its number as a label")
 }
 
 /// Nanoseconds: later than all lines.

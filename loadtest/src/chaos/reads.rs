@@ -81,7 +81,7 @@ fn until_answered(
             }
             Err(error) => {
                 let kinds = shared.timeline.during(began, Instant::now());
-                shared.count_failed(&kinds);
+                shared.count_failed(&kinds, &format!("{error:#}"));
                 if is_inexcusable(&kinds) && !shared.stops() {
                     let names: Vec<&str> = kinds.iter().map(|k| k.name()).collect();
                     let at = &clients[turn % clients.len()].base;

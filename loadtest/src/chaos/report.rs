@@ -106,6 +106,10 @@ impl Report {
         let reads = |asking| tally.reads.get(&asking).copied().unwrap_or_default();
         let row = |name: &str, text: String| println!("{name:<26} {text}");
         println!();
+        for (times, example) in tally.failures.values() {
+            println!("{times:>5} attempts failed like: {}", example.chars().take(300).collect::<String>());
+        }
+        println!();
         row("seed", self.seed.to_string());
         row("faults", format!("{} in {:.0} s", self.faults.len(), self.seconds));
         row("lines acknowledged", format!("{} of {} sent", self.lines.0, self.lines.1));
@@ -192,6 +196,7 @@ impl Report {
             "pushes": {"all": self.pushes.0, "unknown": self.pushes.1},
             "reads": reads,
             "attempts_failed": tally.failed_in_all,
+            "failures": tally.failures.values().map(|(n, text)| json!({"times": n, "example": text})).collect::<Vec<_>>(),
             "during": differences(tally.during),
             "after": self.after.as_ref().map(|a| json!({
                 "differences": differences(a.differences), "lines": a.lines, "passes": a.passes,

@@ -162,6 +162,9 @@ impl Error {
             Self::Owner { .. } | Self::NoHead { .. } | Self::LogEnds(_) | Self::Unsettled { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            // The store may be back soon; agents and Grafana know that of this one.
+            Self::Fetch { source: StoreError::Unavailable { .. }, .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Catalogue(error) if error.is_unavailable() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Flush(_)
             | Self::Catalogue(_)
             | Self::Fetch { .. }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_block_builder::{Builder, Components, Config, assemble};
 use catalogue::Heads;
 use control::{Control, ProcessState, Role};
 use cut::{Cut, CutReason, CutSink, Lead};
 use log_bus::{LogBus, MemoryControl, MemoryLog};
+use millrace_block_builder::{Builder, Components, Config, assemble};
 use model::{Labels, Offset, OffsetRange, PartitionId, SystemClock, TenantId, TimestampNs};
 use object_store::{MemoryStore, ObjectStore};
 use prometheus::Registry;

@@ -206,13 +206,8 @@ impl Base {
         let log = self.log.bus();
         let tail = LogTail::new(self.settings.querier.log_tail.clone(), log.clone());
         tail.register(&self.registry)?;
-        let components = fleet::Components {
-            control: control.clone(),
-            local,
-            log,
-            tail,
-            metrics: self.registry.clone(),
-        };
+        let components =
+            fleet::Components { control: control.clone(), local, log, tail, metrics: self.registry.clone() };
         Ok(Fleet::new(self.settings.cluster.fleet.clone(), components)?)
     }
 

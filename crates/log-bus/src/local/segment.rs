@@ -246,7 +246,12 @@ impl Segment {
 
     /// Opens a segment that another process may be writing, and changes nothing. Of the newest one, what is whole now is
     /// made durable and seen, and nothing more. None when there is no such file.
-    pub(super) fn view(folder: &Path, sequence: u64, partitions: u32, is_newest: bool) -> Result<Option<Self>, LogError> {
+    pub(super) fn view(
+        folder: &Path,
+        sequence: u64,
+        partitions: u32,
+        is_newest: bool,
+    ) -> Result<Option<Self>, LogError> {
         let path = segment_path(folder, sequence);
         let io = |error: io::Error| WalkError::Io(error).of(&path);
         let file = match File::open(&path) {

@@ -1,5 +1,7 @@
 //! Blocks made by builders in other processes, over the real RPC: used when right, made here when not.
 
+#![allow(clippy::unwrap_used, reason = "all of it is a test")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

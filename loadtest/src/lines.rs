@@ -103,6 +103,9 @@ pub(crate) struct Reading<'a> {
     pub(crate) headers: &'a [(&'a str, String)],
 }
 
+/// The numbers of lines, in the answer's order, by their stream.
+pub(crate) type LinesByStream = BTreeMap<StreamNumber, Vec<usize>>;
+
 /// What a query for lines found.
 pub(crate) struct Found {
     /// The numbers of the lines, in the answer's order.
@@ -118,7 +121,7 @@ impl Reading<'_> {
     }
 
     /// The numbers of all lines that a selector matches, of all times, by their stream; and what the answer warns of.
-    pub(crate) fn streams(&self, selector: &str) -> anyhow::Result<(BTreeMap<StreamNumber, Vec<usize>>, Vec<String>)> {
+    pub(crate) fn streams(&self, selector: &str) -> anyhow::Result<(LinesByStream, Vec<String>)> {
         let parameters = [
             ("query", selector.to_owned()),
             ("start", "1".to_owned()),

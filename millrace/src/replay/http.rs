@@ -133,7 +133,7 @@ mod tests {
         };
         let plain = snap::raw::Decoder::new().decompress_vec(&encode(&batch).expect("small")).expect("snappy");
         let time = b"\x0a\x04\x08\x01\x10\x02";
-        let mut expected = b"\x0a\x2b\x0a\x07{a=\"b\"}\x12\x13".to_vec();
+        let mut expected = b"\x0a\x29\x0a\x07{a=\"b\"}\x12\x13".to_vec();
         expected.extend_from_slice(time);
         expected.extend_from_slice(b"\x12\x03hi\xff\x1a\x06\x0a\x01k\x12\x01v\x12\x09");
         expected.extend_from_slice(time);

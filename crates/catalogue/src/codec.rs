@@ -55,6 +55,9 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Head, DecodeError> {
     if format > FORMAT {
         return Err(DecodeError::Newer { format });
     }
+    if format == 0 {
+        return Err(corrupt("there never was a format 0"));
+    }
     let [_, _, encoding, checksum] = words[..] else { return Err(corrupt("its first line is not that of a head")) };
     if checksum != format!("{:016x}", xxh3_64(body)) {
         return Err(corrupt("its checksum does not fit"));

@@ -112,11 +112,13 @@ fn answered(
     [first, began, ended]: [Instant; 3],
     differences: Differences,
 ) {
+    let without_sources = shared.timeline.without_sources(first, ended);
     {
         let mut tally = shared.tally();
         *tally.reads.entry(asking).or_default() += 1;
         tally.during.add(differences);
         tally.with_retries_longest = tally.with_retries_longest.max(ended - first);
+        tally.with_sources_longest = tally.with_sources_longest.max((ended - first).saturating_sub(without_sources));
         if asking == Asking::Strong {
             tally.strong_longest = tally.strong_longest.max(ended - began);
         }

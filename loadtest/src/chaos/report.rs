@@ -139,8 +139,10 @@ impl Report {
             "strong read, longest",
             format!("{}; {} with retries", secs(tally.strong_longest), secs(tally.with_retries_longest)),
         );
+        row("  Kafka and S3 there", format!("{} with retries", secs(tally.with_sources_longest)));
         row("hand-offs", self.seen.handoffs.to_string());
         row("hand-off, longest", handoff(&self.seen.longest));
+        row("  Kafka and S3 there", handoff(&self.seen.longest_with_sources));
         row("  scaling and drains", handoff(&self.seen.longest_planned));
         row("drain, longest", tally.drains.values().flatten().max().map_or_else(|| "none".to_owned(), |d| secs(*d)));
         for (name, rose) in &self.seen.rose {
@@ -205,6 +207,8 @@ impl Report {
             "strong_read_longest_seconds": tally.strong_longest.as_secs_f64(),
             "read_with_retries_longest_seconds": tally.with_retries_longest.as_secs_f64(),
             "handoffs": self.seen.handoffs,
+            "read_with_retries_and_sources_longest_seconds": tally.with_sources_longest.as_secs_f64(),
+            "handoff_longest_with_sources": gap(&self.seen.longest_with_sources),
             "handoff_longest": gap(&self.seen.longest),
             "handoff_longest_planned": gap(&self.seen.longest_planned),
             "counters": self.seen.rose,

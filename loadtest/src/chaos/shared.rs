@@ -94,6 +94,8 @@ pub(crate) struct Tally {
     pub(crate) during: Differences,
     pub(crate) strong_longest: Duration,
     pub(crate) with_retries_longest: Duration,
+    /// Likewise, without the time in which there was no Kafka or no store.
+    pub(crate) with_sources_longest: Duration,
     pub(crate) tail_lines: u64,
     /// Entries of tails that had to be dropped, as they said themselves.
     pub(crate) tail_dropped: u64,

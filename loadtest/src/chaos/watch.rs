@@ -31,6 +31,8 @@ pub(crate) struct Seen {
     led: BTreeMap<u32, (Instant, bool)>,
     /// The longest time without a leader, its partition, and what was wrong meanwhile.
     pub(crate) longest: Option<(Duration, u32, Vec<&'static str>)>,
+    /// The longest while Kafka and the store were there.
+    pub(crate) longest_with_sources: Option<(Duration, u32, Vec<&'static str>)>,
     /// The longest while only ordinary things were done: scaling, draining, raising partitions.
     pub(crate) longest_planned: Option<(Duration, u32, Vec<&'static str>)>,
     pub(crate) handoffs: u64,
@@ -119,12 +121,17 @@ impl Seen {
         }
         self.handoffs += 1;
         let gap = now - since;
-        let names = || kinds.iter().map(|k| k.name()).collect();
-        if self.longest.as_ref().is_none_or(|(longest, ..)| gap > *longest) {
-            self.longest = Some((gap, partition, names()));
+        let raise = |longest: &mut Option<(Duration, u32, Vec<&'static str>)>| {
+            if longest.as_ref().is_none_or(|(longest, ..)| gap > *longest) {
+                *longest = Some((gap, partition, kinds.iter().map(|k| k.name()).collect()));
+            }
+        };
+        raise(&mut self.longest);
+        if !kinds.iter().any(|kind| kind.takes_sources()) {
+            raise(&mut self.longest_with_sources);
         }
-        if is_inexcusable(&kinds) && self.longest_planned.as_ref().is_none_or(|(longest, ..)| gap > *longest) {
-            self.longest_planned = Some((gap, partition, names()));
+        if is_inexcusable(&kinds) {
+            raise(&mut self.longest_planned);
         }
     }
 }

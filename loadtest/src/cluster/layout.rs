@@ -102,8 +102,9 @@ impl Layout {
         *at = value.into();
     }
 
-    /// As `MILLRACE_…` variables name settings: `CONSUMER__CUT_BYTES`.
+    /// As `MILLRACE_…` variables name settings: `CONSUMER__CUT_BYTES`. Numbers are numbers, as there.
     pub(crate) fn set_by_variable(&mut self, variable: &str, value: &str) {
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
         self.set(&variable.to_lowercase().replace("__", "."), value);
     }
 
@@ -159,6 +160,8 @@ mod tests {
         layout.set_by_variable("CONSUMER__CUT_AGE", "1s");
         assert_eq!(layout.settings["kafka"]["brokers"], "127.0.0.1:1");
         assert_eq!(layout.settings["kafka"]["topic"], TOPIC);
+        layout.set_by_variable("LIMITS_CONFIG__INGESTION_RATE_MB", "10000");
         assert_eq!(layout.settings["consumer"]["cut_age"], "1s");
+        assert_eq!(layout.settings["limits_config"]["ingestion_rate_mb"], 10000);
     }
 }

@@ -26,6 +26,9 @@ use crate::{ControlBus, ControlRecord, LogError};
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Every process publishes more often than this, this one too: a topic that is silent for so long is looked at.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// A topic that is still silent after so many looks is read with another client. librdkafka's can get stuck when the
+/// topic is deleted and made anew while brokers come and go.
+const LOOKS_MAX: u32 = 3;
 
 /// The control topic on Kafka.
 pub struct KafkaControl {
@@ -33,15 +36,23 @@ pub struct KafkaControl {
     wanted: Wanted,
     admin: Arc<Admin>,
     producer: FutureProducer<Context>,
-    consumer: Arc<StreamConsumer<Context>>,
+    config: KafkaConfig,
     reading: Mutex<Reading>,
 }
 
 struct Reading {
+    consumer: Arc<StreamConsumer<Context>>,
     /// The topic that is being read; none when it must be looked at first.
     topic: Option<TopicId>,
     /// When it was last heard of, or looked at. Kept here, since waits for the next message are given up often.
     heard: Instant,
+    /// How often it was looked at since the last message.
+    looks: u32,
+}
+
+fn reader(config: &KafkaConfig) -> Result<Arc<StreamConsumer<Context>>, LogError> {
+    let consumer = config.control_reader().create_with_context(Context::quiet("control"));
+    consumer.map(Arc::new).map_err(|error| unavailable("the control topic", &error))
 }
 
 impl KafkaControl {
@@ -54,51 +65,55 @@ impl KafkaControl {
         let wanted = Wanted::control(&config);
         let admin = Admin::new(&config)?;
         admin.ensure(&wanted).await?;
-        let context = Context::quiet("control");
         let producer = config
             .control_producer()
-            .create_with_context(context.clone())
+            .create_with_context(Context::quiet("control"))
             .map_err(|error| unavailable("the control topic", &error))?;
-        let consumer: StreamConsumer<Context> = config
-            .control_reader()
-            .create_with_context(context)
-            .map_err(|error| unavailable("the control topic", &error))?;
+        let reading = Reading { consumer: reader(&config)?, topic: None, heard: Instant::now(), looks: 0 };
         Ok(Arc::new(Self {
             topic: wanted.name.clone(),
             wanted,
             admin,
             producer,
-            consumer: Arc::new(consumer),
-            reading: Mutex::new(Reading { topic: None, heard: Instant::now() }),
+            config,
+            reading: Mutex::new(reading),
         }))
     }
 
     /// Makes sure that the topic there is now is the one that is being read.
     async fn look(&self, reading: &mut Reading) -> Result<(), LogError> {
         reading.heard = Instant::now();
+        reading.looks += 1;
         let id = match self.admin.find(&self.topic).await? {
             Some(found) => found.id,
             None => self.admin.ensure(&self.wanted).await?.id,
         };
-        if reading.topic == Some(id) {
+        let is_stuck = reading.looks > LOOKS_MAX;
+        if reading.topic == Some(id) && !is_stuck {
             return Ok(());
         }
-        if reading.topic.is_some() {
+        if is_stuck {
+            tracing::warn!(topic = self.topic, "the control topic is silent; reading it with another client");
+            let stuck = std::mem::replace(&mut reading.consumer, reader(&self.config)?);
+            // Closing a client blocks.
+            tokio::task::spawn_blocking(move || drop(stuck));
+            reading.looks = 0;
+        } else if reading.topic.is_some() {
             tracing::warn!(topic = self.topic, "the control topic was made anew; reading on in the new one");
         }
         reading.topic = None;
-        let from = self.start().await?;
+        let from = self.start(&reading.consumer).await?;
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&self.topic, 0, from).map_err(|error| unavailable("the control topic", &error))?;
-        self.consumer.assign(&list).map_err(|error| unavailable("the control topic", &error))?;
+        reading.consumer.assign(&list).map_err(|error| unavailable("the control topic", &error))?;
         reading.topic = Some(id);
         Ok(())
     }
 
     /// Where the last minute begins.
-    async fn start(&self) -> Result<KafkaOffset, LogError> {
+    async fn start(&self, consumer: &Arc<StreamConsumer<Context>>) -> Result<KafkaOffset, LogError> {
         let since = SystemClock.now().millis().saturating_sub(REMEMBERED.as_millis() as i64).max(0);
-        let (consumer, topic) = (self.consumer.clone(), self.topic.clone());
+        let (consumer, topic) = (consumer.clone(), self.topic.clone());
         blocking(move || {
             let mut list = TopicPartitionList::new();
             let asked = list
@@ -134,9 +149,10 @@ impl ControlBus for KafkaControl {
             self.look(&mut reading).await?;
         }
         loop {
-            match timeout_at(reading.heard + SILENCE_MAX, self.consumer.recv()).await {
+            let consumer = reading.consumer.clone();
+            match timeout_at(reading.heard + SILENCE_MAX, consumer.recv()).await {
                 Ok(Ok(message)) => {
-                    reading.heard = Instant::now();
+                    (reading.heard, reading.looks) = (Instant::now(), 0);
                     return Ok(ControlRecord {
                         key: message.key().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default(),
                         payload: message.payload().map_or_else(Bytes::new, Bytes::copy_from_slice),

@@ -89,7 +89,7 @@ pub(crate) struct Tally {
     /// Attempts of reads that failed, by what was wrong meanwhile. An attempt counts for each kind.
     pub(crate) failed: BTreeMap<Kind, u64>,
     pub(crate) failed_in_all: u64,
-    /// What failed reads said: the text without numbers, how often, and one of them with what was wrong meanwhile.
+    /// What failed reads said: the text without names and numbers, how often, and one of them with what was wrong meanwhile.
     pub(crate) failures: BTreeMap<String, (u64, String)>,
     pub(crate) during: Differences,
     pub(crate) strong_longest: Duration,
@@ -156,7 +156,9 @@ impl Shared {
     pub(crate) fn count_failed(&self, kinds: &BTreeSet<Kind>, said: &str) {
         let mut tally = self.tally();
         tally.failed_in_all += 1;
-        let form: String = said.chars().filter(|c| !c.is_ascii_digit()).take(160).collect();
+        // Without names and numbers, which differ each time.
+        let words: String = said.split('"').step_by(2).collect();
+        let form: String = words.chars().filter(|c| !c.is_ascii_digit()).take(160).collect();
         let names: Vec<&str> = kinds.iter().map(|k| k.name()).collect();
         tally.failures.entry(form).or_insert_with(|| (0, format!("{said}, amid {names:?}"))).0 += 1;
         for kind in kinds {

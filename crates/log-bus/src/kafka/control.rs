@@ -70,14 +70,7 @@ impl KafkaControl {
             .create_with_context(Context::quiet("control"))
             .map_err(|error| unavailable("the control topic", &error))?;
         let reading = Reading { consumer: reader(&config)?, topic: None, heard: Instant::now(), looks: 0 };
-        Ok(Arc::new(Self {
-            topic: wanted.name.clone(),
-            wanted,
-            admin,
-            producer,
-            config,
-            reading: Mutex::new(reading),
-        }))
+        Ok(Arc::new(Self { topic: wanted.name.clone(), wanted, admin, producer, config, reading: Mutex::new(reading) }))
     }
 
     /// Makes sure that the topic there is now is the one that is being read.

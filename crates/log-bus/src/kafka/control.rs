@@ -46,7 +46,7 @@ struct Reading {
     topic: Option<TopicId>,
     /// When it was last heard of, or looked at. Kept here, since waits for the next message are given up often.
     heard: Instant,
-    /// How often it was looked at since the last message.
+    /// How often it was looked at for its silence since the last message.
     looks: u32,
 }
 
@@ -76,7 +76,6 @@ impl KafkaControl {
     /// Makes sure that the topic there is now is the one that is being read.
     async fn look(&self, reading: &mut Reading) -> Result<(), LogError> {
         reading.heard = Instant::now();
-        reading.looks += 1;
         let id = match self.admin.find(&self.topic).await? {
             Some(found) => found.id,
             None => self.admin.ensure(&self.wanted).await?.id,
@@ -158,7 +157,10 @@ impl ControlBus for KafkaControl {
                     tokio::time::sleep(Duration::from_millis(200)).await;
                     self.look(&mut reading).await?;
                 }
-                Err(_) => self.look(&mut reading).await?,
+                Err(_) => {
+                    reading.looks += 1;
+                    self.look(&mut reading).await?;
+                }
             }
         }
     }

@@ -1,14 +1,19 @@
 //! The control topic on Kafka: one partition, minutes of retention.
 //!
-//! It may be deleted at any time. Its reader notices that by its silence or an error, makes it anew and reads on.
+//! It may be deleted at any time. Who reads notices that by silence, an error, or because nothing can be published, makes
+//! it anew and goes on with other clients: librdkafka keeps the leader epochs of the topic that was, takes lower ones of
+//! its successor for outdated metadata (`rd_kafka_toppar_leader_update` in `rdkafka_topic.c`, 2.12), and so may never
+//! learn who leads it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use kafka_topic_id::TopicId;
 use model::{Clock, SystemClock, TimestampNs};
+use parking_lot::RwLock;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -26,8 +31,8 @@ use crate::{ControlBus, ControlRecord, LogError};
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Every process publishes more often than this, this one too: a topic that is silent for so long is looked at.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
-/// A topic that is still silent after so many looks is read with another client. librdkafka's can get stuck when the
-/// topic is deleted and made anew while brokers come and go.
+/// Clients that still do not work after so many looks are replaced, whatever the reason: a new one may have learned of
+/// the topic that was, from a broker that was late itself.
 const LOOKS_MAX: u32 = 3;
 
 /// The control topic on Kafka.
@@ -35,7 +40,9 @@ pub struct KafkaControl {
     topic: String,
     wanted: Wanted,
     admin: Arc<Admin>,
-    producer: FutureProducer<Context>,
+    producer: RwLock<FutureProducer<Context>>,
+    /// Whether the last message could not be published.
+    mute: AtomicBool,
     config: KafkaConfig,
     reading: Mutex<Reading>,
 }
@@ -46,8 +53,14 @@ struct Reading {
     topic: Option<TopicId>,
     /// When it was last heard of, or looked at. Kept here, since waits for the next message are given up often.
     heard: Instant,
-    /// How often it was looked at for its silence since the last message.
+    looked: Instant,
+    /// How often it was looked at, for silence or muteness, since all was well.
     looks: u32,
+}
+
+fn producer(config: &KafkaConfig) -> Result<FutureProducer<Context>, LogError> {
+    let producer = config.control_producer().create_with_context(Context::quiet("control"));
+    producer.map_err(|error| unavailable("the control topic", &error))
 }
 
 fn reader(config: &KafkaConfig) -> Result<Arc<StreamConsumer<Context>>, LogError> {
@@ -65,33 +78,39 @@ impl KafkaControl {
         let wanted = Wanted::control(&config);
         let admin = Admin::new(&config)?;
         admin.ensure(&wanted).await?;
-        let producer = config
-            .control_producer()
-            .create_with_context(Context::quiet("control"))
-            .map_err(|error| unavailable("the control topic", &error))?;
-        let reading = Reading { consumer: reader(&config)?, topic: None, heard: Instant::now(), looks: 0 };
-        Ok(Arc::new(Self { topic: wanted.name.clone(), wanted, admin, producer, config, reading: Mutex::new(reading) }))
+        let now = Instant::now();
+        let reading = Reading { consumer: reader(&config)?, topic: None, heard: now, looked: now, looks: 0 };
+        Ok(Arc::new(Self {
+            topic: wanted.name.clone(),
+            wanted,
+            admin,
+            producer: RwLock::new(producer(&config)?),
+            mute: AtomicBool::new(false),
+            config,
+            reading: Mutex::new(reading),
+        }))
     }
 
-    /// Makes sure that the topic there is now is the one that is being read.
+    /// Makes sure that the topic there is now is the one that is being read and written.
     async fn look(&self, reading: &mut Reading) -> Result<(), LogError> {
-        reading.heard = Instant::now();
+        reading.looked = Instant::now();
+        reading.heard = reading.looked;
         let id = match self.admin.find(&self.topic).await? {
             Some(found) => found.id,
             None => self.admin.ensure(&self.wanted).await?.id,
         };
-        let is_stuck = reading.looks > LOOKS_MAX;
-        if reading.topic == Some(id) && !is_stuck {
-            return Ok(());
-        }
-        if is_stuck {
-            tracing::warn!(topic = self.topic, "the control topic is silent; reading it with another client");
-            let stuck = std::mem::replace(&mut reading.consumer, reader(&self.config)?);
-            // Closing a client blocks.
-            tokio::task::spawn_blocking(move || drop(stuck));
-            reading.looks = 0;
-        } else if reading.topic.is_some() {
-            tracing::warn!(topic = self.topic, "the control topic was made anew; reading on in the new one");
+        match reading.topic {
+            Some(known) if known != id => {
+                tracing::warn!(topic = self.topic, "the control topic was made anew; going on with the new one");
+                self.renew_clients(reading)?;
+            }
+            Some(_) if reading.looks > LOOKS_MAX => {
+                let mute = self.mute.load(Ordering::Relaxed);
+                tracing::warn!(topic = self.topic, mute, "the control topic does not work; trying other clients");
+                self.renew_clients(reading)?;
+            }
+            Some(_) => return Ok(()),
+            None => {}
         }
         reading.topic = None;
         let from = self.start(&reading.consumer).await?;
@@ -99,6 +118,15 @@ impl KafkaControl {
         list.add_partition_offset(&self.topic, 0, from).map_err(|error| unavailable("the control topic", &error))?;
         reading.consumer.assign(&list).map_err(|error| unavailable("the control topic", &error))?;
         reading.topic = Some(id);
+        Ok(())
+    }
+
+    fn renew_clients(&self, reading: &mut Reading) -> Result<(), LogError> {
+        let consumer = std::mem::replace(&mut reading.consumer, reader(&self.config)?);
+        let producer = std::mem::replace(&mut *self.producer.write(), producer(&self.config)?);
+        // Closing a client blocks.
+        tokio::task::spawn_blocking(move || drop((consumer, producer)));
+        reading.looks = 0;
         Ok(())
     }
 
@@ -127,12 +155,17 @@ impl KafkaControl {
 impl ControlBus for KafkaControl {
     async fn publish(&self, key: &str, payload: Bytes) -> Result<(), LogError> {
         let record = FutureRecord::to(&self.topic).partition(0).key(key).payload(&payload[..]);
-        let sent = self.producer.send_result(record).map_err(|(error, _)| unavailable("the control topic", &error))?;
-        match sent.await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err((error, _))) => Err(delivery_error(&error, payload.len(), self.wanted.bytes_max())),
-            Err(_) => Err(LogError::Unavailable("the control topic: the client was closed".to_owned())),
-        }
+        let sent = self.producer.read().send_result(record);
+        let published = match sent {
+            Ok(sent) => match sent.await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err((error, _))) => Err(delivery_error(&error, payload.len(), self.wanted.bytes_max())),
+                Err(_) => Err(LogError::Unavailable("the control topic: the client was closed".to_owned())),
+            },
+            Err((error, _)) => Err(unavailable("the control topic", &error)),
+        };
+        self.mute.store(matches!(published, Err(LogError::Unavailable(_))), Ordering::Relaxed);
+        published
     }
 
     async fn next(&self) -> Result<ControlRecord, LogError> {
@@ -141,10 +174,18 @@ impl ControlBus for KafkaControl {
             self.look(&mut reading).await?;
         }
         loop {
+            // Others may be heard well while this process cannot be.
+            if self.mute.load(Ordering::Relaxed) && reading.looked.elapsed() >= SILENCE_MAX {
+                reading.looks += 1;
+                self.look(&mut reading).await?;
+            }
             let consumer = reading.consumer.clone();
             match timeout_at(reading.heard + SILENCE_MAX, consumer.recv()).await {
                 Ok(Ok(message)) => {
-                    (reading.heard, reading.looks) = (Instant::now(), 0);
+                    reading.heard = Instant::now();
+                    if !self.mute.load(Ordering::Relaxed) {
+                        reading.looks = 0;
+                    }
                     return Ok(ControlRecord {
                         key: message.key().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default(),
                         payload: message.payload().map_or_else(Bytes::new, Bytes::copy_from_slice),

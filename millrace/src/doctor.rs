@@ -129,10 +129,22 @@ async fn check_log(settings: &Settings) -> Finding {
     Finding::Good(format!("{records} records in {}, all readable", folder.display()))
 }
 
-/// Connecting checks the topics.
+/// Connecting checks the topic. None is made here: looking changes nothing.
 async fn check_kafka(settings: &Settings) -> Finding {
-    let topic = &settings.kafka.topic;
-    let log = match KafkaLog::connect(settings.kafka_config(), None).await {
+    let (topic, config) = (&settings.kafka.topic, settings.kafka_config());
+    if config.create_topics {
+        match KafkaLog::exists(&config).await {
+            Ok(true) => {}
+            Ok(false) => {
+                let partitions = config.partitions;
+                return Finding::Good(format!(
+                    "topic {topic} is not there yet; the first server makes it with {partitions} partitions"
+                ));
+            }
+            Err(error) => return Finding::Bad(error.to_string()),
+        }
+    }
+    let log = match KafkaLog::connect(config, None).await {
         Ok(log) => log,
         Err(error) => return Finding::Bad(error.to_string()),
     };

@@ -6,13 +6,21 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use log_bus::{KafkaLog, LocalLog, LogBus};
-use object_store::{FolderStore, ObjectStore, S3Store};
+use log_bus::{KafkaControl, KafkaLog, LocalLog, LogBus, LogError};
+use object_store::{FolderStore, ObjectStore, S3Store, SelfTestError, StoreError};
 use prometheus::Registry;
+use tokio::time::Instant;
 
 use crate::{log_metrics::LogMetrics, settings::Settings};
+
+/// Kafka or S3 that cannot be reached when a process starts is waited for so long; everything of an installation is often
+/// started at once.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries.
+const START_PAUSE: Duration = Duration::from_secs(2);
 
 /// The log of this process.
 pub(crate) enum Log {
@@ -26,7 +34,8 @@ impl Log {
     /// Opens or connects to the log that the settings name.
     pub(crate) async fn open(settings: &Settings, metrics: Option<&Registry>) -> anyhow::Result<Self> {
         if settings.kafka.is_set() {
-            return Ok(Self::Kafka(KafkaLog::connect(settings.kafka_config(), metrics).await?));
+            let connect = || KafkaLog::connect(settings.kafka_config(), metrics);
+            return Ok(Self::Kafka(patiently("Kafka", log_may_come, connect).await?));
         }
         let log = Arc::new(LocalLog::open(settings.local_log())?);
         if let Some(registry) = metrics {
@@ -66,6 +75,76 @@ pub(crate) async fn connect_store(
 /// As [`connect_store`]; refuses a store that does not keep what a store must promise.
 pub(crate) async fn open_store(settings: &Settings, metrics: &Registry) -> anyhow::Result<Arc<dyn ObjectStore>> {
     let store = connect_store(settings, Some(metrics)).await?;
-    object_store::self_test(store.as_ref()).await.context("the object store cannot be used")?;
+    let test = || object_store::self_test(store.as_ref());
+    patiently("the object store", store_may_come, test).await.context("the object store cannot be used")?;
     Ok(store)
+}
+
+/// The control topic that the settings name.
+pub(crate) async fn open_control(settings: &Settings) -> anyhow::Result<Arc<KafkaControl>> {
+    let config = settings.kafka_config();
+    Ok(patiently("the control topic", log_may_come, || KafkaControl::connect(&config)).await?)
+}
+
+/// Tries again while what failed may pass by itself.
+async fn patiently<T, E: std::fmt::Display>(
+    what: &str,
+    may_pass: fn(&E) -> bool,
+    open: impl AsyncFn() -> Result<T, E>,
+) -> Result<T, E> {
+    let until = Instant::now() + START_PATIENCE;
+    loop {
+        match open().await {
+            Err(error) if may_pass(&error) && Instant::now() < until => {
+                tracing::warn!(%error, "waiting for {what}");
+                tokio::time::sleep(START_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn log_may_come(error: &LogError) -> bool {
+    matches!(error, LogError::Unavailable(_))
+}
+
+/// A put whose answer was lost may have happened; the next test has a key of its own.
+fn store_may_come(error: &SelfTestError) -> bool {
+    matches!(error, SelfTestError::Failed { error: StoreError::Unavailable { .. } | StoreError::Precondition(_), .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use object_store::{Effect, Fault, Faults, MemoryStore};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_pass_is_waited_for_and_no_longer_than_said() {
+        let tries = AtomicU32::new(0);
+        let fails = |times: u32| {
+            let tries = &tries;
+            tries.store(0, Ordering::Relaxed);
+            async move || match tries.fetch_add(1, Ordering::Relaxed) {
+                n if n < times => Err(LogError::Unavailable("not yet".to_owned())),
+                n => Ok(n),
+            }
+        };
+        assert!(matches!(patiently("it", log_may_come, fails(3)).await, Ok(3)));
+        let began = Instant::now();
+        assert!(patiently("it", log_may_come, fails(u32::MAX)).await.is_err());
+        assert!((START_PATIENCE..START_PATIENCE + 2 * START_PAUSE).contains(&began.elapsed()));
+        let refused = patiently("it", log_may_come, async || Err::<(), _>(LogError::Stopped("for good".to_owned())));
+        assert!(matches!(refused.await, Err(LogError::Stopped(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_loses_replies_for_a_while_passes_in_the_end() {
+        let store = Faults::new(Arc::new(MemoryStore::new()), 1);
+        store.add(Fault { times: Some(3), ..Fault::always(Effect::ErrorAfter) });
+        let test = || object_store::self_test(&store);
+        patiently("the store", store_may_come, test).await.unwrap();
+    }
 }

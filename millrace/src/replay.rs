@@ -23,7 +23,7 @@ use block_builder::replay::{
 };
 use catalogue::Heads;
 use limits::Overrides;
-use log_bus::{KafkaLog, LocalLog, LogBus};
+use log_bus::{KafkaConfig, KafkaLog, LocalLog, LogBus};
 use model::{Matcher, PartitionId, TenantId};
 use tokio_util::sync::CancellationToken;
 
@@ -183,7 +183,9 @@ fn resume_command(args: &ReplayArgs, server: &ServerArgs, keep: &StateFile) -> S
 /// The log, to be read only. The local one is read beside the server that uses it: no lock is taken.
 async fn open_log(settings: &Settings) -> anyhow::Result<Arc<dyn LogBus>> {
     if settings.kafka.is_set() {
-        return Ok(KafkaLog::connect(settings.kafka_config(), None).await?);
+        // A topic that is not there has nothing to read; it is no reason to make one.
+        let config = KafkaConfig { create_topics: false, ..settings.kafka_config() };
+        return Ok(KafkaLog::connect(config, None).await?);
     }
     let folder = settings.log_folder();
     ensure!(folder.is_dir(), "there is no local log in {}: name its folder with --data-dir", folder.display());

@@ -22,7 +22,7 @@ use control::Control;
 use fleet::{Fleet, OwnerServer};
 use ingest_gateway::Gateway;
 use limits::Overrides;
-use log_bus::{KafkaControl, LogId};
+use log_bus::LogId;
 use model::Clock;
 use object_store::ObjectStore;
 use owner::{LogTail, Owner};
@@ -153,7 +153,7 @@ impl Base {
         let control = match &log {
             Log::Local(_) => None,
             Log::Kafka(_) => {
-                let topic = KafkaControl::connect(&settings.kafka_config()).await?;
+                let topic = parts::open_control(&settings).await?;
                 let state = cluster::first_state(role, &settings, address);
                 Some(Control::new(settings.cluster.control.clone(), state, topic, &registry)?)
             }

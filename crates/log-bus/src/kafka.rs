@@ -121,6 +121,15 @@ fn delivery_error(error: &KafkaError, bytes: usize, bytes_max: usize) -> LogErro
 }
 
 impl KafkaLog {
+    /// Whether the topic exists. Makes nothing.
+    ///
+    /// # Errors
+    /// As [`KafkaLog::connect`].
+    pub async fn exists(config: &KafkaConfig) -> Result<bool, LogError> {
+        let config = checked(config)?;
+        Ok(Admin::new(&config)?.find(&config.topic).await?.is_some())
+    }
+
     /// Connects to Kafka, makes or checks the topic, and reads its id. Needs a tokio runtime.
     ///
     /// # Errors

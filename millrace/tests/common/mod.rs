@@ -37,9 +37,13 @@ impl Server {
 
     /// Starts a server with these `MILLRACE_…` settings and waits until it is ready.
     pub(crate) fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_among(settings.iter().map(|(n, v)| (format!("MILLRACE_{n}"), (*v).to_owned())).collect())
+    }
+
+    /// As [`Server::start_with`], with whole names of variables.
+    pub(crate) fn start_among(settings: Vec<(String, String)>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-        let settings: Vec<_> = settings.iter().map(|(n, v)| (format!("MILLRACE_{n}"), (*v).to_owned())).collect();
         let child = spawn("all", folder.path(), port, &settings);
         let mut server = Self { child, url: format!("http://127.0.0.1:{port}"), folder, port, settings };
         server.wait_ready();

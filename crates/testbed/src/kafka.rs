@@ -6,6 +6,7 @@
 
 mod admin;
 mod broker;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 
 pub use admin::{KafkaAdmin, TopicOptions};
 use broker::Broker;
+use tls::Certificate;
 
 /// Brokers on a busy machine with few cores need this long at most.
 const START_MAX: Duration = Duration::from_secs(90);
@@ -33,13 +35,13 @@ pub struct KafkaOptions {
     pub folder: Option<PathBuf>,
     /// Broker properties, over the ones that are set here.
     pub properties: BTreeMap<String, String>,
-    /// One more listener on each broker, which asks for this name and password (SASL PLAIN).
-    pub sasl_plain: Option<(String, String)>,
+    /// One more listener on each broker, with TLS, which asks for this name and password (SASL PLAIN).
+    pub secure: Option<(String, String)>,
 }
 
 impl Default for KafkaOptions {
     fn default() -> Self {
-        Self { brokers: 1, heap: "256m".to_owned(), folder: None, properties: BTreeMap::new(), sasl_plain: None }
+        Self { brokers: 1, heap: "256m".to_owned(), folder: None, properties: BTreeMap::new(), secure: None }
     }
 }
 
@@ -47,6 +49,7 @@ impl Default for KafkaOptions {
 pub struct KafkaCluster {
     brokers: Vec<Broker>,
     folder: PathBuf,
+    certificate: Option<Certificate>,
     /// Removed after the brokers ended.
     _temporary: Option<TempDir>,
 }
@@ -81,8 +84,9 @@ impl KafkaCluster {
             (None, None) => bail!("there is no folder"),
         };
         std::fs::create_dir_all(&folder)?;
-        let brokers = broker::layout(options, jars, &folder)?;
-        let mut cluster = Self { brokers, folder, _temporary: temporary };
+        let certificate = options.secure.is_some().then(|| Certificate::make(&folder.join("tls"))).transpose()?;
+        let brokers = broker::layout(options, certificate.as_ref(), jars, &folder)?;
+        let mut cluster = Self { brokers, folder, certificate, _temporary: temporary };
         broker::format(&cluster.brokers)?;
         for broker in &mut cluster.brokers {
             broker.spawn()?;
@@ -96,9 +100,14 @@ impl KafkaCluster {
         self.brokers.iter().map(Broker::address).collect::<Vec<_>>().join(",")
     }
 
-    /// As [`KafkaCluster::bootstrap`], of the listeners that ask for a password.
-    pub fn bootstrap_sasl(&self) -> Option<String> {
-        self.brokers.iter().map(Broker::sasl_address).collect::<Option<Vec<_>>>().map(|all| all.join(","))
+    /// As [`KafkaCluster::bootstrap`], of the listeners with TLS that ask for a password.
+    pub fn bootstrap_secure(&self) -> Option<String> {
+        self.brokers.iter().map(Broker::secure_address).collect::<Option<Vec<_>>>().map(|all| all.join(","))
+    }
+
+    /// What clients of the secure listeners must trust, as a PEM file.
+    pub fn authority(&self) -> Option<PathBuf> {
+        self.certificate.as_ref().map(Certificate::authority)
     }
 
     /// Where data and logs of the brokers lie.

@@ -33,8 +33,8 @@ fn broker() -> Arc<KafkaCluster> {
     if let Some(cluster) = shared.upgrade() {
         return cluster;
     }
-    let sasl_plain = Some((SASL.0.to_owned(), SASL.1.to_owned()));
-    let cluster = match KafkaCluster::start(KafkaOptions { sasl_plain, ..KafkaOptions::default() }) {
+    let secure = Some((SASL.0.to_owned(), SASL.1.to_owned()));
+    let cluster = match KafkaCluster::start(KafkaOptions { secure, ..KafkaOptions::default() }) {
         Ok(cluster) => Arc::new(cluster),
         Err(error) => panic!("{error:#}"),
     };

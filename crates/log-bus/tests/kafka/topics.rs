@@ -145,21 +145,26 @@ async fn a_deleted_topic_stops_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_and_passwords_reach_kafka() {
+async fn certificates_names_and_passwords_reach_kafka() {
     let broker = broker();
-    let mut config = config(&broker.bootstrap_sasl().unwrap(), 1);
+    let mut config = config(&broker.bootstrap_secure().unwrap(), 1);
     config.request_timeout = PromDuration::from_secs(3);
-    assert!(KafkaLog::connect(config.clone(), None).await.is_err(), "without a name nothing goes");
+    assert!(KafkaLog::connect(config.clone(), None).await.is_err(), "without TLS and a name nothing goes");
+    let authority = broker.authority().unwrap().display().to_string();
     config.properties = [
-        ("security.protocol", "SASL_PLAINTEXT"),
+        ("security.protocol", "SASL_SSL"),
         ("sasl.mechanisms", "PLAIN"),
         ("sasl.username", SASL.0),
         ("sasl.password", "wrong"),
+        ("ssl.ca.location", &authority),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
     assert!(KafkaLog::connect(config.clone(), None).await.is_err(), "with a wrong password nothing goes");
     config.properties.insert("sasl.password".to_owned(), SASL.1.to_owned());
+    config.properties.remove("ssl.ca.location");
+    assert!(KafkaLog::connect(config.clone(), None).await.is_err(), "a broker that nobody vouches for is not trusted");
+    config.properties.insert("ssl.ca.location".to_owned(), authority);
     config.request_timeout = PromDuration::from_secs(20);
     let log = connect(&config).await;
     append(&log, FIRST, "x").await;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::KafkaOptions;
+use super::{KafkaOptions, tls::Certificate};
 use crate::free_ports;
 
 /// Small and quick to start; nothing here runs for long enough to need the second compiler.
@@ -25,7 +25,7 @@ const JAVA: [&str; 4] = [
 pub(super) struct Broker {
     id: i32,
     port: u16,
-    sasl_port: Option<u16>,
+    secure_port: Option<u16>,
     heap: String,
     jars: PathBuf,
     cluster: String,
@@ -41,7 +41,12 @@ struct Process {
 }
 
 /// Chooses ports and writes the properties of all brokers.
-pub(super) fn layout(options: &KafkaOptions, jars: &Path, folder: &Path) -> Result<Vec<Broker>> {
+pub(super) fn layout(
+    options: &KafkaOptions,
+    certificate: Option<&Certificate>,
+    jars: &Path,
+    folder: &Path,
+) -> Result<Vec<Broker>> {
     let count = usize::from(options.brokers);
     let ports = free_ports(count * 3)?;
     let voters: Vec<String> = (0..count).map(|i| format!("{}@127.0.0.1:{}", i + 1, ports[count + i])).collect();
@@ -51,7 +56,7 @@ pub(super) fn layout(options: &KafkaOptions, jars: &Path, folder: &Path) -> Resu
         let broker = Broker {
             id: i32::try_from(i + 1).context("brokers are few")?,
             port: ports[i],
-            sasl_port: options.sasl_plain.is_some().then_some(ports[2 * count + i]),
+            secure_port: options.secure.is_some().then_some(ports[2 * count + i]),
             heap: options.heap.clone(),
             jars: jars.to_owned(),
             cluster: cluster.clone(),
@@ -60,7 +65,9 @@ pub(super) fn layout(options: &KafkaOptions, jars: &Path, folder: &Path) -> Resu
         };
         std::fs::create_dir_all(&broker.folder)?;
         let mut text = String::new();
-        for (name, value) in properties(&broker, options, &voters.join(","), ports[count + i]) {
+        let shown = certificate.map(|certificate| certificate.properties("secure")).unwrap_or_default();
+        for (name, value) in properties(&broker, options, &voters.join(","), ports[count + i]).into_iter().chain(shown)
+        {
             writeln!(text, "{name}={value}")?;
         }
         std::fs::write(broker.properties_file(), text)?;
@@ -76,17 +83,17 @@ fn properties(broker: &Broker, options: &KafkaOptions, voters: &str, controller:
         all.insert(name.to_owned(), value);
     };
     let mut listeners = format!("PLAINTEXT://127.0.0.1:{}", broker.port);
-    if let (Some(port), Some((name, password))) = (broker.sasl_port, &options.sasl_plain) {
-        let _ = write!(listeners, ",SASL://127.0.0.1:{port}");
-        set("listener.name.sasl.sasl.enabled.mechanisms", "PLAIN".into());
+    if let (Some(port), Some((name, password))) = (broker.secure_port, &options.secure) {
+        let _ = write!(listeners, ",SECURE://127.0.0.1:{port}");
+        set("listener.name.secure.sasl.enabled.mechanisms", "PLAIN".into());
         set(
-            "listener.name.sasl.plain.sasl.jaas.config",
+            "listener.name.secure.plain.sasl.jaas.config",
             format!("org.apache.kafka.common.security.plain.PlainLoginModule required user_{name}=\"{password}\";"),
         );
     }
     set("advertised.listeners", listeners.clone());
     set("listeners", format!("{listeners},CONTROLLER://127.0.0.1:{controller}"));
-    set("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT".into());
+    set("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL".into());
     set("process.roles", "broker,controller".into());
     set("node.id", broker.id.to_string());
     set("controller.quorum.voters", voters.to_owned());
@@ -161,8 +168,8 @@ impl Broker {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub(super) fn sasl_address(&self) -> Option<String> {
-        Some(format!("127.0.0.1:{}", self.sasl_port?))
+    pub(super) fn secure_address(&self) -> Option<String> {
+        Some(format!("127.0.0.1:{}", self.secure_port?))
     }
 
     pub(super) fn pid(&self) -> Option<u32> {

@@ -58,8 +58,9 @@ impl Hand<'_> {
         let node =
             |hand: &mut Self, role, index| hand.cluster.node(role, index).map(|n| n.id.clone()).unwrap_or_default();
         match fault {
-            Fault::Kill { role, index } | Fault::Terminate { role, index } => node(self, role, index),
-            Fault::Pause { index, .. } => node(self, Role::Consumer, index),
+            Fault::Kill { role, index } | Fault::Terminate { role, index } | Fault::Pause { role, index, .. } => {
+                node(self, role, index)
+            }
             Fault::Scale { consumers } => format!("to {consumers}"),
             Fault::Partitions { count } => format!("to {count}"),
             Fault::BrokerKill { broker } | Fault::BrokerPause { broker } | Fault::LeaderMove { broker } => {
@@ -77,7 +78,7 @@ impl Hand<'_> {
         let store = |cluster: &Cluster, settings| cluster.store.set_faults(&settings);
         match fault {
             Fault::Kill { role, index } => self.cluster.kill_node(role, index),
-            Fault::Pause { index, .. } => match self.cluster.node(Role::Consumer, index)? {
+            Fault::Pause { role, index, .. } => match self.cluster.node(role, index)? {
                 node if node.runs() => node.pause(),
                 // It ended by itself a moment ago.
                 _ => Ok(()),
@@ -113,7 +114,7 @@ impl Hand<'_> {
     fn heal(&mut self, fault: Fault) -> anyhow::Result<()> {
         match fault {
             Fault::Kill { role, index } => self.start_if_ended(role, index),
-            Fault::Pause { index, .. } => self.cluster.node(Role::Consumer, index)?.resume(),
+            Fault::Pause { role, index, .. } => self.cluster.node(role, index)?.resume(),
             Fault::Terminate { .. } | Fault::Scale { .. } | Fault::Partitions { .. } => Ok(()),
             Fault::BrokerKill { broker } | Fault::LeaderMove { broker } => self.cluster.kafka.restart(broker),
             Fault::BrokerPause { broker } => self.cluster.kafka.cont(broker),

@@ -13,7 +13,7 @@ pub(crate) enum Fault {
     /// SIGKILL; started again after the hold.
     Kill { role: Role, index: usize },
     /// SIGSTOP, SIGCONT after the hold.
-    Pause { index: usize, long: bool },
+    Pause { role: Role, index: usize, long: bool },
     /// SIGTERM; started again when it has ended.
     Terminate { role: Role, index: usize },
     /// This many consumers from now on.
@@ -244,13 +244,19 @@ impl Schedule {
     fn fault(&mut self, kind: Kind) -> (Fault, u64) {
         let Self { random, counts, consumers, .. } = self;
         let consumer = random.usize(..*consumers);
+        // Where there are followers, a third of what strikes consumers strikes one of them.
+        let (holder, at) = match counts.followers {
+            0 => (Role::Consumer, consumer),
+            followers if random.u8(..3) == 0 => (Role::Follower, random.usize(..followers)),
+            _ => (Role::Consumer, consumer),
+        };
         let index = |random: &mut fastrand::Rng, count: usize| random.usize(..count.max(1));
         let broker = random.usize(..usize::from(counts.brokers));
         match kind {
             // A third stays away for longer than its session: others take over.
             Kind::KillConsumer => {
                 let hold = if random.u8(..3) == 0 { random.u64(8_000..12_000) } else { random.u64(0..3_000) };
-                (Fault::Kill { role: Role::Consumer, index: consumer }, hold)
+                (Fault::Kill { role: holder, index: at }, hold)
             }
             Kind::KillGateway => {
                 (Fault::Kill { role: Role::Gateway, index: index(random, counts.gateways) }, random.u64(0..3_000))
@@ -262,9 +268,9 @@ impl Schedule {
                 let index = index(random, counts.query_services);
                 (Fault::Kill { role: Role::QueryService, index }, random.u64(0..3_000))
             }
-            Kind::PauseLong => (Fault::Pause { index: consumer, long: true }, random.u64(8_000..13_000)),
-            Kind::PauseShort => (Fault::Pause { index: consumer, long: false }, random.u64(300..3_000)),
-            Kind::DrainConsumer => (Fault::Terminate { role: Role::Consumer, index: consumer }, 0),
+            Kind::PauseLong => (Fault::Pause { role: holder, index: at, long: true }, random.u64(8_000..13_000)),
+            Kind::PauseShort => (Fault::Pause { role: holder, index: at, long: false }, random.u64(300..3_000)),
+            Kind::DrainConsumer => (Fault::Terminate { role: holder, index: at }, 0),
             Kind::DrainGateway => (Fault::Terminate { role: Role::Gateway, index: index(random, counts.gateways) }, 0),
             Kind::DrainBuilder => (Fault::Terminate { role: Role::Builder, index: index(random, counts.builders) }, 0),
             Kind::DrainQueryService => {
@@ -356,6 +362,30 @@ mod tests {
     }
 
     #[test]
+    fn followers_are_struck_where_there_are_some() {
+        let struck = |followers| {
+            let counts = Counts { followers, ..Counts::default() };
+            let faults = Schedule::new(9, &counts, 16).take(500).flat_map(|step| step.faults);
+            let mut kinds = BTreeSet::new();
+            for fault in faults {
+                if let Fault::Kill { role: Role::Follower, index }
+                | Fault::Pause { role: Role::Follower, index, .. }
+                | Fault::Terminate { role: Role::Follower, index } = fault
+                {
+                    assert!(index < followers);
+                    kinds.insert(fault.kind());
+                }
+            }
+            kinds
+        };
+        assert!(struck(0).is_empty());
+        assert_eq!(
+            struck(2),
+            BTreeSet::from([Kind::KillConsumer, Kind::PauseLong, Kind::PauseShort, Kind::DrainConsumer])
+        );
+    }
+
+    #[test]
     fn planned_steps_stand_alone_and_targets_exist() {
         let mut consumers = Counts::default().consumers;
         let mut scales = Vec::new();
@@ -370,7 +400,9 @@ mod tests {
                     }
                     Fault::Kill { role: Role::Consumer, index }
                     | Fault::Terminate { role: Role::Consumer, index }
-                    | Fault::Pause { index, .. } => assert!(index < consumers, "{fault:?} of {consumers}"),
+                    | Fault::Pause { role: Role::Consumer, index, .. } => {
+                        assert!(index < consumers, "{fault:?} of {consumers}")
+                    }
                     _ => {}
                 }
             }

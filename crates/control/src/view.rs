@@ -60,8 +60,9 @@ impl View {
     }
 
     /// Who holds rows of a partition, best first: the leader of the highest epoch, other leaders, who drains, who
-    /// follows, who warms; each of processes that leave after all others. Processes without RPC are left out, but for
-    /// the own one.
+    /// follows, who warms; each of processes that leave after all others. When the leader is in another zone, those that
+    /// follow in the own zone come before it: they spare the way between zones, and the leader work. Processes without RPC
+    /// are left out, but for the own one.
     pub fn holders(&self, partition: PartitionId) -> Vec<Holder> {
         let mut holders: Vec<(bool, Holder)> = Vec::new();
         for process in self.processes() {
@@ -82,6 +83,13 @@ impl View {
             holders.push((process.leaving, holder));
         }
         holders.sort_by_key(|(leaving, holder)| (*leaving, rank(holder.role), Reverse(holder.epoch)));
+        let zone = self.process(&self.own).map(|own| own.zone.as_str()).unwrap_or_default();
+        let is_near = |holder: &Holder| !zone.is_empty() && holder.zone == zone;
+        let leader = holders.first().filter(|(leaving, holder)| !leaving && holder.role == PartitionRole::Leading);
+        if !leader.is_some_and(|(_, holder)| is_near(holder)) {
+            let follows_near = |holder: &Holder| holder.role == PartitionRole::Following && is_near(holder);
+            holders.sort_by_key(|(leaving, holder)| *leaving || !follows_near(holder));
+        }
         holders.into_iter().map(|(_, holder)| holder).collect()
     }
 
@@ -123,12 +131,16 @@ mod tests {
     use super::*;
     use crate::PartitionState;
 
-    /// `id role epoch`, each with `!` in front of the id when the process leaves, `-` when it has no RPC.
+    /// `id role epoch`, each with `!` in front of the id when the process leaves, `-` when it has no RPC, and `@zone`
+    /// behind it.
     fn view(text: &str) -> View {
         let process = |line: &str| {
             let mut words = line.split_whitespace();
             let mut next = || words.next().unwrap();
-            let id = next();
+            let (id, zone) = {
+                let id = next();
+                id.split_once('@').unwrap_or((id, ""))
+            };
             let role = match next() {
                 "warms" => PartitionRole::Warming,
                 "leads" => PartitionRole::Leading,
@@ -138,6 +150,7 @@ mod tests {
             Arc::new(ProcessState {
                 id: id.trim_start_matches(['!', '-']).to_owned(),
                 leaving: id.starts_with('!'),
+                zone: zone.to_owned(),
                 rpc: (!id.starts_with('-')).then(|| "h:1".to_owned()),
                 partition_count: id.len() as u32,
                 partitions: vec![PartitionState {
@@ -164,6 +177,12 @@ mod tests {
         check("-a leads 6, b leads 1", "b");
         check("-own leads 6, b leads 7", "b own");
         assert!(view("a leads 1").holders(PartitionId::new(2)).is_empty());
+        // The own process follows something, too; it is in zone x.
+        check("own@x warms 0, a@y leads 6, b@x follows 0, c@y follows 0", "b a c own");
+        check("own@x warms 0, a@x leads 6, b@x follows 0, c@y follows 0", "a b c own");
+        check("own@x warms 0, a@y leads 6, !b@x follows 0, c@x drains 5", "a c own b");
+        check("own@x warms 0, !a@x leads 6, b@x follows 0, c@y follows 0", "b c own a");
+        check("own warms 0, a leads 6, b follows 0", "a b own");
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! role runs on it at a time; every role but the gateway therefore brings the consumer with it, and `builder` turns all
 //! that the log holds into blocks and ends.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::Router;
@@ -92,9 +92,15 @@ pub(crate) async fn run(role: Role, settings: Settings) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: another process has this port, or the address is not this machine's; choose with --http HOST:PORT")
     })?;
-    let process = Process::start(role, settings, listener.local_addr()?, guard.level()).await?;
+    // Listened for from here on: a start may wait for Kafka and S3.
+    let mut signal = Box::pin(shutdown_signal());
+    let process = tokio::select! {
+        biased;
+        signal = &mut signal => return Ok(signal?),
+        process = Process::start(role, settings, listener.local_addr()?, guard.level()) => process?,
+    };
     process.say_hello(&listener)?;
-    process.run(listener).await
+    process.run(listener, signal).await
 }
 
 fn tracing_config(settings: &Settings) -> anyhow::Result<TracingConfig> {
@@ -312,7 +318,7 @@ impl Process {
     }
 
     /// Serves until a signal, then: no new work, drain, cut, close.
-    async fn run(self, listener: TcpListener) -> anyhow::Result<()> {
+    async fn run(self, listener: TcpListener, signal: impl Future<Output = io::Result<()>>) -> anyhow::Result<()> {
         let mut running = Running::default();
         let grace = self.base.settings.server.graceful_shutdown_timeout.get();
         // Before the first request can ask whether all is ready.
@@ -329,7 +335,7 @@ impl Process {
 
         let failure = tokio::select! {
             () = std::future::ready(()), if ends => None,
-            signal = shutdown_signal() => signal.err().map(anyhow::Error::from),
+            signal = signal => signal.err().map(anyhow::Error::from),
             ended = running.parts.join_next() => failure_of(ended),
             Some(ended) = running.consumers.join_next() => failure_of(Some(ended)),
         };

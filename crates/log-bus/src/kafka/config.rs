@@ -233,6 +233,10 @@ impl KafkaConfig {
         );
         require((kb(64)..=mb(512)).contains(&self.fetch_bytes_max), "fetch_bytes_max: must be 64KB to 512MB");
         require((1..=64).contains(&self.readers_max), "readers_max: must be 1 to 64");
+        require(
+            !self.properties.contains_key("client.rack"),
+            "properties: client.rack would let replicas answer that are behind the leader; leave it out",
+        );
         problems
     }
 
@@ -404,6 +408,7 @@ mod tests {
         check(|c| c.retention = PromDuration::from_hours(1), &["retention"]);
         check(|c| c.delivery_timeout = PromDuration::ZERO, &["delivery_timeout", "delivery_timeout"]);
         check(|c| c.record_bytes_max = ByteSize::from_mb(100), &["queue_bytes_max"]);
+        check(|c| _ = c.properties.insert("client.rack".into(), "a".into()), &["properties"]);
         check(
             |c| {
                 c.instance_id = "pod-1".into();

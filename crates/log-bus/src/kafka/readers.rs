@@ -15,9 +15,11 @@
 //! * A queue is bounded in bytes (`fetch_bytes_max`); a reader that stops costs no more than that.
 //! * Cursors that nobody used for a while are given up, and lanes without cursors with them.
 //! * A fetch that is cancelled leaves its cursor at an unknown place; the next one begins anew there.
-//! * Offsets without records at the end of a partition are passed, so that a reader that waits for the end reaches it:
-//!   when a queue ran empty, the bounds are asked once; if the end lies further on, the next fetch begins anew, and
-//!   librdkafka's report of the end without a record before it proves that there are none.
+//! * Offsets without records at the end of a partition (markers of transactions) are passed, so that a reader that waits for
+//!   the end reaches it: when a queue ran empty, the bounds are asked once; if the end lies further on, the next fetch begins
+//!   anew. That the end is reported without a record before it proves nothing yet: who answers the fetch may be behind
+//!   who told the bounds, as a new leader, one that does not know yet that it was replaced, or a follower is for a moment. So it must be seen
+//!   several times, with the cluster's metadata learned anew in between ([`GAP_LOOKS`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -25,7 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use model::{Offset, PartitionId, TimestampNs};
+use model::{Offset, OffsetRange, PartitionId, TimestampNs};
 use parking_lot::Mutex;
 use rdkafka::consumer::stream_consumer::StreamPartitionQueue;
 use rdkafka::consumer::{Consumer, StreamConsumer};
@@ -46,6 +48,10 @@ use crate::{FetchLimits, Fetched, LogError, LogRecord, Watermarks};
 const FRESH: Duration = Duration::from_secs(5);
 /// A cursor that was not used for so long is given up.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(30);
+/// Offsets without records are believed after so many looks.
+const GAP_LOOKS: u32 = 3;
+/// So long a record is waited for after the end was met too early.
+const LATE_MAX: Duration = Duration::from_secs(1);
 /// Nobody waits for longer.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -108,6 +114,7 @@ struct Cursor {
     end_checked: bool,
     /// Times the end was reached since the last record.
     ends: u32,
+    gap: Option<Gap>,
     used: Instant,
     queue: StreamPartitionQueue<Context>,
     /// Last, so that its client outlives the queue.
@@ -127,6 +134,7 @@ impl Cursor {
             pending: None,
             end_checked: false,
             ends: 0,
+            gap: None,
             used: Instant::now(),
             queue,
             lane,
@@ -161,6 +169,19 @@ impl Cursor {
         self.ends = 0;
         Ok(())
     }
+
+    /// The end was met at `from`, below the end that was told just before. Where to go on, when there is a gap for sure.
+    fn pass_gap(&mut self, from: Offset, end: Offset, pause: Duration) -> Option<Offset> {
+        let now = Instant::now();
+        let new = || Gap { range: OffsetRange::new(from, end), looks: 0, looked: now - pause };
+        let mut gap = self.gap.take().filter(|gap| gap.range.start == from).unwrap_or_else(new);
+        if now.duration_since(gap.looked) >= pause {
+            (gap.looks, gap.looked) = (gap.looks + 1, now);
+        }
+        let passed = (gap.looks >= GAP_LOOKS).then_some(gap.range.end);
+        self.gap = Some(gap).filter(|_| passed.is_none());
+        passed
+    }
 }
 
 impl Drop for Cursor {
@@ -169,6 +190,13 @@ impl Drop for Cursor {
             tracing::debug!(partition = %self.partition, %error, "a cursor cannot be given up");
         }
     }
+}
+
+/// Offsets that seem to hold no record.
+struct Gap {
+    range: OffsetRange,
+    looks: u32,
+    looked: Instant,
 }
 
 /// What one partition is read through.
@@ -332,6 +360,7 @@ impl Readers {
         mut deadline: Instant,
     ) -> Result<Fetched, LogError> {
         let partition = cursor.partition;
+        let wanted = deadline;
         let mut next = from;
         let mut known_end = None;
         if cursor.next != Some(from) {
@@ -369,7 +398,7 @@ impl Readers {
             match event {
                 Ok(message) if message.offset() < next.value() => {}
                 Ok(message) => {
-                    (cursor.ends, cursor.end_checked) = (0, false);
+                    (cursor.ends, cursor.end_checked, cursor.gap) = (0, false, None);
                     let record = record(&message);
                     bytes += record.payload.len();
                     if !records.is_empty() && bytes > limits.bytes_max {
@@ -385,9 +414,11 @@ impl Readers {
                         break;
                     }
                     if let Some(end) = known_end.take().filter(|end| *end > next) {
-                        // Read from the broker after it had told its end, and no record came: there is none before it.
-                        next = end;
-                        deadline = deadline.min(Instant::now());
+                        let pause = 2 * self.config.metadata_refresh.get();
+                        match cursor.pass_gap(next, end, pause) {
+                            Some(passed) => (next, deadline) = (passed, deadline.min(Instant::now())),
+                            None => deadline = deadline.min(wanted.max(Instant::now() + LATE_MAX)),
+                        }
                     }
                 }
                 Err(error) if records.is_empty() => return Err(self.failed(partition, next, &error).await),

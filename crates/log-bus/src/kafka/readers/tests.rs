@@ -1,5 +1,6 @@
 //! Cursors over librdkafka's mock cluster.
 
+use limits::PromDuration;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{DefaultProducerContext, FutureProducer, FutureRecord};
 
@@ -10,13 +11,16 @@ const LIMITS: FetchLimits = FetchLimits { bytes_max: 10, wait_max: Duration::fro
 
 struct World {
     readers: Arc<Readers>,
-    _mock: MockCluster<'static, DefaultProducerContext>,
+    mock: MockCluster<'static, DefaultProducerContext>,
+    topic: String,
 }
 
 /// A partition with these many records of ten bytes.
 async fn world(records: u8, readers_max: usize) -> World {
-    let mock = MockCluster::new(1).unwrap();
-    let config = KafkaConfig { brokers: mock.bootstrap_servers(), readers_max, ..KafkaConfig::default() };
+    let mock = MockCluster::new(2).unwrap();
+    let metadata_refresh = PromDuration::from_millis(100);
+    let config =
+        KafkaConfig { brokers: mock.bootstrap_servers(), readers_max, metadata_refresh, ..KafkaConfig::default() };
     mock.create_topic(&config.topic, 1, 1).unwrap();
     let producer: FutureProducer<Context> = config.producer().create_with_context(Context::quiet("producer")).unwrap();
     for i in 0..records {
@@ -26,7 +30,7 @@ async fn world(records: u8, readers_max: usize) -> World {
     }
     let metrics = Arc::new(Metrics::new(None).unwrap());
     let readers = Arc::new(Readers::new(&config, Context::quiet("reader"), metrics).unwrap());
-    World { readers, _mock: mock }
+    World { readers, mock, topic: config.topic }
 }
 
 impl World {
@@ -123,4 +127,15 @@ async fn a_reader_without_a_free_cursor_waits_no_longer_than_it_may() {
     waiting.abort();
     let _ = waiting.await;
     world.read(0).await;
+}
+
+/// Who answers fetches is behind who tells the bounds: a follower here, or a leader that was just elected or replaced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_a_replica_does_not_show_yet_is_not_passed() {
+    let world = world(3, 1).await;
+    world.mock.partition_leader(&world.topic, 0, Some(1)).unwrap();
+    world.mock.partition_follower(&world.topic, 0, 2).unwrap();
+    world.mock.follower_watermarks(&world.topic, 0, Some(0), Some(2)).unwrap();
+    // The mock shows the record after it has told once that the end is before it.
+    assert_eq!(world.read(2).await, 3);
 }

@@ -35,7 +35,8 @@ pub(crate) struct Metrics {
     pub(crate) retries: IntCounter,
     /// Blocks that no head will list: their maker was fenced.
     pub(crate) orphans: IntCounter,
-    /// Blocks asked of builder processes, by `outcome`: `made`, or `failed` and made here.
+    /// Blocks asked of builder processes, by `outcome`: `made`, `failed` and made here, or `differs`: another block than
+    /// the owner's rows would make, so that the owner read the log again.
     pub(crate) remote_builds: IntCounterVec,
     /// Cuts that are being encoded now.
     pub(crate) encoding: IntGauge,

@@ -14,7 +14,8 @@ use model::{Clock, Offset, OffsetRange, PartitionId, TimestampNs};
 use object_store::{ObjectKey, ObjectStore, PutCondition, StoreError};
 use tokio::sync::Semaphore;
 
-use crate::remote::{self, Remotes};
+use crate::assemble::assemble;
+use crate::remote::{self, NotBuilt, Remotes, Totals};
 use crate::{Config, Error, encode, metrics::Metrics};
 
 /// What the builder works with.
@@ -183,14 +184,37 @@ impl Shared {
                     self.metrics.remote_builds.with_label_values(&["made"]).inc();
                     return Ok(entry);
                 }
-                Some(Err(reason)) => {
+                Some(Err(NotBuilt::Failed(reason))) => {
                     self.metrics.remote_builds.with_label_values(&["failed"]).inc();
                     tracing::info!(partition = %cut.partition, range = %cut.range, reason, "no block from a builder; making it here");
+                }
+                Some(Err(NotBuilt::Differs { made, address })) => {
+                    self.metrics.remote_builds.with_label_values(&["differs"]).inc();
+                    return self.read_again(cut, made, &address).await;
                 }
                 None => {}
             }
         }
         self.upload(cut).await
+    }
+
+    /// A builder and this owner have read different things from one range of the log. What a third reading says twice is
+    /// listed; no row may get lost by a defect of a reader.
+    async fn read_again(self: &Arc<Self>, cut: &Cut, made: Totals, address: &str) -> Result<BlockEntry, CutError> {
+        let (partition, range, held) = (cut.partition, cut.range, Totals::of(cut));
+        let unavailable = |reason: String| CutError::Unavailable { partition, range, reason };
+        let segment = assemble(self.components.log.as_ref(), partition, range).await;
+        let segment = segment.map_err(|error| unavailable(format!("reading it again: {error}")))?;
+        let again = Cut { segment, ..cut.clone() };
+        let read = Totals::of(&again);
+        tracing::error!(%partition, %range, builder = address, ?made, ?held, ?read,
+            "a builder and this owner have read different things from the log; it was read again");
+        if read != made && read != held {
+            return Err(unavailable(format!(
+                "three readings differ: {made:?} by a builder, {held:?} and {read:?} here"
+            )));
+        }
+        self.upload(&again).await
     }
 
     /// Encodes a cut and puts it into the store.

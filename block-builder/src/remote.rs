@@ -5,8 +5,9 @@
 //!        head CAS  ◀───────── entry ──────────┘
 //! ```
 //!
-//! Nothing depends on them. When there is none, or it fails, is busy, slow, or answers what the owner does not hold
-//! itself, the owner makes the block as if there were no builders; what a builder had put by then is an orphan.
+//! Nothing depends on them. When there is none, or it fails, is busy or slow, the owner makes the block as if there were no
+//! builders; what a builder had put by then is an orphan. When it made another block than the owner would, both have read
+//! the same records of the same log, and one of them read wrongly: the owner reads them again and lists what comes of that.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -56,16 +57,30 @@ struct Known {
     shunned_until: Option<Instant>,
 }
 
+/// Why there is no block from a builder.
+#[derive(Debug)]
+pub(crate) enum NotBuilt {
+    /// It failed, was busy, or slow.
+    Failed(String),
+    /// It made another block than the owner's cut would make.
+    Differs {
+        /// What it holds.
+        made: Totals,
+        /// Which builder.
+        address: String,
+    },
+}
+
 /// What a cut holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Totals {
+pub(crate) struct Totals {
     rows: u64,
     line_bytes: u64,
     quarantined: u64,
 }
 
 impl Totals {
-    fn of(cut: &Cut) -> Self {
+    pub(crate) fn of(cut: &Cut) -> Self {
         let mut totals = Self::default();
         for (_, tenant) in cut.segment.tenants() {
             for stream in tenant.streams() {
@@ -90,20 +105,23 @@ impl Remotes {
         Self { control, timeout, turn: AtomicUsize::new(0), known: Mutex::default() }
     }
 
-    /// The block of a cut, made and uploaded by some builder. None when there is no builder; an error says why one
-    /// that was asked made none.
-    pub(crate) async fn build(&self, log_id: &str, cut: &Cut) -> Option<Result<BlockEntry, String>> {
+    /// The block of a cut, made and uploaded by some builder. None when there is no builder.
+    pub(crate) async fn build(&self, log_id: &str, cut: &Cut) -> Option<Result<BlockEntry, NotBuilt>> {
         let (address, channel) = self.choose()?;
         let outcome = tokio::time::timeout(self.timeout, ask(channel, log_id, cut)).await;
         let outcome =
             outcome.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no block in {:?}", self.timeout))));
-        Some(outcome.map_err(|status| {
-            // A busy builder is a good one.
-            if status.code() != tonic::Code::ResourceExhausted {
-                self.shun(&address);
+        Some(match outcome {
+            Ok(entry) if entry.range == cut.range && Totals::listed(&entry) == Totals::of(cut) => Ok(entry),
+            Ok(entry) => Err(NotBuilt::Differs { made: Totals::listed(&entry), address }),
+            Err(status) => {
+                // A busy builder is a good one.
+                if status.code() != tonic::Code::ResourceExhausted {
+                    self.shun(&address);
+                }
+                Err(NotBuilt::Failed(format!("builder at {address}: {}", status.message())))
             }
-            format!("builder at {address}: {}", status.message())
-        }))
+        })
     }
 
     /// The next builder in turn that is not shunned.
@@ -147,16 +165,8 @@ async fn ask(channel: Channel, log_id: &str, cut: &Cut) -> Result<BlockEntry, St
         end: end.value(),
     };
     let reply = BuilderClient::new(channel).max_decoding_message_size(ENTRY_BYTES_MAX).build(request).await?;
-    let entry: BlockEntry = serde_json::from_slice(&reply.into_inner().entry)
-        .map_err(|error| Status::internal(format!("its answer cannot be read: {error}")))?;
-    let (made, held) = (Totals::listed(&entry), Totals::of(cut));
-    if entry.range != cut.range || made != held {
-        // Both read the same records of the same log: one of them is wrong, and rows must not get lost by it.
-        let text = format!("it made {made:?} of {}, the cut {} holds {held:?}", entry.range, cut.range);
-        tracing::error!(partition = %cut.partition, text, "a builder made another block than was asked for; it is not used");
-        return Err(Status::internal(text));
-    }
-    Ok(entry)
+    serde_json::from_slice(&reply.into_inner().entry)
+        .map_err(|error| Status::internal(format!("its answer cannot be read: {error}")))
 }
 
 /// An entry names each tenant of a block.

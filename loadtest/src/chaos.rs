@@ -156,7 +156,7 @@ fn run_in(args: &Args, seed: u64, folder: &Path) -> anyhow::Result<()> {
         Ok((after, lost)) => ((Some(after), Some(lost)), None),
         Err(error) => ((None, None), Some(error)),
     };
-    for text in panics(&cluster.layout.logs())? {
+    for text in defects(&cluster.layout.logs())? {
         shared.complain(text);
     }
     let store = cluster.store.fault_counts().unwrap_or_default();
@@ -238,13 +238,14 @@ fn account_for_all(
     Ok((after, lost))
 }
 
-/// Lines of logs that tell of a panic.
-fn panics(logs: &Path) -> anyhow::Result<Vec<String>> {
+/// Lines of logs that tell of a defect: a panic, or an owner and a builder that disagree about what the log holds.
+fn defects(logs: &Path) -> anyhow::Result<Vec<String>> {
+    let tells = |line: &&str| line.contains("panicked at") || line.contains("have read different things");
     let mut found = Vec::new();
     for entry in fs::read_dir(logs)? {
         let path = entry?.path();
         let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
-        found.extend(text.lines().filter(|l| l.contains("panicked at")).map(|l| format!("{}: {l}", path.display())));
+        found.extend(text.lines().filter(tells).map(|l| format!("{}: {l}", path.display())));
     }
     Ok(found)
 }

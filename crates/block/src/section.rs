@@ -100,7 +100,7 @@ pub(crate) fn seal(file: &mut [u8], tail_start: usize) -> Result<(), BlockError>
     let missing = || BlockError::damaged("the seal was not written");
     let seal_at = find_seal(file, footer).and_then(|at| at.checked_sub(tail_start)).ok_or_else(missing)?;
     let tail = &mut file[tail_start..];
-    let text = format!("{:016x}:{:08x}", tail.len(), crc_of_sealed(tail, seal_at));
+    let text = seal_text(tail.len() as u64, crc_of_sealed(tail, seal_at));
     tail[seal_at..seal_at + text.len()].copy_from_slice(text.as_bytes());
     Ok(())
 }
@@ -139,10 +139,16 @@ pub(crate) fn check_seal(file_bytes: u64, bytes: &bytes::Bytes) -> Result<bytes:
     Ok(tail)
 }
 
+fn seal_text(length: u64, crc: u32) -> String {
+    format!("{length:016x}:{crc:08x}")
+}
+
+/// Length and checksum out of a seal. The checksum does not cover its own text, so only the one way to write it will do.
 fn parse_seal(text: &[u8]) -> Result<(u64, u32), BlockError> {
     let parsed = std::str::from_utf8(text).ok().and_then(|text| {
         let (length, crc) = text.split_once(':')?;
-        Some((u64::from_str_radix(length, 16).ok()?, u32::from_str_radix(crc, 16).ok()?))
+        let (length, crc) = (u64::from_str_radix(length, 16).ok()?, u32::from_str_radix(crc, 16).ok()?);
+        (seal_text(length, crc) == text).then_some((length, crc))
     });
     parsed.ok_or_else(|| BlockError::damaged("the seal does not read as one"))
 }

@@ -42,6 +42,18 @@ proptest! {
         }
     }
 
+    /// The seal at the end, which no checksum covers, may be written in one way only.
+    #[test]
+    fn every_bit_of_the_end_counts(block in any_block(3)) {
+        let encoded = block.encode();
+        let length = encoded.bytes.len();
+        for (at, bit) in (length - 80..length).flat_map(|at| (0..8u8).map(move |bit| (at, bit))) {
+            let mut file = encoded.bytes.to_vec();
+            file[at] ^= 1 << bit;
+            prop_assert!(BlockIndex::open(length as u64, file.into()).is_err(), "bit {bit} of byte {at} of {length} was missed");
+        }
+    }
+
     #[test]
     fn a_cut_file_is_refused(block in any_block(60), cuts in proptest::collection::vec(any::<prop::sample::Index>(), 20)) {
         let encoded = block.encode();

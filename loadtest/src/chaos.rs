@@ -38,7 +38,7 @@ use crate::{
 };
 use faults::Hand;
 use report::Report;
-use schedule::Schedule;
+use schedule::{Kind, Schedule};
 use shared::{Shared, Source};
 use watch::Watch;
 
@@ -50,6 +50,9 @@ pub(crate) struct Args {
     /// How long faults go on
     #[arg(long, default_value_t = 3.0)]
     minutes: f64,
+    /// Only these kinds of faults, several with commas between, and the raising of partitions [default: all]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Kind>,
     #[command(flatten)]
     counts: Counts,
     /// Partitions after they were raised, once in a run
@@ -114,7 +117,7 @@ fn run_in(args: &Args, seed: u64, folder: &Path) -> anyhow::Result<()> {
         cluster.addresses(Role::QueryService),
     );
     let watch = Watch::new(cluster.addresses(Role::Consumer), args.counts.partitions);
-    let schedule = Schedule::new(random.u64(..), &args.counts, args.partitions_later);
+    let schedule = Schedule::new(random.u64(..), &args.counts, args.partitions_later, &args.only)?;
     let mut hand = Hand {
         admin: cluster.kafka.admin()?,
         cluster: &mut cluster,

@@ -56,7 +56,7 @@ pub(crate) struct Step {
 }
 
 /// A kind of fault, as reports name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Kind {
     KillConsumer,
     KillGateway,
@@ -203,6 +203,8 @@ pub(crate) struct Schedule {
     counts: Counts,
     partitions_later: u32,
     consumers: usize,
+    /// The whole deck, in order.
+    kinds: Vec<Kind>,
     deck: VecDeque<Kind>,
     scales: VecDeque<usize>,
     steps: usize,
@@ -210,24 +212,32 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    pub(crate) fn new(seed: u64, counts: &Counts, partitions_later: u32) -> Self {
-        Self {
+    /// Kinds come out of `only`, or out of all where that is empty.
+    ///
+    /// # Errors
+    /// When none of them can be done in such a cluster.
+    pub(crate) fn new(seed: u64, counts: &Counts, partitions_later: u32, only: &[Kind]) -> anyhow::Result<Self> {
+        let mut kinds: Vec<Kind> = DECK.iter().flat_map(|(kind, n)| std::iter::repeat_n(*kind, *n)).collect();
+        kinds.retain(|kind| counts.brokers > 1 || !matches!(kind, Kind::BrokerKill | Kind::LeaderMove));
+        kinds.retain(|kind| counts.builders > 0 || !matches!(kind, Kind::KillBuilder | Kind::DrainBuilder));
+        kinds.retain(|kind| only.is_empty() || only.contains(kind));
+        anyhow::ensure!(!kinds.is_empty(), "nothing is left that may go wrong, of {only:?} in such a cluster");
+        Ok(Self {
             random: fastrand::Rng::with_seed(seed),
             counts: counts.clone(),
             partitions_later,
             consumers: counts.consumers,
+            kinds,
             deck: VecDeque::new(),
             scales: VecDeque::new(),
             steps: 0,
             raised: partitions_later <= counts.partitions,
-        }
+        })
     }
 
     fn draw(&mut self) -> Kind {
         if self.deck.is_empty() {
-            let mut all: Vec<Kind> = DECK.iter().flat_map(|(kind, n)| std::iter::repeat_n(*kind, *n)).collect();
-            all.retain(|kind| self.counts.brokers > 1 || !matches!(kind, Kind::BrokerKill | Kind::LeaderMove));
-            all.retain(|kind| self.counts.builders > 0 || !matches!(kind, Kind::KillBuilder | Kind::DrainBuilder));
+            let mut all = self.kinds.clone();
             self.random.shuffle(&mut all);
             self.deck.extend(all);
         }
@@ -345,7 +355,7 @@ mod tests {
     use super::*;
 
     fn steps(seed: u64, n: usize) -> Vec<Step> {
-        Schedule::new(seed, &Counts::default(), 16).take(n).collect()
+        Schedule::new(seed, &Counts::default(), 16, &[]).expect("kinds are left").take(n).collect()
     }
 
     #[test]
@@ -362,10 +372,25 @@ mod tests {
     }
 
     #[test]
+    fn some_kinds_only() {
+        let counts = Counts { brokers: 1, ..Counts::default() };
+        let schedule = |only: &[Kind]| Schedule::new(2, &counts, counts.partitions, only);
+        let kinds: BTreeSet<Kind> = schedule(&[Kind::Scale, Kind::BrokerKill])
+            .expect("consumers can be scaled")
+            .take(50)
+            .flat_map(|step| step.faults)
+            .map(Fault::kind)
+            .collect();
+        assert_eq!(kinds, BTreeSet::from([Kind::Scale]));
+        assert!(schedule(&[Kind::BrokerKill]).is_err(), "the only broker is never killed");
+    }
+
+    #[test]
     fn followers_are_struck_where_there_are_some() {
         let struck = |followers| {
             let counts = Counts { followers, ..Counts::default() };
-            let faults = Schedule::new(9, &counts, 16).take(500).flat_map(|step| step.faults);
+            let schedule = Schedule::new(9, &counts, 16, &[]).expect("kinds are left");
+            let faults = schedule.take(500).flat_map(|step| step.faults);
             let mut kinds = BTreeSet::new();
             for fault in faults {
                 if let Fault::Kill { role: Role::Follower, index }

@@ -121,6 +121,11 @@ impl Snapshot {
         self.of_stream(stream).filter(|(_, fate)| *fate == Fate::Acknowledged).count() as u64
     }
 
+    /// The numbers of lines, of all streams, that an answer owes.
+    pub(crate) fn owed_numbers(&self) -> impl Iterator<Item = usize> {
+        self.fates.iter().enumerate().filter(|(_, fate)| **fate == Fate::Acknowledged).map(|(number, _)| number)
+    }
+
     /// How many lines of a stream were reported as lost.
     pub(crate) fn reported_lost(&self, stream: StreamNumber) -> u64 {
         self.of_stream(stream).filter(|(_, fate)| *fate == Fate::ReportedLost).count() as u64

@@ -15,6 +15,7 @@ mod settings;
 use std::{
     os::unix::process::CommandExt as _,
     process::{self, ExitCode},
+    time::Duration,
 };
 
 use clap::Parser as _;
@@ -66,8 +67,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     if role.consumes(&settings) {
         give_memory_back_at_once();
     }
-    runtime()?.block_on(server::run(role, settings))
+    let runtime = runtime()?;
+    let ended = runtime.block_on(server::run(role, settings));
+    // What did not end within the grace period, a client that hangs say, does not keep the process.
+    runtime.shutdown_timeout(EXIT_MAX);
+    ended
 }
+
+/// How long threads may take to end after the work did.
+const EXIT_MAX: Duration = Duration::from_secs(2);
 
 /// What the allocator calls the time that it keeps freed memory before it gives it back.
 const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";

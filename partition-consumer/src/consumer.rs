@@ -297,7 +297,7 @@ impl Owner for Consumer {
     }
 
     fn tail(&self, request: TailRequest) -> TailStream {
-        self.0.tails.open(request)
+        self.0.tails.open(request, || self.0.all_held().into_iter().filter(|memory| memory.is_serving()).collect())
     }
 
     async fn flush(&self) -> Result<(), OwnerError> {

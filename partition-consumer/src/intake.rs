@@ -195,6 +195,7 @@ impl<'a> Intake<'a> {
             self.filling.opened.get_or_init(|| Opened { at: Instant::now(), time: self.shared.components.clock.now() });
             let payload_bytes = record.payload.len();
             let cpu = metrics.consume_cpu.start();
+            let mut live = None;
             let appended = match Record::decode(record.payload.clone()) {
                 Ok(decoded) => {
                     entries += decoded.entry_count() as u64;
@@ -204,9 +205,7 @@ impl<'a> Intake<'a> {
                         metrics.memory_streams.with_label_values(&[tenant]).add(appended.streams_new as i64);
                         metrics.streams_created.with_label_values(&[tenant]).inc_by(appended.streams_new as u64);
                     }
-                    if self.memory.is_serving() {
-                        self.shared.tails.offer(self.partition, record.offset, &decoded);
-                    }
+                    live = Some(decoded);
                     appended
                 }
                 Err(error) => {
@@ -220,6 +219,9 @@ impl<'a> Intake<'a> {
             self.filling.charge.add(appended.bytes);
             self.next = record.offset.next();
             self.memory.advance(self.next);
+            if let Some(decoded) = live.filter(|_| self.memory.is_serving()) {
+                self.shared.tails.offer(self.partition, record.offset, &decoded);
+            }
             bytes += payload_bytes as u64;
             since_yield += payload_bytes;
             if since_yield >= YIELD_BYTES {
@@ -249,6 +251,7 @@ impl<'a> Intake<'a> {
         let may_serve = self.memory.standing().leads || self.shared.peers.can_exist();
         if self.warm_to <= self.next && may_serve && !self.memory.is_serving() {
             self.memory.serve();
+            self.shared.tails.serve(&self.memory);
             self.shared.tell();
             tracing::info!(partition = %self.partition, consumed = %self.next, "serving a partition");
         }
@@ -324,6 +327,7 @@ impl<'a> Intake<'a> {
 impl Drop for Intake<'_> {
     fn drop(&mut self) {
         self.memory.end();
+        self.shared.tails.end(self.partition, self.next);
         self.shared.deregister(&self.memory);
         self.count_streams_out();
         self.shared.metrics.leading.with_label_values(&[&self.label]).set(0);

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream::SplitSink};
 use logql::{Answer, Direction, Params as QueryParams, Query, ResultEntry, ast::Expr};
 use model::{Batch, Labels, Matcher, StreamHash, TenantId, TimestampNs};
-use owner::{TailBatch, TailRequest, TailStream};
+use owner::{CatchUp, TailBatch, TailRequest, TailStream};
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval},
@@ -199,8 +199,12 @@ impl Tail {
             Ok(query) => query,
             Err(error) => return End::Told(error.to_string()),
         };
-        let request =
-            TailRequest { tenant: self.tenant.clone(), matchers: self.matchers.clone(), capacity: BATCHES_WAITING_MAX };
+        let request = TailRequest {
+            tenant: self.tenant.clone(),
+            matchers: self.matchers.clone(),
+            capacity: BATCHES_WAITING_MAX,
+            catch_up: CatchUp::Never,
+        };
         let mut live = service.owner.tail(request);
         // What was consumed before is in the history, what is consumed from now on comes live.
         live.opened().await;

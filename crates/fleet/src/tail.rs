@@ -5,16 +5,18 @@
 //! ```
 //!
 //! A source that breaks is opened again while its process is in the view. One whose process serves nothing any more is read
-//! on for a moment: its last rows are under way.
+//! on for a moment: its last rows are under way. What was consumed while nobody listened is replayed by who opens later or
+//! takes over, as far as it has not been let go.
 
 mod merge;
 mod source;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use control::{PartitionRole, View};
-use owner::{TailRequest, TailSender};
+use owner::{CatchUp, TailRequest, TailSender};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -43,6 +45,7 @@ struct Sources {
     /// By process: tells a source that its process serves nothing any more.
     open: HashMap<String, CancellationToken>,
     count: u64,
+    openings: Arc<AtomicU64>,
     /// Those of the first view that are neither open nor known to be out of reach.
     unsettled: HashSet<u64>,
 }
@@ -60,15 +63,18 @@ impl Tail {
         let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
         let mut sources = Sources {
             shared: shared.clone(),
-            request,
+            request: TailRequest { catch_up: CatchUp::FromNow, ..request },
             events,
             tasks: JoinSet::new(),
             open: HashMap::new(),
             count: 0,
+            openings: Arc::default(),
             unsettled: HashSet::new(),
         };
         let first = views.borrow_and_update().clone();
         sources.follow(&first);
+        // Who comes later may have consumed rows before it is seen.
+        sources.request.catch_up = CatchUp::FromBefore;
         sources.unsettled = (1..=sources.count).collect();
         sender.set_opened(sources.unsettled.is_empty());
         let mut merge = Merge::new(shared.config.tail_hold.get());
@@ -130,6 +136,7 @@ impl Sources {
             let gone = CancellationToken::new();
             let source = Source {
                 number: self.count,
+                openings: self.openings.clone(),
                 request: self.request.clone(),
                 config: self.shared.config.clone(),
                 events: self.events.clone(),

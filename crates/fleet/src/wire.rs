@@ -6,7 +6,8 @@ use std::time::Duration;
 use logql::{Direction, Params, Query, QueryError};
 use model::{Matcher, Offset, OffsetRange, PartitionId, TenantId, TimeRange, TimestampNs};
 use owner::{
-    Owner, OwnerError, ScanReply, ScanRequest, StreamStat, StreamsReply, StreamsRequest, TailBatch, TailRequest,
+    CatchUp, Owner, OwnerError, ScanReply, ScanRequest, StreamStat, StreamsReply, StreamsRequest, TailBatch,
+    TailRequest,
 };
 use tokio::time::Instant;
 use tonic::Status;
@@ -181,6 +182,12 @@ pub(crate) fn tail_request(request: &TailRequest) -> proto::TailRequest {
         selector: selector(&request.matchers),
         capacity: u32::try_from(request.capacity).unwrap_or(u32::MAX),
         format_max: FORMAT,
+        catch_up: match request.catch_up {
+            CatchUp::Never => proto::CatchUp::Never,
+            CatchUp::FromNow => proto::CatchUp::FromNow,
+            CatchUp::FromBefore => proto::CatchUp::FromBefore,
+        }
+        .into(),
     }
 }
 
@@ -191,7 +198,12 @@ const TAIL_CAPACITY_MAX: u32 = 1 << 16;
 pub(crate) fn read_tail_request(request: &proto::TailRequest) -> Result<TailRequest, Status> {
     check_format(request.format_max)?;
     let capacity = usize::try_from(request.capacity.min(TAIL_CAPACITY_MAX)).unwrap_or(usize::MAX);
-    Ok(TailRequest { tenant: tenant(&request.tenant)?, matchers: matchers(&request.selector)?, capacity })
+    let catch_up = match request.catch_up() {
+        proto::CatchUp::Never => CatchUp::Never,
+        proto::CatchUp::FromNow => CatchUp::FromNow,
+        proto::CatchUp::FromBefore => CatchUp::FromBefore,
+    };
+    Ok(TailRequest { tenant: tenant(&request.tenant)?, matchers: matchers(&request.selector)?, capacity, catch_up })
 }
 
 fn unwritable(error: postcard::Error) -> Status {
@@ -260,6 +272,7 @@ pub(crate) fn tail_batch(batch: &TailBatch) -> Result<proto::TailBatch, Status> 
         partition: batch.partition.index(),
         offset: batch.offset.value(),
         rows: Some(body::encode(&Rows::from(&*batch.batch)).map_err(unwritable)?),
+        replayed: batch.is_replayed,
     })
 }
 
@@ -270,6 +283,7 @@ pub(crate) fn read_tail_batch(batch: &proto::TailBatch) -> Result<TailBatch, Bod
         partition: PartitionId::new(batch.partition),
         offset: Offset::new(batch.offset),
         batch: Arc::new(rows.try_into()?),
+        is_replayed: batch.replayed,
     })
 }
 

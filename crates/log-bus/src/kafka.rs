@@ -44,7 +44,7 @@ pub use control::KafkaControl;
 
 use crate::{Assignment, FetchLimits, Fetched, LogBus, LogError, LogId, Watermarks};
 use client::{Context, pause, unavailable};
-use member::Member;
+use member::{Member, News};
 use metrics::Metrics;
 use readers::Readers;
 use topic::{Admin, Wanted};
@@ -204,11 +204,15 @@ impl KafkaLog {
             return Err(LogError::Stopped(reason));
         }
         tracing::warn!(reason, "joining the group anew after a session");
+        self.join_anew(member, Instant::now() + session);
+        Ok(())
+    }
+
+    fn join_anew(&self, member: &Arc<Member>, not_before: Instant) {
         let mut membership = self.membership.lock();
         if matches!(&*membership, Membership::Joined(known) if Arc::ptr_eq(known, member)) {
-            *membership = Membership::NotBefore(Instant::now() + session);
+            *membership = Membership::NotBefore(not_before);
         }
-        Ok(())
     }
 
     /// A producer that met a fatal error takes no more records; another one does.
@@ -442,7 +446,7 @@ impl LogBus for KafkaLog {
                         Joining::Never => std::future::pending().await,
                     };
                     match member.next().await {
-                        Ok(assignment) => {
+                        News::Assignment(assignment) => {
                             // The group may have seen new partitions before this process did.
                             if let Assignment::Assigned(partitions) = &assignment
                                 && let Some(last) = partitions.iter().max()
@@ -451,8 +455,8 @@ impl LogBus for KafkaLog {
                             }
                             return Ok(assignment);
                         }
-                        Err(LogError::Stopped(reason)) => self.shut_out(&member, reason)?,
-                        Err(error) => return Err(error),
+                        News::ShutOut(reason) => self.shut_out(&member, reason)?,
+                        News::Silent => self.join_anew(&member, Instant::now()),
                     }
                 }
             })
@@ -475,10 +479,14 @@ impl LogBus for KafkaLog {
             Membership::Joined(member) => member.consumer(),
             Membership::NotYet | Membership::NotBefore(_) | Membership::Left => None,
         };
-        match member {
-            Some(consumer) => offsets.commit(consumer, partition, offset).await,
-            None => offsets.commit(offsets.consumer.clone(), partition, offset).await,
-        }
+        let committed = async {
+            match member {
+                Some(consumer) => offsets.commit(consumer, partition, offset).await,
+                None => offsets.commit(offsets.consumer.clone(), partition, offset).await,
+            }
+        };
+        let late = |_| LogError::Unavailable("commit: no answer in time".to_owned());
+        tokio::time::timeout(self.shared.config.request_timeout.get(), committed).await.map_err(late)?
     }
 
     async fn committed(&self, partition: PartitionId) -> Result<Option<Offset>, LogError> {

@@ -33,7 +33,7 @@ use model::{Offset, OffsetRange, PartitionId};
 
 pub use error::OwnerError;
 pub use log_tail::{LogTail, LogTailConfig};
-pub use request::{ScanReply, ScanRequest, StreamStat, StreamsReply, StreamsRequest, TailRequest};
+pub use request::{CatchUp, ScanReply, ScanRequest, StreamStat, StreamsReply, StreamsRequest, TailRequest};
 pub use tail::{TailBatch, TailSender, TailStream, tail_channel};
 
 /// Answers for the recent rows of some partitions.

@@ -86,4 +86,20 @@ pub struct TailRequest {
     pub matchers: Arc<[Matcher]>,
     /// How many batches may wait for the reader before rows are dropped.
     pub capacity: usize,
+    /// What comes besides rows that are consumed from now on.
+    pub catch_up: CatchUp,
+}
+
+/// What a tail holds besides rows that are consumed while its owner serves their partition: for readers that merge the
+/// tails of several owners and know how far they came, so that nothing is missing when an owner breaks off and another one
+/// takes over. It comes as [`Replayed`](crate::TailBatch::is_replayed) batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatchUp {
+    /// Nothing.
+    Never,
+    /// For a reader that begins: how far each partition was consumed when the tail began. For partitions that this owner
+    /// begins to serve later, the latest rows before that, too.
+    FromNow,
+    /// For a reader that began before: the latest rows of all partitions from before the tail began, too.
+    FromBefore,
 }

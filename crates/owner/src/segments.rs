@@ -111,6 +111,26 @@ impl SegmentRows<'_> {
         found.into_iter().map(stat).collect()
     }
 
+    /// The latest slices of streams that match, at most so many, in the order of their offsets.
+    pub fn latest(&self, matchers: &[Matcher], count: usize) -> Vec<Slice> {
+        let mut found: Vec<Slice> = Vec::new();
+        let cut = |found: &mut Vec<Slice>| {
+            found.sort_by_key(|slice| slice.offset);
+            found.drain(..found.len().saturating_sub(count));
+        };
+        self.for_each_stream(matchers, TimeRange::ALL, |stream| {
+            let (slices, first) = (stream.slices(), found.len());
+            let latest = slices.iter().rev().filter(|slice| self.offsets.contains(slice.offset)).take(count);
+            found.extend(latest.cloned());
+            found[first..].reverse();
+            if found.len() > 8 * count {
+                cut(&mut found);
+            }
+        });
+        cut(&mut found);
+        found
+    }
+
     /// Visits the streams of all segments that match and may have rows in `time`; a stream that spans segments comes
     /// once for each.
     fn for_each_stream(&self, matchers: &[Matcher], time: TimeRange, mut visit: impl FnMut(&StreamRows)) {

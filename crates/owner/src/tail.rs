@@ -15,6 +15,9 @@ pub struct TailBatch {
     pub offset: Offset,
     /// The rows.
     pub batch: Arc<Batch>,
+    /// From before the tail began, or before its owner served the partition ([`CatchUp`](crate::CatchUp)). Without rows it
+    /// says that everything up to its offset was consumed before.
+    pub is_replayed: bool,
 }
 
 /// Where live rows come out. Dropping it ends the tail.
@@ -75,6 +78,11 @@ impl TailSender {
         }
     }
 
+    /// How many batches there is room for.
+    pub fn room(&self) -> usize {
+        self.batches.capacity()
+    }
+
     /// Counts rows that got lost on the way to here.
     pub fn count_dropped(&self, rows: u64) {
         self.dropped.fetch_add(rows, Ordering::Relaxed);
@@ -110,7 +118,7 @@ mod tests {
             metadata: Vec::new(),
             offsets: Vec::new(),
         };
-        TailBatch { partition: PartitionId::new(0), offset: Offset::ZERO, batch: Arc::new(columns) }
+        TailBatch { partition: PartitionId::new(0), offset: Offset::ZERO, batch: Arc::new(columns), is_replayed: false }
     }
 
     #[test]

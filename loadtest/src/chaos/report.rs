@@ -125,7 +125,10 @@ impl Report {
                 tally.failed_in_all
             ),
         );
-        row("lines in tails", format!("{}, {} dropped with a word", tally.tail_lines, tally.tail_dropped));
+        row(
+            "lines in tails",
+            format!("{}, {} dropped with a word, {} missing", tally.tail_lines, tally.tail_dropped, tally.tail_missing),
+        );
         let after = self.after.clone().unwrap_or_default();
         row("lost", format!("{} during, {} after", tally.during.lost, after.differences.lost));
         row("doubled", format!("{} during, {} after", tally.during.doubled, after.differences.doubled));

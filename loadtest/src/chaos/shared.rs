@@ -99,6 +99,8 @@ pub(crate) struct Tally {
     pub(crate) tail_lines: u64,
     /// Entries of tails that had to be dropped, as they said themselves.
     pub(crate) tail_dropped: u64,
+    /// Lines that should have come in a tail, and did not.
+    pub(crate) tail_missing: u64,
     pub(crate) drains: BTreeMap<Kind, Vec<Duration>>,
     pub(crate) ended_by_themselves: Vec<String>,
     /// Promises that were broken.

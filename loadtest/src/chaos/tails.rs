@@ -1,6 +1,7 @@
 //! Followers: keep a live tail of one writer's lines open, and notice lines that come twice or were never sent.
 //!
-//! A tail may break off and may leave out entries when it says so; it owes nothing else.
+//! A tail may break off and may leave out entries when it says so. What it leaves out without a word is counted: rows that
+//! nobody holds in memory any more when their owner broke off, and rows that come later than this waits.
 
 use std::{
     collections::HashSet,
@@ -14,7 +15,9 @@ use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 use super::shared::{Shared, Source};
 
 /// So long one tail is followed.
-const FOLLOW: Duration = Duration::from_secs(30);
+const FOLLOW: Duration = Duration::from_secs(40);
+/// A line that was acknowledged so long before the end of a tail should have come.
+const LATE: Duration = Duration::from_secs(20);
 /// How often a silent tail is looked up from.
 const LOOK_UP: Duration = Duration::from_millis(500);
 
@@ -40,13 +43,22 @@ async fn follow_one(shared: &Shared, source: &Source, address: &str) -> anyhow::
     request.headers_mut().insert("X-Scope-OrgID", source.writer.tenant.parse()?);
     let (mut socket, _) = tokio_tungstenite::connect_async(request).await?;
     let began = Instant::now();
+    let (_, sent_before) = source.writer.ledger.counts();
+    let mut owed = None;
     let mut seen = HashSet::new();
     while began.elapsed() < FOLLOW && !shared.stops() {
+        if owed.is_none() && began.elapsed() >= FOLLOW - LATE {
+            owed = Some(source.writer.ledger.snapshot().owing(sent_before as usize..usize::MAX));
+        }
         let Ok(message) = tokio::time::timeout(LOOK_UP, socket.next()).await else { continue };
-        let Some(message) = message else { break };
+        let Some(message) = message else { return Ok(()) };
         if let Message::Text(text) = message? {
             note(shared, source, &mut seen, &serde_json::from_str(&text)?)?;
         }
+    }
+    if let Some(owed) = owed.filter(|_| began.elapsed() >= FOLLOW) {
+        let missing = owed.owed_numbers().filter(|number| !seen.contains(&(*number as u64))).count();
+        shared.tally().tail_missing += missing as u64;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use log_bus::{Assignment, LogBus, LogError};
 use model::{Clock, MatchOp, Matcher, Offset, OffsetRange, PartitionId, TenantId, TimeRange, TimestampNs};
 use object_store::{Effect, Fault, Operation};
-use owner::{Owner, OwnerError, StreamsRequest, TailRequest};
+use owner::{CatchUp, Owner, OwnerError, StreamsRequest, TailRequest};
 use tokio::time::Instant;
 
 use super::world::{World, all_partitions, small, until};
@@ -346,6 +346,7 @@ async fn tails_get_rows_as_they_come() {
         tenant: tenants()[0].clone(),
         matchers: Arc::from([Matcher::new("app", MatchOp::Regex, name).unwrap()]),
         capacity,
+        catch_up: CatchUp::Never,
     };
     let mut all = process.consumer.tail(request("a[01]", 1_000));
     let slow = process.consumer.tail(request(".+", 1));

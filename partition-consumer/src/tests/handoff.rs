@@ -1,16 +1,18 @@
 //! Partitions that go from one process to another: one situation each.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use control::PartitionRole;
 use log_bus::LogBus;
-use model::{Offset, OffsetRange, PartitionId};
+use model::{Offset, OffsetRange, PartitionId, TenantId};
 use object_store::{Effect, Fault, Operation};
-use owner::Owner;
+use owner::{CatchUp, Owner, TailBatch, TailRequest, TailStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::fleet::{Fleet, quick};
+use super::fleet::{Fleet, Member, quick};
 use super::world::{Read, until};
 use crate::{Config, Mode};
 
@@ -648,4 +650,103 @@ async fn one_two_four_two_and_more_partitions() {
     for member in members {
         fleet.stop(member).await.unwrap();
     }
+}
+
+/// What has come out of a tail: rows by number, in order, and how far the partition was consumed as it says.
+fn taken(tail: &mut TailStream) -> (Vec<u64>, Vec<i64>) {
+    let (mut rows, mut marks, mut last) = (Vec::new(), Vec::new(), -1);
+    while let Some(TailBatch { offset, batch, is_replayed, .. }) = tail.try_recv() {
+        assert!(offset.value() >= last, "offsets never fall within a tail");
+        last = offset.value();
+        if batch.is_empty() {
+            assert!(is_replayed);
+            marks.push(offset.value());
+        }
+        let line = |i| String::from_utf8_lossy(batch.lines.get(i)).split_once(' ').unwrap().0.parse::<u64>().unwrap();
+        rows.extend((0..batch.len()).map(line));
+    }
+    assert_eq!(tail.dropped(), 0);
+    (rows, marks)
+}
+
+#[tokio::test]
+async fn who_takes_over_replays_what_nobody_sent() {
+    let mut rng = fastrand::Rng::with_seed(61);
+    let fleet = Fleet::new(1, 60);
+    let (a, b) = (fleet.start("a", patient()), fleet.start("b", patient()));
+    let follow = |member: &Member, catch_up, capacity| {
+        let tenant = TenantId::new("acme").unwrap();
+        member.process().consumer.tail(TailRequest { tenant, matchers: Arc::from([]), capacity, catch_up })
+    };
+    let pushed_from = |from: Offset| -> BTreeSet<u64> {
+        let ledger = fleet.world.ledger(ONE).lock();
+        let rows = ledger.acknowledged.iter().filter(|(row, offset)| row.tenant == "acme" && **offset >= from);
+        rows.map(|(row, _)| row.id).collect()
+    };
+    // Blocks are cut by size meanwhile: what lies in them is not held, and not replayed.
+    let held_by = |member: &Member| pushed_from(member.process().consumer.held(ONE).unwrap().start);
+    let consumed = |member: &Member, to: i64| {
+        let consumer = member.process().consumer.clone();
+        async move { until("the rows", || consumer.held(ONE).is_some_and(|held| held.end == offset(to))).await }
+    };
+    fleet.group.give(ONE, Some("a"));
+    fleet.led_by(ONE, "a").await;
+    a.process().ready().await;
+    let (mut of_a, mut of_b) = (follow(&a, CatchUp::FromNow, 1000), follow(&b, CatchUp::FromNow, 1000));
+    let mut plain = follow(&b, CatchUp::Never, 1000);
+    assert_eq!(taken(&mut of_a), (vec![], vec![-1]), "nothing was consumed before");
+    for _ in 0..30 {
+        fleet.world.push(&mut rng, ONE, 5, 10).await;
+    }
+    consumed(&a, 30).await;
+    let (sent, _) = taken(&mut of_a);
+    assert!(sent.len() > 20);
+    assert_eq!(BTreeSet::from_iter(sent), pushed_from(Offset::ZERO));
+
+    // Rows that nobody sends: there is no owner.
+    fleet.kill(&a);
+    for _ in 0..30 {
+        fleet.world.push(&mut rng, ONE, 5, 10).await;
+    }
+    fleet.group.give(ONE, Some("b"));
+    fleet.led_by(ONE, "b").await;
+    b.process().ready().await;
+    fleet.world.push(&mut rng, ONE, 5, 10).await;
+    consumed(&b, 61).await;
+    let (mut all, marks) = taken(&mut of_b);
+    assert_eq!(marks, [59]);
+    let found = BTreeSet::from_iter(all.iter().copied());
+    assert!(found.is_superset(&pushed_from(offset(30))) && found.is_superset(&held_by(&b)));
+    let (live, _) = taken(&mut plain);
+    assert!(live.len() <= 5, "who does not ask for it gets no rows from before");
+    let (again, marks) = taken(&mut follow(&b, CatchUp::FromBefore, 1000));
+    assert!(BTreeSet::from_iter(again.iter().copied()).is_superset(&held_by(&b)));
+    assert_eq!(marks, [60]);
+    let (latest, _) = taken(&mut follow(&b, CatchUp::FromBefore, 8));
+    assert!(
+        !latest.is_empty() && latest.len() < again.len() && again.ends_with(&latest),
+        "the latest, in half the room"
+    );
+    let mut few = follow(&b, CatchUp::FromNow, 1000);
+    assert_eq!(taken(&mut few), (vec![], vec![60]));
+
+    // To another one and back: what was sent is not replayed in the same tail.
+    let c = fleet.start("c", patient());
+    fleet.group.give(ONE, Some("c"));
+    fleet.led_by(ONE, "c").await;
+    until("b to let go", || b.process().consumer.held(ONE).is_none()).await;
+    for _ in 0..5 {
+        fleet.world.push(&mut rng, ONE, 5, 10).await;
+    }
+    fleet.group.give(ONE, Some("b"));
+    fleet.led_by(ONE, "b").await;
+    b.process().ready().await;
+    fleet.world.push(&mut rng, ONE, 5, 10).await;
+    consumed(&b, 67).await;
+    all.extend(taken(&mut of_b).0);
+    let found = BTreeSet::from_iter(all.iter().copied());
+    assert_eq!(all.len(), found.len(), "each once");
+    assert!(found.is_superset(&held_by(&b)));
+    fleet.stop(c).await.unwrap();
+    fleet.stop(b).await.unwrap();
 }

@@ -153,7 +153,7 @@ impl FakeOwner {
                 if request.tenant == row.tenant && request.matchers.iter().all(|m| m.matches(&row.labels)) {
                     let batch = Arc::new(batch(&row.labels, &[(memory.end, row)]));
                     let (partition, offset) = (PartitionId::new(partition), Offset::new(memory.end));
-                    sender.send(TailBatch { partition, offset, batch });
+                    sender.send(TailBatch { partition, offset, batch, is_replayed: false });
                 }
             }
             memory.rows.insert(memory.end, row.clone());

@@ -4,6 +4,10 @@
 //! is a repetition. When the source does not come that far within the hold, the other takes over, and
 //! nothing is missing: its rows from where the first one stopped have waited. Taking whatever came first instead would lose the rows
 //! that the old owner had sent and that were still under way when the new one's arrived.
+//!
+//! When an owner breaks off without another one beside it, the next one, or the same one started again, replays the latest
+//! rows from before it served the partition. Of those the ones behind the last row passed on are the missing ones. So that
+//! this is known of a partition before its first row, sources say how far it was consumed when they began.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -34,7 +38,7 @@ pub(super) struct Merge {
 struct Line {
     /// Who delivers it; none after that source has gone, until another has waited long enough.
     source: Option<u64>,
-    /// Of the last rows passed on.
+    /// Of the last rows passed on, or of those before the tail began.
     last: Offset,
     /// In the order of their coming.
     waiting: VecDeque<Waiting>,
@@ -53,11 +57,23 @@ impl Merge {
 
     /// Takes rows that came from a source.
     pub(super) fn take(&mut self, source: u64, batch: TailBatch, now: Instant, out: &mut Taken) {
+        let is_mark = batch.is_replayed && batch.batch.is_empty();
         let Some(line) = self.partitions.get_mut(&batch.partition) else {
+            if batch.is_replayed && !is_mark {
+                // Nothing says whether it was there before the tail began. Then it is in the history.
+                out.repeated_rows += batch.batch.len() as u64;
+                return;
+            }
             let line = Line { source: Some(source), last: batch.offset, waiting: VecDeque::new() };
             self.partitions.insert(batch.partition, line);
-            return out.batches.push(batch);
+            if !is_mark {
+                out.batches.push(batch);
+            }
+            return;
         };
+        if is_mark {
+            return;
+        }
         if line.source == Some(source) {
             // Several batches of one record share its offset.
             if batch.offset < line.last {

@@ -1,8 +1,10 @@
 //! The live rows of one process.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use owner::{Owner, TailBatch, TailRequest};
+use owner::{CatchUp, Owner, TailBatch, TailRequest};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -21,17 +23,20 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) enum Event {
     /// It is open, or out of reach for now.
     Settled(u64),
-    /// Rows.
+    /// Rows of an opening.
     Batch(u64, TailBatch),
     /// So many rows were dropped on the other side.
     Lost(u64),
-    /// Nothing comes from it until it is open again.
+    /// Nothing more comes of an opening.
     Gone(u64),
 }
 
 /// One process to follow.
 pub(super) struct Source {
     pub(super) number: u64,
+    /// Counts the openings of all sources: each has its own number, since one repeats what another had.
+    pub(super) openings: Arc<AtomicU64>,
+    /// As for the first opening.
     pub(super) request: TailRequest,
     pub(super) config: Config,
     pub(super) events: mpsc::Sender<Event>,
@@ -54,23 +59,30 @@ impl Source {
             self.gone.cancelled().await;
             sleep(LINGER).await;
         };
+        let opening = AtomicU64::new(0);
         tokio::select! {
             biased;
-            () = self.follow(&holder) => {}
+            () = self.follow(&holder, &opening) => {}
             () = lingering => {}
         }
-        let _ = self.events.send(Event::Gone(self.number)).await;
+        let _ = self.events.send(Event::Gone(opening.into_inner())).await;
     }
 
-    async fn follow(&self, holder: &Holder) {
+    /// Opens the tail again and again, and notes which opening it is.
+    async fn follow(&self, holder: &Holder, opening: &AtomicU64) {
         let first = self.config.tail_retry.get();
         let mut pause = first;
+        let mut request = self.request.clone();
         loop {
+            let number = self.openings.fetch_add(1, Ordering::Relaxed);
+            opening.store(number, Ordering::Relaxed);
             let (was_open, end) = match holder {
-                Holder::Here(owner) => (true, self.follow_owner(&**owner).await),
-                Holder::There(peer) => self.follow_peer(peer).await,
+                Holder::Here(owner) => (true, self.follow_owner(&**owner, &request, number).await),
+                Holder::There(peer) => self.follow_peer(peer, &request, number).await,
             };
-            let told = [Event::Settled(self.number), Event::Gone(self.number)];
+            // What came while nobody listened is asked for.
+            request.catch_up = CatchUp::FromBefore;
+            let told = [Event::Settled(self.number), Event::Gone(number)];
             if matches!(end, End::Unread) || self.gone.is_cancelled() {
                 return;
             }
@@ -84,24 +96,24 @@ impl Source {
         }
     }
 
-    async fn follow_owner(&self, owner: &dyn Owner) -> End {
-        let mut tail = owner.tail(self.request.clone());
+    async fn follow_owner(&self, owner: &dyn Owner, request: &TailRequest, opening: u64) -> End {
+        let mut tail = owner.tail(request.clone());
         let mut lost = Lost::default();
         tail.opened().await;
         if self.events.send(Event::Settled(self.number)).await.is_err() {
             return End::Unread;
         }
         while let Some(batch) = tail.recv().await {
-            if self.pass_on(batch, lost.more(tail.dropped())).await.is_err() {
+            if self.pass_on(opening, batch, lost.more(tail.dropped())).await.is_err() {
                 return End::Unread;
             }
         }
         End::Broken
     }
 
-    async fn follow_peer(&self, peer: &Peer) -> (bool, End) {
+    async fn follow_peer(&self, peer: &Peer, request: &TailRequest, opening: u64) -> (bool, End) {
         let patience = self.config.connect_timeout.get() + self.config.probe_timeout.get();
-        let mut replies = match timeout(patience, peer.tail(&self.request)).await {
+        let mut replies = match timeout(patience, peer.tail(request)).await {
             Ok(Ok(replies)) => replies,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a live tail cannot be opened");
@@ -118,7 +130,7 @@ impl Source {
             for batch in &reply.batches {
                 match wire::read_tail_batch(batch) {
                     Ok(batch) => {
-                        if self.pass_on(batch, std::mem::take(&mut dropped)).await.is_err() {
+                        if self.pass_on(opening, batch, std::mem::take(&mut dropped)).await.is_err() {
                             return (true, End::Unread);
                         }
                     }
@@ -135,11 +147,11 @@ impl Source {
         (true, End::Broken)
     }
 
-    async fn pass_on(&self, batch: TailBatch, lost: u64) -> Result<(), mpsc::error::SendError<Event>> {
+    async fn pass_on(&self, opening: u64, batch: TailBatch, lost: u64) -> Result<(), mpsc::error::SendError<Event>> {
         if lost > 0 {
             self.events.send(Event::Lost(lost)).await?;
         }
-        self.events.send(Event::Batch(self.number, batch)).await
+        self.events.send(Event::Batch(opening, batch)).await
     }
 }
 

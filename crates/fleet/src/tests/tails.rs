@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::PartitionRole::{Draining, Following, Leading};
-use owner::{Owner, TailRequest, TailStream};
+use owner::{CatchUp, Owner, TailBatch, TailRequest, TailStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::world::*;
 
 fn request() -> TailRequest {
     let matchers = logql::parse_matchers(r#"{app="web"}"#).unwrap();
-    TailRequest { tenant: tenant(), matchers: matchers.into(), capacity: 100 }
+    TailRequest { tenant: tenant(), matchers: matchers.into(), capacity: 100, catch_up: CatchUp::Never }
 }
 
 async fn next(tail: &mut TailStream, count: usize) -> Vec<i64> {
@@ -38,10 +38,18 @@ async fn readers(process: &Process, count: usize) {
 }
 
 fn send(process: &Process, offsets: impl IntoIterator<Item = i64>) {
+    send_batches(process, offsets.into_iter().map(tail_batch));
+}
+
+fn send_replayed(process: &Process, offsets: impl IntoIterator<Item = i64>) {
+    send_batches(process, offsets.into_iter().map(|offset| TailBatch { is_replayed: true, ..tail_batch(offset) }));
+}
+
+fn send_batches(process: &Process, batches: impl Iterator<Item = TailBatch>) {
     let mut tails = process.owner.tails.lock();
     tails.retain(|tail| !tail.is_closed());
-    for offset in offsets {
-        tails.iter().for_each(|tail| tail.send(tail_batch(offset)));
+    for batch in batches {
+        tails.iter().for_each(|tail| tail.send(batch.clone()));
     }
 }
 
@@ -116,8 +124,15 @@ async fn a_broken_connection_is_made_anew() {
     // Ends the stream from the server's side.
     leader.owner.tails.lock().clear();
     readers(&leader, 1).await;
-    send(&leader, [2]);
-    assert_eq!(next(&mut tail, 1).await, [2]);
+    // What came meanwhile is replayed.
+    send_replayed(&leader, [1, 2]);
+    send(&leader, [3]);
+    assert_eq!(next(&mut tail, 2).await, [2, 3]);
+    // One that comes later replays, too.
+    let later = world.start("later", Following, 1).await;
+    readers(&later, 1).await;
+    assert_eq!(*leader.owner.catch_ups.lock(), [CatchUp::FromNow, CatchUp::FromBefore]);
+    assert_eq!(*later.owner.catch_ups.lock(), [CatchUp::FromBefore]);
     // Dropping the fleet ends its tails.
     drop(reader);
     assert!(timeout(Duration::from_secs(10), tail.recv()).await.unwrap().is_none());

@@ -12,8 +12,8 @@ use log_bus::{MemoryControl, MemoryLog};
 use logql::{Answer, Direction, Params, Query, QueryError};
 use model::{Labels, Matcher, Offset, OffsetRange, PartitionId, SystemClock, TenantId, TimeRange, TimestampNs};
 use owner::{
-    LogTail, LogTailConfig, Owner, OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest, TailBatch,
-    TailRequest, TailSender, TailStream, tail_channel,
+    CatchUp, LogTail, LogTailConfig, Owner, OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest,
+    TailBatch, TailRequest, TailSender, TailStream, tail_channel,
 };
 use parking_lot::Mutex;
 use prometheus::Registry;
@@ -52,6 +52,8 @@ pub(super) struct TestOwner {
     pub(super) open: AtomicUsize,
     pub(super) flushed: AtomicUsize,
     pub(super) tails: Mutex<Vec<TailSender>>,
+    /// What the tails that were opened asked for, one after the other.
+    pub(super) catch_ups: Mutex<Vec<CatchUp>>,
     partitions: Vec<PartitionId>,
 }
 
@@ -137,6 +139,7 @@ impl Owner for TestOwner {
 
     fn tail(&self, request: TailRequest) -> TailStream {
         let (sender, stream) = tail_channel(request.capacity);
+        self.catch_ups.lock().push(request.catch_up);
         self.tails.lock().push(sender);
         stream
     }
@@ -216,6 +219,7 @@ impl World {
             open: AtomicUsize::default(),
             flushed: AtomicUsize::default(),
             tails: Mutex::default(),
+            catch_ups: Mutex::default(),
             partitions: vec![P],
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -382,5 +386,5 @@ pub(super) fn tail_batch(offset: i64) -> TailBatch {
         metadata: Vec::new(),
         offsets: vec![offset],
     };
-    TailBatch { partition: P, offset: Offset::new(offset), batch: Arc::new(batch) }
+    TailBatch { partition: P, offset: Offset::new(offset), batch: Arc::new(batch), is_replayed: false }
 }

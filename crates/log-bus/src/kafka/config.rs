@@ -326,6 +326,9 @@ impl KafkaConfig {
         client.set("enable.auto.offset.store", "false");
         client.set("auto.offset.reset", "latest");
         client.set("queued.max.messages.kbytes", "64");
+        // They show that the client lives: several in a session.
+        let statistics = (self.session_timeout.get().as_millis() / 4).clamp(100, 5000);
+        client.set("statistics.interval.ms", statistics.to_string());
         match self.group_protocol {
             GroupProtocol::Classic => {
                 let session = self.session_timeout.get().as_millis();

@@ -3,23 +3,28 @@
 //! The member reads nothing: its partitions are assigned at their end and paused. It leaves by unsubscribing, which
 //! also a named (static) member does at once; closing alone would keep a named member's partitions until its
 //! session ends, which is what a restart wants.
+//!
+//! librdkafka's own thread has been seen to stop for good after its coordinator was killed; every call that asks it
+//! something blocks from then on, and the group gives the partitions to others without a word here. So the member has a
+//! thread of its own, nobody waits for it without a limit, and a client that is silent for long is replaced by a new one.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use model::PartitionId;
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol, StreamConsumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::KafkaError;
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::client::{Context, blocking, unavailable};
 use super::config::{GroupProtocol, KafkaConfig};
@@ -28,6 +33,12 @@ use crate::{Assignment, LogError};
 /// How long leaving may take until it is taken for done.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
+/// How long the member's thread may wait for an event before it looks whether it should end.
+const POLL: Duration = Duration::from_millis(100);
+
+/// A client that gives no statistics for so many sessions does nothing any more.
+const SILENT_SESSIONS: u32 = 3;
+
 /// Receives what the group decides.
 pub(super) struct MemberContext {
     shared: Context,
@@ -35,12 +46,18 @@ pub(super) struct MemberContext {
     news: mpsc::UnboundedSender<News>,
     /// What was told to be owned.
     owned: Mutex<BTreeSet<PartitionId>>,
+    /// Set by each statistics.
+    is_alive: AtomicBool,
 }
 
-enum News {
+/// What a member learns.
+pub(super) enum News {
+    /// It should own other partitions.
     Assignment(Assignment),
-    /// The member was shut out.
-    Fatal(String),
+    /// The group shut it out.
+    ShutOut(String),
+    /// Its client does nothing any more.
+    Silent,
 }
 
 impl ClientContext for MemberContext {
@@ -49,6 +66,7 @@ impl ClientContext for MemberContext {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.is_alive.store(true, Ordering::Relaxed);
         self.shared.stats(statistics);
     }
 
@@ -80,11 +98,11 @@ impl MemberContext {
         let _ = self.news.send(News::Assignment(assignment));
     }
 
-    /// The group shut this member out. librdkafka gave its partitions up without a word.
-    fn shut_out(&self, reason: String) {
+    /// This member is of no use any more, and was not told that its partitions are others' now.
+    fn end(&self, news: News) {
         let lost: Vec<PartitionId> = self.owned.lock().iter().copied().collect();
         self.tell(Assignment::Revoked(lost));
-        let _ = self.news.send(News::Fatal(reason));
+        let _ = self.news.send(news);
     }
 }
 
@@ -117,15 +135,19 @@ impl ConsumerContext for MemberContext {
 /// This process in the group.
 pub(super) struct Member {
     /// None once the group was left.
-    consumer: Mutex<Option<Arc<StreamConsumer<MemberContext>>>>,
+    consumer: Mutex<Option<Arc<MemberConsumer>>>,
     news: tokio::sync::Mutex<mpsc::UnboundedReceiver<News>>,
     ended: CancellationToken,
-    serving: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    /// True when the member's thread has closed the client.
+    is_closed: watch::Receiver<bool>,
     group: String,
     client_id: String,
     /// Leaves the group only when told to.
     is_named: bool,
+    _end: DropGuard,
 }
+
+type MemberConsumer = BaseConsumer<MemberContext>;
 
 impl Member {
     /// Joins the group. What it gets is told by [`Member::next`].
@@ -135,37 +157,56 @@ impl Member {
         let client_id = format!("millrace-member-{}", uuid::Uuid::new_v4().simple());
         let mut client = config.member();
         client.set("client.id", &client_id);
-        let context =
-            MemberContext { shared: context, topic: config.topic.clone(), news: sender, owned: Mutex::default() };
-        let consumer: StreamConsumer<MemberContext> =
+        let gives_statistics = client.get("statistics.interval.ms") != Some("0");
+        let context = MemberContext {
+            shared: context,
+            topic: config.topic.clone(),
+            news: sender,
+            owned: Mutex::default(),
+            is_alive: AtomicBool::new(true),
+        };
+        let consumer: MemberConsumer =
             client.create_with_context(context).map_err(|error| unavailable("joining the group", &error))?;
         consumer.subscribe(&[&config.topic]).map_err(|error| unavailable("joining the group", &error))?;
         let consumer = Arc::new(consumer);
         let ended = CancellationToken::new();
-        let serving = tokio::spawn(serve(consumer.clone(), ended.clone()));
+        let (closed, is_closed) = watch::channel(false);
+        let (polled, polled_until) = (consumer.clone(), ended.clone());
+        std::thread::Builder::new()
+            .name("kafka member".to_owned())
+            .spawn(move || {
+                poll(&polled, &polled_until);
+                drop(polled);
+                closed.send_replace(true);
+            })
+            .map_err(|error| LogError::Unavailable(format!("joining the group: no thread: {error}")))?;
+        if gives_statistics {
+            let silence_max = config.session_timeout.get() * SILENT_SESSIONS;
+            tokio::spawn(listen(consumer.context().clone(), silence_max, ended.clone()));
+        }
         Ok(Self {
             consumer: Mutex::new(Some(consumer)),
             news: tokio::sync::Mutex::new(receiver),
-            ended,
-            serving: tokio::sync::Mutex::new(Some(serving)),
+            ended: ended.clone(),
+            is_closed,
             group: config.group.clone(),
             client_id,
             is_named: !config.instance_id.is_empty() && config.group_protocol == GroupProtocol::Classic,
+            _end: ended.drop_guard(),
         })
     }
 
     /// The next change. Cancel-safe.
-    pub(super) async fn next(&self) -> Result<Assignment, LogError> {
+    pub(super) async fn next(&self) -> News {
         match self.news.lock().await.recv().await {
-            Some(News::Assignment(assignment)) => Ok(assignment),
-            Some(News::Fatal(reason)) => Err(LogError::Stopped(reason)),
+            Some(news) => news,
             // The group was left: there is no more news.
             None => std::future::pending().await,
         }
     }
 
     /// The client, for commits; none when the group was left.
-    pub(super) fn consumer(&self) -> Option<Arc<StreamConsumer<MemberContext>>> {
+    pub(super) fn consumer(&self) -> Option<Arc<MemberConsumer>> {
         self.consumer.lock().clone()
     }
 
@@ -173,72 +214,96 @@ impl Member {
     pub(super) async fn leave(&self) {
         let began = Instant::now();
         let Some(consumer) = self.consumer.lock().take() else { return };
-        if self.is_named {
-            // Unsubscribing leaves, closing does not. The request goes out when the partitions were given back, which
-            // the serving task does meanwhile.
-            consumer.unsubscribe();
-            while began.elapsed() < LEAVE_MAX && !self.is_gone(&consumer).await {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+        let left = async {
+            if self.is_named {
+                self.unsubscribe(&consumer).await;
             }
-        }
-        drop(consumer);
-        self.ended.cancel();
-        // A member without a name leaves when it is closed, and closing waits until that is done.
-        if let Some(serving) = self.serving.lock().await.take() {
-            let left = LEAVE_MAX.saturating_sub(began.elapsed()).max(Duration::from_millis(100));
-            if tokio::time::timeout(left, serving).await.is_err() {
-                tracing::warn!(
-                    "the group does not answer; it will notice that this process left when its session ends"
-                );
-            }
+            let _ = blocking(move || {
+                drop(consumer);
+                Ok(())
+            })
+            .await;
+            self.ended.cancel();
+            // A member without a name leaves when it is closed, and closing waits until that is done.
+            let _ = self.is_closed.clone().wait_for(|closed| *closed).await;
+        };
+        if tokio::time::timeout(LEAVE_MAX, left).await.is_err() {
+            tracing::warn!("the group does not answer; it will notice that this process left when its session ends");
+            self.ended.cancel();
         }
         tracing::info!(seconds = began.elapsed().as_secs_f64(), "left the group");
     }
 
-    /// True when the group does not list this member.
-    async fn is_gone(&self, consumer: &Arc<StreamConsumer<MemberContext>>) -> bool {
-        let (consumer, group, client_id) = (consumer.clone(), self.group.clone(), self.client_id.clone());
-        let listed = blocking(move || {
-            if consumer.assignment().is_ok_and(|list| list.count() > 0) {
-                return Ok(true);
+    /// Unsubscribing leaves, closing does not. The request goes out when the partitions were given back, which the
+    /// member's thread does meanwhile. Waits until the group does not list this member.
+    async fn unsubscribe(&self, consumer: &Arc<MemberConsumer>) {
+        let asked = consumer.clone();
+        let _ = blocking(move || {
+            asked.unsubscribe();
+            Ok(())
+        })
+        .await;
+        loop {
+            let (consumer, group, client_id) = (consumer.clone(), self.group.clone(), self.client_id.clone());
+            let listed = blocking(move || {
+                if consumer.assignment().is_ok_and(|list| list.count() > 0) {
+                    return Ok(true);
+                }
+                let groups = consumer.fetch_group_list(Some(&group), Duration::from_millis(1000));
+                let groups = groups.map_err(|error| unavailable("the group", &error))?;
+                Ok(groups.groups().iter().any(|g| g.members().iter().any(|member| member.client_id() == client_id)))
+            });
+            if matches!(listed.await, Ok(false)) {
+                return;
             }
-            let groups = consumer.fetch_group_list(Some(&group), Duration::from_millis(1000));
-            let groups = groups.map_err(|error| unavailable("the group", &error))?;
-            Ok(groups.groups().iter().any(|g| g.members().iter().any(|member| member.client_id() == client_id)))
-        });
-        matches!(listed.await, Ok(false))
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // First, so that the serving task is the one that closes the client: that blocks.
-        drop(self.consumer.lock().take());
-        self.ended.cancel();
+        // Whoever drops the client last closes it, and that blocks.
+        if let Some(consumer) = self.consumer.lock().take() {
+            std::thread::spawn(move || drop(consumer));
+        }
     }
 }
 
-/// Polls the member, which takes part in the group by that.
-async fn serve(consumer: Arc<StreamConsumer<MemberContext>>, ended: CancellationToken) {
-    loop {
-        tokio::select! {
-            biased;
-            () = ended.cancelled() => break,
-            event = consumer.recv() => match event {
-                // A record that came before its partition was paused. It is read elsewhere.
-                Ok(_) => {}
-                Err(KafkaError::MessageConsumptionFatal(code)) => {
-                    let reason = format!("this process is shut out of its group: {code}; is kafka.instance_id given twice?");
-                    tracing::error!("{reason}");
-                    let context: &Arc<MemberContext> = consumer.context();
-                    context.shut_out(reason);
-                    ended.cancelled().await;
-                    break;
-                }
-                Err(error) => tracing::debug!(%error, "member"),
-            },
+/// Takes part in the group, until told to end.
+fn poll(consumer: &MemberConsumer, ended: &CancellationToken) {
+    while !ended.is_cancelled() {
+        match consumer.poll(POLL) {
+            // A record came before its partition was paused. It is read elsewhere.
+            None | Some(Ok(_)) => {}
+            Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
+                let reason =
+                    format!("this process is shut out of its group: {code}; is kafka.instance_id given twice?");
+                tracing::error!("{reason}");
+                consumer.context().end(News::ShutOut(reason));
+                return;
+            }
+            Some(Err(error)) => tracing::debug!(%error, "member"),
         }
     }
-    // Closing a member waits for answers of the group.
-    let _ = tokio::task::spawn_blocking(move || drop(consumer)).await;
+}
+
+/// Notices that the client does nothing any more. Goes by time in which this process runs: one that is paused is not silent.
+async fn listen(context: Arc<MemberContext>, silence_max: Duration, ended: CancellationToken) {
+    let mut tick = tokio::time::interval(silence_max / 10);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut silent = 0;
+    while ended.run_until_cancelled(tick.tick()).await.is_some() {
+        silent = if context.is_alive.swap(false, Ordering::Relaxed) { 0 } else { silent + 1 };
+        if silent > 10 {
+            if let Some(metrics) = &context.shared.metrics {
+                metrics.members_replaced.inc();
+            }
+            tracing::error!(
+                ?silence_max,
+                "the client that takes part in the group does nothing any more; making a new one"
+            );
+            return context.end(News::Silent);
+        }
+    }
 }

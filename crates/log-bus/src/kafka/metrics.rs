@@ -27,6 +27,7 @@ pub(super) struct Metrics {
     /// Partitions that this process should own by its group, and how often that changed.
     pub(super) assigned: IntGauge,
     pub(super) rebalances: IntCounter,
+    pub(super) members_replaced: IntCounter,
     pub(super) partitions: IntGauge,
     /// From librdkafka, each 10 s. Labels: `client`, and `broker` where it says so.
     queue_messages: IntGaugeVec,
@@ -58,6 +59,8 @@ impl Metrics {
             lanes: register.gauge("reader_clients", "Kafka clients that read records.")?,
             client_errors: register.counters("client_errors_total", "Errors librdkafka told of.", client)?,
             assigned: register.gauge("assigned_partitions", "Partitions this process should own by its group.")?,
+            members_replaced: register
+                .counter("members_replaced_total", "Clients of this process in the group that did nothing any more.")?,
             rebalances: register.counter("rebalances_total", "Changes of what this process should own.")?,
             partitions: register.gauge("partitions", "Partitions of the log's topic.")?,
             queue_messages: register.gauges(

@@ -178,7 +178,7 @@ impl Offsets {
     /// Commits through a member of the group, or as a reader that is none.
     pub(super) async fn commit<C: ConsumerContext + 'static>(
         &self,
-        through: Arc<StreamConsumer<C>>,
+        through: Arc<impl Consumer<C> + Send + Sync + 'static>,
         partition: PartitionId,
         offset: Offset,
     ) -> Result<(), LogError> {

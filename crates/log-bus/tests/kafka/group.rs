@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use limits::PromDuration;
 use millrace_log_bus::{Assignment, GroupProtocol, KafkaConfig, KafkaLog, LogBus, LogError};
 use model::PartitionId;
 use parking_lot::Mutex;
@@ -262,4 +263,25 @@ async fn partitions_of_a_killed_member_go_to_others() {
     assert!(one.revoked().is_empty(), "what was kept is not revoked");
     eprintln!("taken over after {:?}, sessions end after {:?}", began.elapsed(), config.session_timeout.get());
     one.log.leave().await.unwrap();
+}
+
+/// A client of librdkafka that stopped for good gives no statistics any more. Here they are only set far apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_client_is_replaced() {
+    let broker = broker();
+    for instance_id in ["", "silent"] {
+        let mut config = config(&broker.bootstrap(), 4);
+        config.instance_id = instance_id.to_owned();
+        config.session_timeout = PromDuration::from_secs(2);
+        config.properties.insert("statistics.interval.ms".to_owned(), "86400000".to_owned());
+        let member = Watched::join(&config).await;
+        until_shared(&[&member], 4).await;
+        member.forget();
+        until("the client is taken for dead", || async { member.revoked().len() == 4 }).await;
+        until_shared(&[&member], 4).await;
+        assert!(member.ended.lock().is_none(), "{:?}", member.ended.lock());
+        let next = append(&member.log, PartitionId::new(0), "x").await.next();
+        member.log.commit(PartitionId::new(0), next).await.unwrap();
+        member.log.leave().await.unwrap();
+    }
 }

@@ -8,19 +8,32 @@ use proptest::prelude::*;
 use super::*;
 
 fn batch(offset: i64) -> TailBatch {
+    of_rows(offset, vec![offset])
+}
+
+fn replayed(offset: i64) -> TailBatch {
+    TailBatch { is_replayed: true, ..batch(offset) }
+}
+
+fn mark(offset: i64) -> TailBatch {
+    TailBatch { is_replayed: true, ..of_rows(offset, Vec::new()) }
+}
+
+fn of_rows(offset: i64, offsets: Vec<i64>) -> TailBatch {
     let rows = Batch {
         labels: Labels::empty(),
-        timestamps: vec![offset],
+        timestamps: offsets.clone(),
         lines: ByteColumn::default(),
         metadata: Vec::new(),
-        offsets: vec![offset],
+        offsets,
     };
-    TailBatch { partition: PartitionId::new(0), offset: Offset::new(offset), batch: Arc::new(rows) }
+    TailBatch { partition: PartitionId::new(0), offset: Offset::new(offset), batch: Arc::new(rows), is_replayed: false }
 }
 
 const HOLD: Duration = Duration::from_millis(500);
 
-/// `a7`: source a sends offset 7; `a!`: source a is gone; `+300`: so many milliseconds pass.
+/// `a7`: source a sends offset 7; `a~7`: it replays offset 7; `a=7`: it says that it was at 7 before; `a!`: it is gone;
+/// `+300`: so many milliseconds pass.
 fn check(script: &str, expected: &str) {
     let mut merge = Merge::new(HOLD);
     let (mut out, mut now) = (Taken::default(), Instant::now());
@@ -33,6 +46,10 @@ fn check(script: &str, expected: &str) {
                 merge.expire(now, &mut out);
             }
             (_, "!") => merge.gone(number),
+            (_, rest) if rest.starts_with('~') => {
+                merge.take(number, replayed(rest[1..].parse().unwrap()), now, &mut out)
+            }
+            (_, rest) if rest.starts_with('=') => merge.take(number, mark(rest[1..].parse().unwrap()), now, &mut out),
             (_, offset) => merge.take(number, batch(offset.parse().unwrap()), now, &mut out),
         }
     }
@@ -60,6 +77,22 @@ fn each_row_once() {
     check("a1 a2 b3 a! a3 +500", "1 2 3");
     // Of the same source offsets may not fall.
     check("a5 a4 a6", "5 6");
+}
+
+#[test]
+fn what_came_while_nobody_listened_is_replayed() {
+    // The next owner, or the same one again, has what the first did not send.
+    check("a1 a2 a! b~1 b~2 b~3 b~3 b=3 b4 +500 b5", "1 2 3 3 4 5");
+    check("a1 a! b~2 b=2 +500 c~2 c3 b! +500", "1 2 3");
+    check("a=4 a! b~3 b~4 b~5 b=5 b6 +500", "5 6");
+    // The first one is there, and only late.
+    check("a1 b~1 b~2 b~3 b=3 b4 a2 a3 a4 +500", "1 2 3 4");
+    // The partition comes back to who had it before, in the same opening.
+    check("a1 b~1 b=1 b2 a! +500 a~3 a=3 a4 b! +500", "1 2 3 4");
+    check("a1 a~2 a=2 a3", "1 2 3");
+    // Nothing says what was there when the tail began.
+    check("b~1 b~2 b=2 b3", "3");
+    check("a=-1 a0 b=5 a1", "0 1");
 }
 
 #[test]

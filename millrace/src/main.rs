@@ -15,6 +15,11 @@ mod settings;
 use std::{
     os::unix::process::CommandExt as _,
     process::{self, ExitCode},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
@@ -68,11 +73,45 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         give_memory_back_at_once();
     }
     let runtime = runtime()?;
+    end_when_stuck(&runtime, BEAT);
     let ended = runtime.block_on(server::run(role, settings));
     // What did not end within the grace period, a client that hangs say, does not keep the process.
     runtime.shutdown_timeout(EXIT_MAX);
     ended
 }
+
+/// Ends the process when none of its worker threads has done anything for long: all of them wait for something that never comes.
+/// What is not stored is read again by whoever starts next; a process that hangs would hold on to its place.
+fn end_when_stuck(runtime: &tokio::runtime::Runtime, beat: Duration) {
+    let beats = Arc::new(AtomicU64::new(0));
+    let beating = beats.clone();
+    runtime.spawn(async move {
+        loop {
+            beating.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(beat).await;
+        }
+    });
+    thread::spawn(move || {
+        let (mut last, mut stuck) = (0, 0);
+        // Looks are counted, so that time in which the whole process was paused does not count.
+        while stuck < STUCK_BEATS {
+            thread::sleep(beat);
+            let now = beats.load(Ordering::Relaxed);
+            stuck = if now == last { stuck + 1 } else { 0 };
+            last = now;
+        }
+        eprintln!(
+            "error: no work was done for {:?}: every thread waits; ending, to be started again",
+            beat * STUCK_BEATS
+        );
+        process::exit(1);
+    });
+}
+
+const BEAT: Duration = Duration::from_secs(1);
+
+/// So many beats may be missing.
+const STUCK_BEATS: u32 = 30;
 
 /// How long threads may take to end after the work did.
 const EXIT_MAX: Duration = Duration::from_secs(2);
@@ -106,4 +145,32 @@ fn check_config(cli: &Cli, command: &ConfigCommand) -> anyhow::Result<()> {
     let overrides = limits::Overrides::load(settings.limits_config.clone(), settings.runtime_config.files())?;
     println!("the settings are good; {} tenants have limits of their own", overrides.tenants().len());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROLE: &str = "MILLRACE_TEST_STUCK";
+
+    /// Runs in processes of its own, each of one worker thread.
+    #[test]
+    fn a_process_without_a_free_thread_ends() {
+        if let Ok(role) = std::env::var(ROLE) {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            end_when_stuck(&runtime, Duration::from_millis(100));
+            if role == "stuck" {
+                runtime.spawn(async { thread::sleep(Duration::from_secs(60)) });
+            }
+            return thread::sleep(Duration::from_secs(6));
+        }
+        let ended = |role: &str| {
+            let mut this = process::Command::new(std::env::current_exe().unwrap());
+            this.args(["tests::a_process_without_a_free_thread_ends", "--exact", "--nocapture"]).env(ROLE, role);
+            let output = this.output().unwrap();
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).contains("no work was done for 3s"))
+        };
+        assert_eq!(ended("stuck"), (false, true));
+        assert_eq!(ended("free"), (true, false));
+    }
 }

@@ -333,9 +333,11 @@ impl Process {
             self.build_everything().await?;
         }
 
+        let log = self.base.log.bus();
         let failure = tokio::select! {
             () = std::future::ready(()), if ends => None,
             signal = signal => signal.err().map(anyhow::Error::from),
+            error = log.failed() => Some(anyhow::Error::from(error).context("the log cannot be used any more")),
             ended = running.parts.join_next() => failure_of(ended),
             Some(ended) = running.consumers.join_next() => failure_of(Some(ended)),
         };

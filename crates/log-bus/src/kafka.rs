@@ -35,9 +35,8 @@ use parking_lot::{Mutex, RwLock};
 use prometheus::Registry;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use config::{Compression, GroupProtocol, KafkaConfig};
 pub use control::KafkaControl;
@@ -54,11 +53,17 @@ pub struct KafkaLog {
     id: LogId,
     shared: Arc<Shared>,
     /// Replaced when librdkafka gives it up for good.
-    producer: RwLock<FutureProducer<Context>>,
+    producer: RwLock<Producer>,
     membership: Mutex<Membership>,
     /// When members were shut out lately.
     shut_outs: Mutex<Vec<Instant>>,
     watcher: JoinHandle<()>,
+}
+
+/// One client that appends.
+struct Producer {
+    client: FutureProducer<Context>,
+    _listening: DropGuard,
 }
 
 /// What the watcher needs, too.
@@ -145,10 +150,9 @@ impl KafkaLog {
         })?;
         let metrics = Arc::new(metrics);
         metrics.partitions.set(i64::from(found.partitions));
-        let doubt = Arc::new(Notify::new());
-        let context = Context { client: "reader", metrics: Some(metrics.clone()), doubt };
+        let context = Context::new("reader", Some(metrics.clone()));
         let readers = Readers::new(&config, context.clone(), metrics.clone())?;
-        let producer = make_producer(&config, &context)?;
+        let producer = Producer::new(&config, &context)?;
         let shared = Arc::new(Shared {
             topic_id: found.id,
             admin,
@@ -185,7 +189,7 @@ impl KafkaLog {
             Membership::Joined(member) => Joining::Member(member.clone()),
             Membership::NotBefore(moment) if *moment > Instant::now() => Joining::NotBefore(*moment),
             Membership::NotYet | Membership::NotBefore(_) => {
-                let context = Context { client: "member", ..self.shared.context.clone() };
+                let context = self.shared.context.of("member");
                 let member = Arc::new(Member::join(&self.shared.config, context)?);
                 *membership = Membership::Joined(member.clone());
                 Joining::Member(member)
@@ -218,10 +222,10 @@ impl KafkaLog {
     /// A producer that met a fatal error takes no more records; another one does.
     fn renew_producer(&self, error: &KafkaError) {
         let mut producer = self.producer.write();
-        let fatal = rdkafka::producer::Producer::client(&*producer).fatal_error();
+        let fatal = rdkafka::producer::Producer::client(&producer.client).fatal_error();
         let Some((code, reason)) = fatal else { return };
         tracing::warn!(%error, %code, reason, "the producer is renewed");
-        match make_producer(&self.shared.config, &self.shared.context) {
+        match Producer::new(&self.shared.config, &self.shared.context) {
             Ok(new) => {
                 let old = std::mem::replace(&mut *producer, new);
                 tokio::task::spawn_blocking(move || drop(old));
@@ -235,12 +239,16 @@ impl KafkaLog {
     }
 }
 
-fn make_producer(config: &KafkaConfig, context: &Context) -> Result<FutureProducer<Context>, LogError> {
-    let context = Context { client: "producer", ..context.clone() };
-    config
-        .producer()
-        .create_with_context(context)
-        .map_err(|error| LogError::Open { folder: format!("Kafka at {}", config.brokers), reason: error.to_string() })
+impl Producer {
+    fn new(config: &KafkaConfig, context: &Context) -> Result<Self, LogError> {
+        let (settings, context, ended) = (config.producer(), context.of("producer"), CancellationToken::new());
+        let client = settings.create_with_context(context.clone()).map_err(|error| LogError::Open {
+            folder: format!("Kafka at {}", config.brokers),
+            reason: error.to_string(),
+        })?;
+        context.listen(settings, ended.clone());
+        Ok(Self { client, _listening: ended.drop_guard() })
+    }
 }
 
 impl Shared {
@@ -310,6 +318,10 @@ async fn watch(shared: Arc<Shared>) {
         tokio::select! {
             biased;
             () = shared.stopped.cancelled() => return,
+            () = shared.context.silent.cancelled() => {
+                shared.stop("a Kafka client of this process does nothing any more; start the process again".to_owned());
+                return;
+            }
             () = shared.context.doubt.notified() => tokio::time::sleep(Duration::from_millis(100)).await,
             () = tokio::time::sleep(wait) => {}
         }
@@ -359,7 +371,7 @@ impl LogBus for KafkaLog {
                 .key(key.as_str())
                 .payload(&payload[..]);
             // librdkafka copies the record before this returns.
-            self.producer.read().send_result(record).map_err(|(error, _)| error)
+            self.producer.read().client.send_result(record).map_err(|(error, _)| error)
         };
         let delivered = match sent {
             Ok(sent) => match tokio::time::timeout(self.shared.config.delivery_timeout.get(), sent).await {
@@ -461,6 +473,15 @@ impl LogBus for KafkaLog {
                 }
             })
             .await
+    }
+
+    async fn failed(&self) -> LogError {
+        self.shared.stopped.cancelled().await;
+        match self.shared.check_running() {
+            Err(error) => error,
+            // It was closed.
+            Ok(()) => std::future::pending().await,
+        }
     }
 
     async fn leave(&self) -> Result<(), LogError> {

@@ -168,6 +168,11 @@ pub trait LogBus: Send + Sync + 'static {
     /// The first offset whose append time is `time` or later; `None` when all is earlier.
     async fn offset_at(&self, partition: PartitionId, time: TimestampNs) -> Result<Option<Offset>, LogError>;
 
+    /// Waits until the log has stopped for good in this process, and says why; for ever where it does not stop by itself.
+    async fn failed(&self) -> LogError {
+        std::future::pending().await
+    }
+
     /// The next change of what this process should own; waits until there is one. The first call of a process tells
     /// what it starts with. Cancel-safe.
     async fn assignment(&self) -> Result<Assignment, LogError>;

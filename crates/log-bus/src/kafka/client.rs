@@ -1,14 +1,17 @@
 //! What all clients of librdkafka share: where their logs, errors and statistics go, and what their errors mean here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 use crate::LogError;
@@ -21,11 +24,40 @@ pub(super) struct Context {
     pub(super) metrics: Option<Arc<Metrics>>,
     /// Told when something is odd with a topic, so that somebody looks whether it is still the same.
     pub(super) doubt: Arc<Notify>,
+    pulse: Pulse,
+    /// Cancelled when a client does nothing any more that nobody replaces.
+    pub(super) silent: CancellationToken,
 }
 
 impl Context {
     pub(super) fn quiet(client: &'static str) -> Self {
-        Self { client, metrics: None, doubt: Arc::default() }
+        Self::new(client, None)
+    }
+
+    pub(super) fn new(client: &'static str, metrics: Option<Arc<Metrics>>) -> Self {
+        let (doubt, silent) = (Arc::default(), CancellationToken::new());
+        Self { client, metrics, doubt, pulse: Pulse::default(), silent }
+    }
+
+    /// For another client of the same log.
+    pub(super) fn of(&self, client: &'static str) -> Self {
+        Self { client, pulse: Pulse::default(), ..self.clone() }
+    }
+
+    /// The pulse of the client that has this.
+    pub(super) fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
+    /// Tells when the client that has this, and those settings, does nothing any more, for as long as it is not `ended`.
+    pub(super) fn listen(&self, settings: ClientConfig, ended: CancellationToken) {
+        let (pulse, silent, client) = (self.pulse(), self.silent.clone(), self.client);
+        tokio::spawn(async move {
+            if ended.run_until_cancelled(pulse.silent(&settings, SILENCE_MAX)).await.is_some() {
+                tracing::error!(client, silence_max = ?SILENCE_MAX, "a Kafka client does nothing any more");
+                silent.cancel();
+            }
+        });
     }
 }
 
@@ -44,6 +76,7 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.pulse.beat();
         if let Some(metrics) = &self.metrics {
             metrics.statistics(self.client, &statistics);
         }
@@ -64,6 +97,38 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {}
+
+/// Shows that a client lives: librdkafka's main thread gives statistics from time to time. It has been seen to stop for good
+/// when brokers were killed and came back (ADR 7).
+#[derive(Clone, Default)]
+pub(super) struct Pulse(Arc<AtomicBool>);
+
+impl Pulse {
+    fn beat(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until the client has been silent for so long. Goes by time in which this process runs: one that is paused is
+    /// not silent. Never ends for a client that is set to give no statistics.
+    pub(super) async fn silent(self, client: &ClientConfig, silence_max: Duration) {
+        if client.get("statistics.interval.ms") == Some("0") {
+            return std::future::pending().await;
+        }
+        let mut tick = tokio::time::interval(silence_max / SILENT_TICKS);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silent = 0;
+        while silent <= SILENT_TICKS {
+            tick.tick().await;
+            silent = if self.0.swap(false, Ordering::Relaxed) { 0 } else { silent + 1 };
+        }
+    }
+}
+
+/// How often a client is listened to within the time that it may be silent.
+const SILENT_TICKS: u32 = 10;
+
+/// Clients that are not members of the group may be silent for so long: six times what they should be.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// True for errors that also come when a topic was deleted or made anew.
 pub(super) fn is_doubtful(code: RDKafkaErrorCode) -> bool {
@@ -103,4 +168,31 @@ pub(super) fn nanos(millis: i64) -> i64 {
 /// The pause before something that failed is tried again, growing from a tenth of a second to five.
 pub(super) fn pause(failures: u32) -> Duration {
     Duration::from_millis(100).saturating_mul(1 << failures.min(6)).min(Duration::from_secs(5))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_silent_when_its_pulse_stops() {
+        let second = Duration::from_secs(1);
+        let (pulse, mut settings) = (Pulse::default(), ClientConfig::new());
+        let beating = pulse.clone();
+        let beats = tokio::spawn(async move {
+            for _ in 0..100 {
+                beating.beat();
+                sleep(second * 5).await;
+            }
+        });
+        let heard = pulse.clone().silent(&settings, second * 30);
+        assert!(timeout(second * 490, heard).await.is_err(), "it beats");
+        beats.abort();
+        let heard = pulse.clone().silent(&settings, second * 30);
+        assert!(timeout(second * 40, heard).await.is_ok(), "it is silent");
+        settings.set("statistics.interval.ms", "0");
+        assert!(timeout(second * 10_000, pulse.silent(&settings, second * 30)).await.is_err(), "it never beats");
+    }
 }

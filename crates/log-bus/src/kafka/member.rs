@@ -10,7 +10,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use model::PartitionId;
@@ -23,7 +22,6 @@ use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::client::{Context, blocking, unavailable};
@@ -46,8 +44,6 @@ pub(super) struct MemberContext {
     news: mpsc::UnboundedSender<News>,
     /// What was told to be owned.
     owned: Mutex<BTreeSet<PartitionId>>,
-    /// Set by each statistics.
-    is_alive: AtomicBool,
 }
 
 /// What a member learns.
@@ -66,7 +62,6 @@ impl ClientContext for MemberContext {
     }
 
     fn stats(&self, statistics: Statistics) {
-        self.is_alive.store(true, Ordering::Relaxed);
         self.shared.stats(statistics);
     }
 
@@ -157,14 +152,8 @@ impl Member {
         let client_id = format!("millrace-member-{}", uuid::Uuid::new_v4().simple());
         let mut client = config.member();
         client.set("client.id", &client_id);
-        let gives_statistics = client.get("statistics.interval.ms") != Some("0");
-        let context = MemberContext {
-            shared: context,
-            topic: config.topic.clone(),
-            news: sender,
-            owned: Mutex::default(),
-            is_alive: AtomicBool::new(true),
-        };
+        let context =
+            MemberContext { shared: context, topic: config.topic.clone(), news: sender, owned: Mutex::default() };
         let consumer: MemberConsumer =
             client.create_with_context(context).map_err(|error| unavailable("joining the group", &error))?;
         consumer.subscribe(&[&config.topic]).map_err(|error| unavailable("joining the group", &error))?;
@@ -180,10 +169,21 @@ impl Member {
                 closed.send_replace(true);
             })
             .map_err(|error| LogError::Unavailable(format!("joining the group: no thread: {error}")))?;
-        if gives_statistics {
-            let silence_max = config.session_timeout.get() * SILENT_SESSIONS;
-            tokio::spawn(listen(consumer.context().clone(), silence_max, ended.clone()));
-        }
+        let (context, listen_until) = (consumer.context().clone(), ended.clone());
+        let silence_max = config.session_timeout.get() * SILENT_SESSIONS;
+        tokio::spawn(async move {
+            let silent = context.shared.pulse().silent(&client, silence_max);
+            if listen_until.run_until_cancelled(silent).await.is_some() {
+                if let Some(metrics) = &context.shared.metrics {
+                    metrics.members_replaced.inc();
+                }
+                tracing::error!(
+                    ?silence_max,
+                    "the client that takes part in the group does nothing any more; making a new one"
+                );
+                context.end(News::Silent);
+            }
+        });
         Ok(Self {
             consumer: Mutex::new(Some(consumer)),
             news: tokio::sync::Mutex::new(receiver),
@@ -284,26 +284,6 @@ fn poll(consumer: &MemberConsumer, ended: &CancellationToken) {
                 return;
             }
             Some(Err(error)) => tracing::debug!(%error, "member"),
-        }
-    }
-}
-
-/// Notices that the client does nothing any more. Goes by time in which this process runs: one that is paused is not silent.
-async fn listen(context: Arc<MemberContext>, silence_max: Duration, ended: CancellationToken) {
-    let mut tick = tokio::time::interval(silence_max / 10);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut silent = 0;
-    while ended.run_until_cancelled(tick.tick()).await.is_some() {
-        silent = if context.is_alive.swap(false, Ordering::Relaxed) { 0 } else { silent + 1 };
-        if silent > 10 {
-            if let Some(metrics) = &context.shared.metrics {
-                metrics.members_replaced.inc();
-            }
-            tracing::error!(
-                ?silence_max,
-                "the client that takes part in the group does nothing any more; making a new one"
-            );
-            return context.end(News::Silent);
         }
     }
 }

@@ -63,10 +63,11 @@ pub(super) struct Lane {
 
 impl Lane {
     fn new(config: &KafkaConfig, context: Context) -> Result<Self, LogError> {
+        let (settings, ended) = (config.reader(), CancellationToken::new());
         let consumer: StreamConsumer<Context> =
-            config.reader().create_with_context(context).map_err(|error| unavailable("a client", &error))?;
+            settings.create_with_context(context.clone()).map_err(|error| unavailable("a client", &error))?;
         let consumer = Arc::new(consumer);
-        let ended = CancellationToken::new();
+        context.listen(settings, ended.clone());
         // The client's own events are served here: errors, statistics, tokens. Records come through the queues.
         let (serving, token) = (consumer.clone(), ended.clone());
         tokio::spawn(async move {
@@ -249,7 +250,7 @@ impl Drop for Held<'_> {
 
 impl Readers {
     pub(super) fn new(config: &KafkaConfig, context: Context, metrics: Arc<Metrics>) -> Result<Self, LogError> {
-        let first = Arc::new(Lane::new(config, context.clone())?);
+        let first = Arc::new(Lane::new(config, context.of("reader"))?);
         let topic: Arc<str> = config.topic.as_str().into();
         let offsets =
             Offsets { consumer: first.consumer(), topic: topic.clone(), patience: config.request_timeout.get() };
@@ -287,7 +288,7 @@ impl Readers {
         if let Some(lane) = lanes[number].upgrade() {
             return Ok(lane);
         }
-        let lane = Arc::new(Lane::new(&self.config, self.context.clone())?);
+        let lane = Arc::new(Lane::new(&self.config, self.context.of("reader"))?);
         lanes[number] = Arc::downgrade(&lane);
         Ok(lane)
     }

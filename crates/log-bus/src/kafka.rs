@@ -1,7 +1,7 @@
 //! The log on Apache Kafka.
 //!
 //! ```text
-//! append ─▶ idempotent producer, acks=all ──▶ topic ──▶ cursors, in assign mode ─▶ fetch      readers.rs
+//! append ─▶ flights ─▶ idempotent producer, acks=all (appends.rs) ─▶ topic ─▶ cursors, in assign mode ─▶ fetch (readers.rs)
 //! assignment ◀─ member of the group, reads nothing (member.rs)     watermarks, ends, times ◀─ offsets.rs
 //! ```
 //!
@@ -14,6 +14,7 @@
 //! * *Bounded*: what waits to be appended, what is fetched ahead of each partition, and how many places of a partition
 //!   are read at once are settings.
 
+mod appends;
 mod client;
 mod config;
 mod control;
@@ -31,17 +32,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kafka_topic_id::TopicId;
 use model::{Offset, PartitionId, TenantId, TimestampNs};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use prometheus::Registry;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::task::JoinHandle;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 pub use config::{Compression, GroupProtocol, KafkaConfig};
 pub use control::KafkaControl;
 
 use crate::{Assignment, FetchLimits, Fetched, LogBus, LogError, LogId, Watermarks};
+use appends::Appends;
 use client::{Context, pause, unavailable};
 use member::{Member, News};
 use metrics::Metrics;
@@ -52,18 +53,11 @@ use topic::{Admin, Wanted};
 pub struct KafkaLog {
     id: LogId,
     shared: Arc<Shared>,
-    /// Replaced when librdkafka gives it up for good.
-    producer: RwLock<Producer>,
+    appends: Appends,
     membership: Mutex<Membership>,
     /// When members were shut out lately.
     shut_outs: Mutex<Vec<Instant>>,
     watcher: JoinHandle<()>,
-}
-
-/// One client that appends.
-struct Producer {
-    client: FutureProducer<Context>,
-    _listening: DropGuard,
 }
 
 /// What the watcher needs, too.
@@ -152,7 +146,7 @@ impl KafkaLog {
         metrics.partitions.set(i64::from(found.partitions));
         let context = Context::new("reader", Some(metrics.clone()));
         let readers = Readers::new(&config, context.clone(), metrics.clone())?;
-        let producer = Producer::new(&config, &context)?;
+        let appends = Appends::new(&config, &context)?;
         let shared = Arc::new(Shared {
             topic_id: found.id,
             admin,
@@ -166,7 +160,7 @@ impl KafkaLog {
         });
         let log = Self {
             id: LogId(format!("kafka-{}-{}", shared.config.topic, found.id)),
-            producer: RwLock::new(producer),
+            appends,
             membership: Mutex::new(Membership::NotYet),
             shut_outs: Mutex::default(),
             watcher: tokio::spawn(watch(shared.clone())),
@@ -219,35 +213,8 @@ impl KafkaLog {
         }
     }
 
-    /// A producer that met a fatal error takes no more records; another one does.
-    fn renew_producer(&self, error: &KafkaError) {
-        let mut producer = self.producer.write();
-        let fatal = rdkafka::producer::Producer::client(&producer.client).fatal_error();
-        let Some((code, reason)) = fatal else { return };
-        tracing::warn!(%error, %code, reason, "the producer is renewed");
-        match Producer::new(&self.shared.config, &self.shared.context) {
-            Ok(new) => {
-                let old = std::mem::replace(&mut *producer, new);
-                tokio::task::spawn_blocking(move || drop(old));
-            }
-            Err(error) => tracing::error!(%error, "there is no new producer"),
-        }
-    }
-
     fn count_error(&self, reason: &str) {
         self.shared.metrics.produce_errors.with_label_values(&[reason]).inc();
-    }
-}
-
-impl Producer {
-    fn new(config: &KafkaConfig, context: &Context) -> Result<Self, LogError> {
-        let (settings, context, ended) = (config.producer(), context.of("producer"), CancellationToken::new());
-        let client = settings.create_with_context(context.clone()).map_err(|error| LogError::Open {
-            folder: format!("Kafka at {}", config.brokers),
-            reason: error.to_string(),
-        })?;
-        context.listen(settings, ended.clone());
-        Ok(Self { client, _listening: ended.drop_guard() })
     }
 }
 
@@ -365,29 +332,13 @@ impl LogBus for KafkaLog {
             return Err(LogError::TooLarge { bytes, bytes_max });
         }
         let began = Instant::now();
-        let sent = {
-            let record = FutureRecord::to(&self.shared.config.topic)
-                .partition(partition.index() as i32)
-                .key(key.as_str())
-                .payload(&payload[..]);
-            // librdkafka copies the record before this returns.
-            self.producer.read().client.send_result(record).map_err(|(error, _)| error)
-        };
-        let delivered = match sent {
-            Ok(sent) => match tokio::time::timeout(self.shared.config.delivery_timeout.get(), sent).await {
-                Ok(Ok(delivered)) => delivered.map_err(|(error, _)| error),
-                Ok(Err(_)) => Err(KafkaError::Canceled),
-                Err(_) => Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut)),
-            },
-            Err(error) => Err(error),
-        };
-        match delivered {
-            Ok(delivery) => {
+        match self.appends.append(partition, key, payload).await {
+            Ok(offset) => {
                 let metrics = &self.shared.metrics;
                 metrics.produce_seconds.observe(began.elapsed().as_secs_f64());
                 metrics.produced.inc();
                 metrics.produced_bytes.inc_by(bytes as u64);
-                Ok(Offset::new(delivery.offset))
+                Ok(Offset::new(offset))
             }
             Err(error) => {
                 let code = error.rdkafka_error_code();
@@ -400,7 +351,7 @@ impl LogBus for KafkaLog {
                 if code.is_some_and(client::is_doubtful) {
                     self.shared.context.doubt.notify_one();
                 }
-                self.renew_producer(&error);
+                self.appends.renew_after(&error);
                 self.shared.check_running()?;
                 Err(delivery_error(&error, bytes, bytes_max))
             }

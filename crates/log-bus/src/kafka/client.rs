@@ -1,7 +1,7 @@
 //! What all clients of librdkafka share: where their logs, errors and statistics go, and what their errors mean here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
@@ -25,6 +25,8 @@ pub(super) struct Context {
     /// Told when something is odd with a topic, so that somebody looks whether it is still the same.
     pub(super) doubt: Arc<Notify>,
     pulse: Pulse,
+    /// The epoch of a producer when it was last looked at.
+    epoch: Arc<AtomicI64>,
     /// Cancelled when a client does nothing any more that nobody replaces.
     pub(super) silent: CancellationToken,
 }
@@ -36,12 +38,12 @@ impl Context {
 
     pub(super) fn new(client: &'static str, metrics: Option<Arc<Metrics>>) -> Self {
         let (doubt, silent) = (Arc::default(), CancellationToken::new());
-        Self { client, metrics, doubt, pulse: Pulse::default(), silent }
+        Self { client, metrics, doubt, pulse: Pulse::default(), epoch: Arc::default(), silent }
     }
 
     /// For another client of the same log.
     pub(super) fn of(&self, client: &'static str) -> Self {
-        Self { client, pulse: Pulse::default(), ..self.clone() }
+        Self { client, pulse: Pulse::default(), epoch: Arc::default(), ..self.clone() }
     }
 
     /// The pulse of the client that has this.
@@ -79,6 +81,17 @@ impl ClientContext for Context {
         self.pulse.beat();
         if let Some(metrics) = &self.metrics {
             metrics.statistics(self.client, &statistics);
+            // Producers begin with epoch 0; before they know it, it is -1.
+            let epoch = statistics.eos.map_or(0, |eos| eos.producer_epoch);
+            let before = self.epoch.fetch_max(epoch, Ordering::Relaxed);
+            if let Ok(raised @ 1..) = u64::try_from(epoch - before) {
+                tracing::warn!(
+                    client = self.client,
+                    epoch,
+                    "records were numbered anew (ADR 12): some may be in the log twice"
+                );
+                metrics.producer_epochs.inc_by(raised);
+            }
         }
     }
 

@@ -32,7 +32,8 @@ pub struct KafkaConfig {
     /// a crash, and partitions that move when a process was only slow. With the `consumer` protocol the brokers'
     /// `group.consumer.session.timeout.ms` counts instead.
     pub session_timeout: PromDuration,
-    /// An append waits this long for others to share a request with it. Longer packs better and costs latency.
+    /// An append waits this long for others to share a request with it. Longer packs better and costs latency. Appends to a
+    /// partition that has a request on its way wait for its answer anyway, and share the next one.
     pub linger: PromDuration,
     /// How records are packed on their way and in Kafka: `none`, `lz4` or `zstd`. Appending costs about 0.6, 1.8 and 4.2
     /// CPU seconds per GB, fetching 0.4, 0.5 and 1.5 (debug build; `tests/kafka/speed.rs`).
@@ -54,8 +55,8 @@ pub struct KafkaConfig {
     pub retention_min: PromDuration,
     /// The largest record. The topic must take a little more (`max.message.bytes`); with this default Kafka's does.
     pub record_bytes_max: ByteSize,
-    /// An append that is not durable after this time fails. It is not taken back: when Kafka is there again, it becomes
-    /// durable all the same.
+    /// An append that is not durable after this time fails. If it waited for others all that time, it is not in the log; if
+    /// it was on its way, it is not taken back: when Kafka is there again, it becomes durable all the same.
     pub delivery_timeout: PromDuration,
     /// Other questions to brokers fail after this time. With Kafka's defaults a broker that died is replaced after
     /// nine seconds; waiting that long makes reads late in place of failed.
@@ -284,7 +285,8 @@ impl KafkaConfig {
         client.set("message.max.bytes", self.message_bytes_max().to_string());
         client.set("batch.size", self.message_bytes_max().to_string());
         client.set("queue.buffering.max.kbytes", (self.queue_bytes_max.bytes().div_ceil(1024)).to_string());
-        client.set("queue.buffering.max.messages", "100000");
+        // Bytes are what is bounded.
+        client.set("queue.buffering.max.messages", "1000000");
         self.with_properties(client)
     }
 

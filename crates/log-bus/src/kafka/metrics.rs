@@ -14,6 +14,8 @@ pub(super) struct Metrics {
     pub(super) produce_seconds: Histogram,
     /// Appends that failed. Label: `reason`: `too_large`, `queue_full`, `timeout`, `refused`.
     pub(super) produce_errors: IntCounterVec,
+    /// Times that librdkafka numbered the records of a producer anew.
+    pub(super) producer_epochs: IntCounter,
     /// Records that were handed to readers, and their bytes.
     pub(super) fetched: IntCounter,
     pub(super) fetched_bytes: IntCounter,
@@ -51,6 +53,10 @@ impl Metrics {
                 "produce_errors_total",
                 "Appends that failed, by reason.",
                 &["reason"],
+            )?,
+            producer_epochs: register.counter(
+                "producer_epochs_total",
+                "Times that a producer numbered its records anew; one that was not answered may be in the log twice.",
             )?,
             fetched: register.counter("fetched_records_total", "Records handed to readers.")?,
             fetched_bytes: register.counter("fetched_bytes_total", "Payload of the records handed to readers.")?,

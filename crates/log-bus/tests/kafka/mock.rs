@@ -43,6 +43,38 @@ async fn refusals_that_pass_are_tried_again() {
     }
 }
 
+/// One request of a partition at a time (ADR 12): with a second one on its way, what is not certain of the first may get
+/// into the log twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_behind_a_request_and_is_given_up_is_not_in_the_log() {
+    let (mock, config) = mock(|config| config.delivery_timeout = PromDuration::from_millis(1500));
+    let log = connect(&config).await;
+    append(&log, FIRST, "before").await;
+    mock.broker_down(1).unwrap();
+    for text in ["on its way", "behind it"] {
+        match log.append(FIRST, &tenant(), text.into()).await {
+            Err(LogError::Unavailable(reason)) => assert!(reason.contains("timed out"), "{reason}"),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+    mock.broker_up(1).unwrap();
+    let mut tries = 0;
+    while log.append(FIRST, &tenant(), "after".into()).await.is_err() {
+        tries += 1;
+        assert!(tries < 20);
+    }
+    let mut texts = Vec::new();
+    let end = log.watermarks(FIRST).await.unwrap().end;
+    let mut next = Offset::ZERO;
+    while next < end {
+        let fetched = log.fetch(FIRST, next, LIMITS).await.unwrap();
+        texts.extend(fetched.records.iter().map(|record| String::from_utf8(record.payload.to_vec()).unwrap()));
+        next = fetched.next;
+    }
+    texts.dedup();
+    assert_eq!(texts, ["before", "on its way", "after"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_that_stays_is_unavailable_and_passes() {
     let (mock, config) = mock(|config| config.delivery_timeout = PromDuration::from_millis(1500));

@@ -111,8 +111,8 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {}
 
-/// Shows that a client lives: librdkafka's main thread gives statistics from time to time. It has been seen to stop for good
-/// when brokers were killed and came back (ADR 7).
+/// Shows that a client lives: librdkafka's main thread gives statistics from time to time. It can stop for good when
+/// brokers die and come back (ADR 7).
 #[derive(Clone, Default)]
 pub(super) struct Pulse(Arc<AtomicBool>);
 
@@ -141,7 +141,7 @@ impl Pulse {
 const SILENT_TICKS: u32 = 10;
 
 /// Clients that are not members of the group may be silent for so long: six times what they should be.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// True for errors that also come when a topic was deleted or made anew.
 pub(super) fn is_doubtful(code: RDKafkaErrorCode) -> bool {

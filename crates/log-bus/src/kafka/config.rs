@@ -256,7 +256,7 @@ impl KafkaConfig {
         client.set("topic.metadata.refresh.fast.interval.ms", "50");
         client.set("socket.keepalive.enable", "true");
         client.set("socket.nagle.disable", "true");
-        client.set("statistics.interval.ms", "10000");
+        client.set("statistics.interval.ms", "5000");
         client
     }
 

@@ -31,7 +31,7 @@ pub(super) struct Metrics {
     pub(super) rebalances: IntCounter,
     pub(super) members_replaced: IntCounter,
     pub(super) partitions: IntGauge,
-    /// From librdkafka, each 10 s. Labels: `client`, and `broker` where it says so.
+    /// From librdkafka, each 5 s. Labels: `client`, and `broker` where it says so.
     queue_messages: IntGaugeVec,
     queue_bytes: IntGaugeVec,
     round_trip_seconds: GaugeVec,

@@ -40,7 +40,7 @@ pub(super) struct Appends {
     sender: Arc<Sender>,
     /// By partition.
     lanes: Mutex<Vec<Option<mpsc::UnboundedSender<Waiting>>>>,
-    /// Bytes that may wait or be on their way.
+    /// Bytes of payload that may wait or be on their way.
     room: Arc<Semaphore>,
     closed: CancellationToken,
     _close: DropGuard,
@@ -104,7 +104,7 @@ impl Appends {
     /// Appends a record, and gives its offset. One that fails may be in the log all the same, and is not if the queue is full.
     pub(super) async fn append(&self, partition: PartitionId, key: &TenantId, payload: Bytes) -> Appended {
         let full = || KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
-        let bytes = u32::try_from(payload.len() + key.as_str().len()).map_err(|_| full())?;
+        let bytes = u32::try_from(payload.len()).map_err(|_| full())?;
         let room = self.room.clone().try_acquire_many_owned(bytes).map_err(|_| full())?;
         let wait_max = self.sender.config.delivery_timeout.get();
         let (answer, answered) = oneshot::channel();

@@ -23,6 +23,9 @@ use crate::cluster::{Cluster, Role, TOPIC};
 /// All must be well again so long after the last fault.
 pub(crate) const HEAL_MAX: Duration = Duration::from_secs(120);
 
+/// `store.s3.breaker_pause`: a process that found no store asks it again after this time, and refuses reads until then.
+const BREAKER_PAUSE: Duration = Duration::from_secs(2);
+
 /// The one who does it.
 pub(crate) struct Hand<'a> {
     pub(crate) cluster: &'a mut Cluster,
@@ -119,17 +122,21 @@ impl Hand<'_> {
             Fault::BrokerKill { broker } | Fault::LeaderMove { broker } => self.cluster.kafka.restart(broker),
             Fault::BrokerPause { broker } => self.cluster.kafka.cont(broker),
             Fault::KafkaAway => (0..self.cluster.kafka.len()).try_for_each(|b| self.cluster.kafka.cont(b)),
-            Fault::StoreErrors { .. }
-            | Fault::StoreSlow { .. }
-            | Fault::StoreReplyLost { .. }
-            | Fault::StoreAway
-            | Fault::MemoryFull => {
+            Fault::StoreSlow { .. } | Fault::StoreReplyLost { .. } => self.store_is_well(),
+            Fault::StoreErrors { .. } | Fault::StoreAway | Fault::MemoryFull => {
                 self.shared.burst.store(false, Ordering::Relaxed);
-                self.cluster.store.set_faults(&FaultSettings::default())
+                self.store_is_well()?;
+                // To a process whose breaker is open the store is away until its pause is over.
+                thread::sleep(BREAKER_PAUSE + Duration::from_secs(1));
+                Ok(())
             }
             Fault::ClockJump { role, index, .. } => self.cluster.node(role, index)?.set_clock_offset(0),
             Fault::ControlDeleted => self.restore_control(),
         }
+    }
+
+    fn store_is_well(&self) -> anyhow::Result<()> {
+        self.cluster.store.set_faults(&FaultSettings::default())
     }
 
     /// The processes may have made it again themselves; else an operator would.

@@ -9,7 +9,13 @@ use catalogue::{
 use model::{Offset, OffsetRange, TenantId, TimeRange, TimestampNs};
 use owner::OwnerError;
 
-use crate::{blocks::BlockJob, error::Error, heads::KnownHead, index_cache::BlockAddress, planning::Stop};
+use crate::{
+    blocks::BlockJob,
+    error::Error,
+    heads::KnownHead,
+    index_cache::BlockAddress,
+    planning::{NOT_HELD, Stop},
+};
 
 /// There is no catalogue of compacted blocks yet, so nothing is compacted.
 const COMPACTED_TO: Offset = Offset::ZERO;
@@ -83,7 +89,7 @@ fn blocks(head: &Head, held: OffsetRange) -> Result<&[BlockEntry], Stop> {
     match read::plan(&view) {
         read::Plan::Read { blocks, .. } => Ok(blocks),
         read::Plan::Replan(why) => {
-            Err(Stop::PlanAgain { why: "not_held", text: format!("partition {}: {why}", head.partition) })
+            Err(Stop::PlanAgain { why: NOT_HELD, text: format!("partition {}: {why}", head.partition) })
         }
         read::Plan::MissingTail { from, .. } => {
             Err(Stop::Fail(Error::Internal(format!("partition {} lacks memory from {from} on", head.partition))))

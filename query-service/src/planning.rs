@@ -11,8 +11,12 @@ use owner::OwnerError;
 
 use crate::{error::Error, heads::Freshness, metrics::ReadMetrics};
 
-/// How often a plan is made before a read is given up.
-const PLANS_MAX: u32 = 6;
+/// So many plans are made however late it is. More are made while there is time if memory has moved on: an owner that writes down
+/// what waited for a store that was away drops segments several times a second, and each time a plan may be too slow for it.
+const PLANS_LEAST: u32 = 6;
+
+/// Memory has moved on since the head was read: the word in metrics.
+pub(crate) const NOT_HELD: &str = "not_held";
 
 /// So many plans must find that records were removed before the answer does without them: a head that lists them may
 /// be on its way.
@@ -57,7 +61,7 @@ impl From<Error> for Stop {
 impl Stop {
     pub(crate) fn of_owner(partition: PartitionId, error: OwnerError) -> Self {
         match error {
-            OwnerError::NotHeld { .. } => Self::PlanAgain { why: "not_held", text: error.to_string() },
+            OwnerError::NotHeld { .. } => Self::PlanAgain { why: NOT_HELD, text: error.to_string() },
             OwnerError::Removed { range, .. } => Self::Removed { partition, range },
             OwnerError::Query(error) => Self::Fail(error.into()),
             source => Self::Wait { partition, source },
@@ -141,9 +145,9 @@ impl Planning {
                 }
             }
             Stop::PlanAgain { text: reason, .. } => {
-                // A store that is away may come back in time.
-                let may_change = self.heads_are_stale && !is_late;
-                if self.made >= PLANS_MAX && !may_change {
+                // Owners move on, and a store that is away may come back; a block that is gone stays so.
+                let may_change = (why == NOT_HELD || self.heads_are_stale) && !is_late;
+                if self.made >= PLANS_LEAST && !may_change {
                     return Err(Error::Unsettled { reason });
                 }
                 tracing::debug!(reason, "planning the read again");
@@ -156,7 +160,7 @@ impl Planning {
         metrics.plan_again(why);
         if self.made > 1 {
             // The head that says more may be on its way.
-            let pause = Duration::from_millis(10 << self.made.min(PLANS_MAX));
+            let pause = Duration::from_millis(10 << self.made.min(PLANS_LEAST));
             tokio::time::sleep(pause.min(PLAN_PAUSE_MAX)).await;
         }
         self.freshness = Freshness::Since(Instant::now());
@@ -171,5 +175,39 @@ impl Planning {
             }
             source => Error::Owner { partition, source },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn moved() -> Stop {
+        Stop::PlanAgain { why: NOT_HELD, text: "memory has moved on".to_owned() }
+    }
+
+    async fn plans(planning: &mut Planning, each: Duration) -> u32 {
+        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap().read;
+        let mut plans = 1;
+        loop {
+            advance(each).await;
+            match planning.again(moved(), &metrics).await {
+                Ok(()) => plans += 1,
+                Err(Error::Unsettled { .. }) => return plans,
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn plans_are_made_again_while_there_is_time() {
+        let wait_max = Duration::from_secs(10);
+        let quick = plans(&mut Planning::new(wait_max), Duration::from_millis(50)).await;
+        assert!((15..30).contains(&quick), "{quick}");
+        let slow = plans(&mut Planning::new(wait_max), Duration::from_secs(30)).await;
+        assert_eq!(slow, PLANS_LEAST, "blocks that take long to read have their tries, too");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use common::{NOW, Row, World, encode, range_path, row};
 use fastrand::Rng;
 use http::StatusCode;
+use limits::{Limits, PromDuration};
 use millrace_query_service::Config;
 use model::TimestampNs;
 use object_store::{ObjectKey, ObjectStore};
@@ -171,7 +172,8 @@ async fn an_old_head_is_read_anew_when_memory_has_moved_on() {
 
 #[tokio::test]
 async fn an_answer_is_whole_or_an_error() {
-    let world = World::new(1);
+    let config = Config { strong_wait_max: PromDuration::from_millis(500), ..Config::default() };
+    let world = World::with(1, config, Limits::default());
     let rows: Vec<Row> =
         (0..10).map(|i| row(&[("app", "web")], NOW.minus(Duration::from_secs(i + 1)), &i.to_string())).collect();
     world.owner.append(0, &rows);

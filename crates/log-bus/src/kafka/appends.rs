@@ -28,8 +28,8 @@ use crate::LogError;
 /// A flight has so many records at most: fewer than librdkafka's requests may have (`batch.num.messages`).
 const RECORDS_MAX: usize = 1000;
 
-/// What a record costs in a request beside its key and payload, at most (librdkafka's `MAX_MSGSET_V2_OVERHEAD` and a varint
-/// for each length). Too much here only makes flights smaller.
+/// What a record costs in a request beside its key and payload, at most: librdkafka counts 36 bytes
+/// (`RD_KAFKAP_MESSAGE_V2_MAX_OVERHEAD` in `rdkafka_proto.h`, 2.12) and 61 once for the batch. Too much here only makes flights smaller.
 const RECORD_OVERHEAD: usize = 100;
 
 /// Offset of an appended record.

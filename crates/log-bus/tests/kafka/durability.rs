@@ -10,7 +10,7 @@ use millrace_log_bus::{FetchLimits, KafkaConfig, LogBus, LogError};
 use model::{Offset, PartitionId};
 use testbed::kafka::{KafkaCluster, KafkaOptions};
 
-use super::{config, connect, tenant};
+use super::{config, connect, read_all, tenant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_records_survive_killed_brokers() {
@@ -96,16 +96,10 @@ async fn acknowledged_records_survive_killed_brokers() {
     }
     let followed = follower.await.unwrap();
     let mut found = BTreeMap::new();
-    let limits = FetchLimits { bytes_max: 1 << 20, wait_max: Duration::from_secs(5) };
     for (p, end) in log.ends().await.unwrap().into_iter().enumerate() {
         let partition = PartitionId::new(p as u32);
-        let mut next = Offset::ZERO;
-        while next < end {
-            let fetched = log.fetch(partition, next, limits).await.unwrap();
-            for record in fetched.records {
-                found.insert((partition, record.offset), String::from_utf8(record.payload.to_vec()).unwrap());
-            }
-            next = fetched.next;
+        for record in read_all(&log, partition, end).await {
+            found.insert((partition, record.offset), String::from_utf8(record.payload.to_vec()).unwrap());
         }
     }
     for (place, payload) in &expected {

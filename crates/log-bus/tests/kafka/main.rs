@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use limits::PromDuration;
-use millrace_log_bus::{KafkaConfig, KafkaLog, LogBus};
+use millrace_log_bus::{FetchLimits, KafkaConfig, KafkaLog, LogBus, LogRecord};
 use model::{Offset, PartitionId, TenantId};
 use testbed::kafka::{KafkaCluster, KafkaOptions};
 
@@ -74,6 +74,18 @@ fn tenant() -> TenantId {
 /// Appends a small record.
 async fn append(log: &KafkaLog, partition: PartitionId, text: &str) -> Offset {
     log.append(partition, &tenant(), bytes::Bytes::copy_from_slice(text.as_bytes())).await.unwrap()
+}
+
+/// All records of a partition below its end.
+async fn read_all(log: &KafkaLog, partition: PartitionId, end: Offset) -> Vec<LogRecord> {
+    let limits = FetchLimits { bytes_max: 1 << 20, wait_max: Duration::from_secs(5) };
+    let (mut next, mut records) = (Offset::ZERO, Vec::new());
+    while next < end {
+        let fetched = log.fetch(partition, next, limits).await.unwrap();
+        records.extend(fetched.records);
+        next = fetched.next;
+    }
+    records
 }
 
 /// Waits until `reached` says so.

@@ -9,7 +9,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use super::{FIRST, append, config, connect, tenant};
+use super::{FIRST, append, config, connect, read_all, tenant};
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
 
@@ -63,14 +63,9 @@ async fn what_waits_behind_a_request_and_is_given_up_is_not_in_the_log() {
         tries += 1;
         assert!(tries < 20);
     }
-    let mut texts = Vec::new();
     let end = log.watermarks(FIRST).await.unwrap().end;
-    let mut next = Offset::ZERO;
-    while next < end {
-        let fetched = log.fetch(FIRST, next, LIMITS).await.unwrap();
-        texts.extend(fetched.records.iter().map(|record| String::from_utf8(record.payload.to_vec()).unwrap()));
-        next = fetched.next;
-    }
+    let records = read_all(&log, FIRST, end).await;
+    let mut texts: Vec<_> = records.iter().map(|record| std::str::from_utf8(&record.payload).unwrap()).collect();
     texts.dedup();
     assert_eq!(texts, ["before", "on its way", "after"]);
 }

@@ -82,7 +82,7 @@ async fn read_all(log: &KafkaLog, partition: PartitionId, end: Offset) -> Vec<Lo
     let (mut next, mut records) = (Offset::ZERO, Vec::new());
     while next < end {
         let fetched = log.fetch(partition, next, limits).await.unwrap();
-        records.extend(fetched.records);
+        records.extend(fetched.records.into_iter().filter(|record| record.offset < end));
         next = fetched.next;
     }
     records

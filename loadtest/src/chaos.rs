@@ -206,6 +206,7 @@ fn layout(args: &Args, folder: &Path) -> anyhow::Result<Layout> {
     layout.set("consumer.fetch_bytes", "512KB");
     // Patience fits the length of the faults.
     layout.set("store.s3.operation_timeout", "10s");
+    layout.set("store.s3.breaker_pause", format!("{}s", faults::BREAKER_PAUSE.as_secs()));
     layout.set_environment("MILLRACE_SERVER__LOG_LEVEL", "info");
     layout.set_environment("RUST_BACKTRACE", "1");
     Ok(layout)

@@ -74,6 +74,9 @@ impl Watched {
     }
 }
 
+/// For what happens within a session, on a machine that is slow too.
+const LONG_SESSION: PromDuration = PromDuration::from_secs(40);
+
 async fn until_shared(members: &[&Watched], count: u32) {
     until("all partitions are owned, each once, evenly", || async {
         let owned: Vec<BTreeSet<u32>> = members.iter().map(|member| member.owns()).collect();
@@ -87,7 +90,7 @@ async fn until_shared(members: &[&Watched], count: u32) {
 
 async fn share_and_leave(change: impl Fn(&mut KafkaConfig, &str)) {
     let broker = broker();
-    let base = config(&broker.bootstrap(), 4);
+    let base = KafkaConfig { session_timeout: LONG_SESSION, ..config(&broker.bootstrap(), 4) };
     let named = |name: &str| {
         let mut config = base.clone();
         change(&mut config, name);
@@ -116,8 +119,8 @@ async fn share_and_leave(change: impl Fn(&mut KafkaConfig, &str)) {
     until_shared(&[&one], 4).await;
     eprintln!("left after {left:?}, the other had all after {:?}", began.elapsed());
     assert!(one.revoked().is_empty(), "what was kept is not revoked");
-    // Well below the session's end, which is what a member that only vanishes costs.
-    assert!(began.elapsed() < base.session_timeout.get() - Duration::from_millis(500), "{:?}", began.elapsed());
+    // Before the session's end, which is what a member that only vanishes costs.
+    assert!(began.elapsed() < base.session_timeout.get(), "{:?}", began.elapsed());
     assert_eq!(two.log.partition_count(), 4);
     append(&two.log, partition, "who left may append").await;
     two.log.commit(partition, next).await.unwrap();
@@ -144,7 +147,7 @@ async fn members_of_the_consumer_protocol() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_named_member_comes_back_to_what_it_had() {
     let broker = broker();
-    let base = config(&broker.bootstrap(), 4);
+    let base = KafkaConfig { session_timeout: LONG_SESSION, ..config(&broker.bootstrap(), 4) };
     let named = |name: &str| KafkaConfig { instance_id: name.to_owned(), ..base.clone() };
     let one = Watched::join(&named("one")).await;
     let two = Watched::join(&named("two")).await;

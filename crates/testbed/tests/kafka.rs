@@ -9,7 +9,7 @@ async fn brokers_come_and_go() {
     let mut cluster = KafkaCluster::start(KafkaOptions { brokers: 3, ..KafkaOptions::default() }).unwrap();
     let admin = cluster.admin().unwrap();
     admin.create_topic("t", &TopicOptions { partitions: 6, ..TopicOptions::default() }).await.unwrap();
-    let leaders = admin.leaders("t").unwrap();
+    let leaders = admin.all_leaders("t").await.unwrap();
     assert_eq!(leaders.len(), 6);
     cluster.kill(0).unwrap();
     assert_eq!(cluster.pid(0), None);

@@ -75,7 +75,7 @@ async fn a_deleted_topic_whose_leaders_moved_is_made_anew() {
     let admin = cluster.admin().unwrap();
     let saying = say(&all, "before");
     for _ in 0..2 {
-        let leader = admin.leaders(&config.control_topic()).unwrap()[0].unwrap();
+        let leader = admin.all_leaders(&config.control_topic()).await.unwrap()[0];
         let broker = usize::try_from(leader).unwrap() - 1;
         cluster.terminate(broker).unwrap();
         cluster.restart(broker).unwrap();

@@ -1,6 +1,6 @@
 //! What tests do to topics.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rdkafka::ClientConfig;
@@ -129,6 +129,26 @@ impl KafkaAdmin {
         let mut partitions: Vec<_> = topic.partitions().iter().collect();
         partitions.sort_by_key(|partition| partition.id());
         Ok(partitions.iter().map(|partition| Some(partition.leader()).filter(|leader| *leader >= 0)).collect())
+    }
+
+    /// The leaders of a topic's partitions, in their order, once each has one: a broker may hear of a topic some time
+    /// after another one has made it.
+    ///
+    /// # Errors
+    /// When that is not so in time.
+    pub async fn all_leaders(&self, topic: &str) -> Result<Vec<i32>> {
+        let began = Instant::now();
+        loop {
+            let leaders = self.leaders(topic);
+            if let Ok(known) = &leaders
+                && let Some(all) = known.iter().copied().collect::<Option<Vec<i32>>>()
+                && !all.is_empty()
+            {
+                return Ok(all);
+            }
+            ensure!(began.elapsed() < PATIENCE, "not all partitions of {topic} have a leader: {leaders:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 }
 

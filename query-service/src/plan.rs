@@ -14,7 +14,7 @@ use crate::{
     error::Error,
     heads::KnownHead,
     index_cache::BlockAddress,
-    planning::{NOT_HELD, Stop},
+    planning::{Moved, Stop},
 };
 
 /// There is no catalogue of compacted blocks yet, so nothing is compacted.
@@ -89,7 +89,7 @@ fn blocks(head: &Head, held: OffsetRange) -> Result<&[BlockEntry], Stop> {
     match read::plan(&view) {
         read::Plan::Read { blocks, .. } => Ok(blocks),
         read::Plan::Replan(why) => {
-            Err(Stop::PlanAgain { why: NOT_HELD, text: format!("partition {}: {why}", head.partition) })
+            Err(Stop::PlanAgain { moved: Moved::Memory, text: format!("partition {}: {why}", head.partition) })
         }
         read::Plan::MissingTail { from, .. } => {
             Err(Stop::Fail(Error::Internal(format!("partition {} lacks memory from {from} on", head.partition))))

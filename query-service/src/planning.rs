@@ -11,12 +11,10 @@ use owner::OwnerError;
 
 use crate::{error::Error, heads::Freshness, metrics::ReadMetrics};
 
-/// So many plans are made however late it is. More are made while there is time if memory has moved on: an owner that writes down
-/// what waited for a store that was away drops segments several times a second, and each time a plan may be too slow for it.
+/// So many plans are made however late it is. More are made while there is time if memory has moved on: an owner that
+/// writes down what waited for a store that was away drops segments several times a second, and each time a plan may be
+/// too slow for it.
 const PLANS_LEAST: u32 = 6;
-
-/// Memory has moved on since the head was read: the word in metrics.
-pub(crate) const NOT_HELD: &str = "not_held";
 
 /// So many plans must find that records were removed before the answer does without them: a head that lists them may
 /// be on its way.
@@ -33,8 +31,8 @@ const PLAN_PAUSE_MAX: Duration = Duration::from_millis(500);
 pub(crate) enum Stop {
     /// Newer heads help.
     PlanAgain {
-        /// A word for metrics.
-        why: &'static str,
+        /// What did.
+        moved: Moved,
         /// For people.
         text: String,
     },
@@ -46,12 +44,21 @@ pub(crate) enum Stop {
     Fail(Error),
 }
 
+/// What is no longer where the plan looked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moved {
+    /// Records that an owner let go: newer heads list the blocks they are in.
+    Memory,
+    /// A block that was rewritten or removed.
+    Block,
+}
+
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         match error {
             // A block that was rewritten or removed since the head was read.
             Error::Fetch { source: StoreError::NotFound(key), .. } => {
-                Self::PlanAgain { why: "block_gone", text: format!("block {key} is gone") }
+                Self::PlanAgain { moved: Moved::Block, text: format!("block {key} is gone") }
             }
             other => Self::Fail(other),
         }
@@ -61,7 +68,7 @@ impl From<Error> for Stop {
 impl Stop {
     pub(crate) fn of_owner(partition: PartitionId, error: OwnerError) -> Self {
         match error {
-            OwnerError::NotHeld { .. } => Self::PlanAgain { why: NOT_HELD, text: error.to_string() },
+            OwnerError::NotHeld { .. } => Self::PlanAgain { moved: Moved::Memory, text: error.to_string() },
             OwnerError::Removed { range, .. } => Self::Removed { partition, range },
             OwnerError::Query(error) => Self::Fail(error.into()),
             source => Self::Wait { partition, source },
@@ -71,7 +78,8 @@ impl Stop {
     /// The word in metrics.
     fn why(&self) -> &'static str {
         match self {
-            Self::PlanAgain { why, .. } => why,
+            Self::PlanAgain { moved: Moved::Memory, .. } => "not_held",
+            Self::PlanAgain { moved: Moved::Block, .. } => "block_gone",
             Self::Removed { .. } => "removed",
             Self::Wait { source: OwnerError::NotLeading { .. }, .. } => "not_leading",
             Self::Wait { source: OwnerError::Deadline { .. }, .. } => "behind",
@@ -144,9 +152,9 @@ impl Planning {
                     self.skip_to.insert(partition, range.end);
                 }
             }
-            Stop::PlanAgain { text: reason, .. } => {
+            Stop::PlanAgain { moved, text: reason } => {
                 // Owners move on, and a store that is away may come back; a block that is gone stays so.
-                let may_change = (why == NOT_HELD || self.heads_are_stale) && !is_late;
+                let may_change = (moved == Moved::Memory || self.heads_are_stale) && !is_late;
                 if self.made >= PLANS_LEAST && !may_change {
                     return Err(Error::Unsettled { reason });
                 }
@@ -186,7 +194,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn moved() -> Stop {
-        Stop::PlanAgain { why: NOT_HELD, text: "memory has moved on".to_owned() }
+        Stop::PlanAgain { moved: Moved::Memory, text: "memory has moved on".to_owned() }
     }
 
     async fn plans(planning: &mut Planning, each: Duration) -> u32 {

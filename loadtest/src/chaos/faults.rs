@@ -23,7 +23,8 @@ use crate::cluster::{Cluster, Role, TOPIC};
 /// All must be well again so long after the last fault.
 pub(crate) const HEAL_MAX: Duration = Duration::from_secs(120);
 
-/// Setting `store.s3.breaker_pause` of all processes: one that found no store asks it again after this time, and refuses reads until then.
+/// Setting `store.s3.breaker_pause` of all processes: one that found no store asks it again after this time, and refuses
+/// reads until then.
 pub(super) const BREAKER_PAUSE: Duration = Duration::from_secs(2);
 
 /// The one who does it.

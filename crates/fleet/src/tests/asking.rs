@@ -115,12 +115,16 @@ async fn processes_that_are_gone_or_paused() {
     let follower = world.start("follower", Following, 3).await;
     let reader = world.reader(4).await;
     // The first is asked in vain, the second is silent, so the third answers.
+    let began = Instant::now();
     assert_eq!(reader.lines(0, Some(1)).await.unwrap(), ("a".to_owned(), 1));
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!((killed.owner.asked(), follower.owner.asked()), (1, 0));
     assert!(reader.count("millrace_fleet_hedges_total") >= 1);
     // Connections of the killed one break.
     killed.server.as_ref().unwrap().kill();
+    let began = Instant::now();
     while reader.lines(0, Some(1)).await.unwrap().1 == 1 && follower.owner.asked() == 0 {}
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert_eq!(reader.count("millrace_fleet_fallbacks_total"), 0);
     drop((gone, paused));
 }
@@ -139,7 +143,7 @@ async fn a_paused_leader_costs_a_moment_once() {
     // Both patiences of the world's settings, 150 ms each.
     let both = Duration::from_millis(290);
     let first = took().await;
-    assert!(first >= both, "{first:?}");
+    assert!(first >= both && first < Duration::from_secs(2), "{first:?}");
     assert_eq!(reader.count("millrace_fleet_fallbacks_total"), 1);
     assert!(reader.count("millrace_fleet_probes_failed_total") >= 1);
     // It is known for a while. A slow machine may need several tries to show it.

@@ -29,7 +29,8 @@ use crate::LogError;
 const RECORDS_MAX: usize = 1000;
 
 /// What a record costs in a request beside its key and payload, at most: librdkafka counts 36 bytes
-/// (`RD_KAFKAP_MESSAGE_V2_MAX_OVERHEAD` in `rdkafka_proto.h`, 2.12) and 61 once for the batch. Too much here only makes flights smaller.
+/// (`RD_KAFKAP_MESSAGE_V2_MAX_OVERHEAD` in `rdkafka_proto.h`, 2.12) and 61 once for the batch. Too much here only makes
+/// flights smaller.
 const RECORD_OVERHEAD: usize = 100;
 
 /// Offset of an appended record.

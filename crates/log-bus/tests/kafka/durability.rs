@@ -11,7 +11,7 @@ use millrace_log_bus::{FetchLimits, KafkaConfig, LogBus, LogError};
 use model::{Offset, PartitionId};
 use testbed::kafka::{KafkaCluster, KafkaOptions};
 
-use super::{config, connect, read_all, tenant};
+use super::{FIRST, config, connect, read_all, tenant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_records_survive_killed_brokers() {
@@ -34,9 +34,9 @@ async fn acknowledged_records_survive_killed_brokers() {
                         break;
                     }
                     let partition = PartitionId::new((writer + i) % 3);
-                    let payload = format!("{writer} {i}");
+                    let payload = Bytes::from(format!("{writer} {i}"));
                     let began = Instant::now();
-                    match log.append(partition, &tenant(), payload.clone().into()).await {
+                    match log.append(partition, &tenant(), payload.clone()).await {
                         Ok(offset) => acknowledged.push((partition, offset, payload)),
                         Err(LogError::Unavailable(_)) => failed += 1,
                         Err(other) => panic!("{other}"),
@@ -53,11 +53,10 @@ async fn acknowledged_records_survive_killed_brokers() {
     let follower = tokio::spawn({
         let log = log.clone();
         async move {
-            let first = PartitionId::new(0);
             let limits = FetchLimits { bytes_max: 1 << 20, wait_max: Duration::from_millis(500) };
             let (mut next, mut seen) = (Offset::ZERO, BTreeMap::new());
             while end.borrow().is_none_or(|end| next < end) {
-                match log.fetch(first, next, limits).await {
+                match log.fetch(FIRST, next, limits).await {
                     Ok(fetched) => {
                         for record in fetched.records {
                             let earlier = seen.insert(record.offset, record.payload);
@@ -103,18 +102,18 @@ async fn acknowledged_records_survive_killed_brokers() {
     for (p, end) in ends.into_iter().enumerate() {
         let partition = PartitionId::new(p as u32);
         for record in read_all(&log, partition, end).await {
-            found.insert((partition, record.offset), String::from_utf8(record.payload.to_vec()).unwrap());
+            found.insert((partition, record.offset), record.payload);
         }
     }
     for (place, payload) in &expected {
         assert_eq!(found.get(place), Some(payload), "{place:?} was acknowledged");
     }
-    let mut payloads: Vec<&String> = found.values().collect();
+    let mut payloads: Vec<&Bytes> = found.values().collect();
     payloads.sort_unstable();
     payloads.dedup();
     assert_eq!(payloads.len(), found.len(), "retries write nothing twice");
-    let first = found.iter().filter(|((partition, _), _)| partition.index() == 0);
-    let first: BTreeMap<_, _> = first.map(|((_, offset), text)| (*offset, text.clone().into())).collect();
+    let first = found.iter().filter(|((partition, _), _)| *partition == FIRST);
+    let first: BTreeMap<_, _> = first.map(|((_, offset), payload)| (*offset, payload.clone())).collect();
     assert!(followed == first, "the follower and the log differ: {:?}", difference(&followed, &first));
     eprintln!(
         "{} acknowledged, {} found, {failed} appends failed, the longest took {longest:?}",

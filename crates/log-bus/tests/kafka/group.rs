@@ -119,8 +119,8 @@ async fn share_and_leave(change: impl Fn(&mut KafkaConfig, &str)) {
     until_shared(&[&one], 4).await;
     eprintln!("left after {left:?}, the other had all after {:?}", began.elapsed());
     assert!(one.revoked().is_empty(), "what was kept is not revoked");
-    // Before the session's end, which is what a member that only vanishes costs.
-    assert!(began.elapsed() < base.session_timeout.get(), "{:?}", began.elapsed());
+    // Well below the session's end, which is what a member that only vanishes costs.
+    assert!(began.elapsed() < base.session_timeout.get() / 2, "{:?}", began.elapsed());
     assert_eq!(two.log.partition_count(), 4);
     append(&two.log, partition, "who left may append").await;
     two.log.commit(partition, next).await.unwrap();

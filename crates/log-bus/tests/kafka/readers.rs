@@ -137,7 +137,7 @@ async fn offsets_without_records_are_passed() {
             assert!(fetched.next <= end);
             records += fetched.records.len();
             next = fetched.next;
-            assert!(began.elapsed() < Duration::from_secs(60), "a reader at {next} never reaches {end}");
+            assert!(began.elapsed() < Duration::from_secs(20), "a reader at {next} never reaches {end}");
         }
         assert_eq!(records, [4, 4, 3][round], "round {round}");
     }
@@ -186,7 +186,7 @@ async fn a_record_is_fetched_soon() {
     late.sort_unstable();
     let at = |percent: usize| late[(late.len() - 1) * percent / 100];
     eprintln!("acknowledged to fetched: p50 {:?}, p99 {:?}, most {:?}", at(50), at(99), at(100));
-    assert!(at(50) < LIMITS.wait_max / 2, "a record ends the wait for it: {:?}", at(50));
+    assert!(at(50) < Duration::from_millis(500), "a record ends the wait for it: {:?}", at(50));
     let families = registry.gather();
     let value = |name: &str| {
         let family = families.iter().find(|family| family.name() == name).unwrap();

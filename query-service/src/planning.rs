@@ -31,7 +31,7 @@ const PLAN_PAUSE_MAX: Duration = Duration::from_millis(500);
 pub(crate) enum Stop {
     /// Newer heads help.
     PlanAgain {
-        /// What did.
+        /// What moved on.
         moved: Moved,
         /// For people.
         text: String,

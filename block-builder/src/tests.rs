@@ -1,8 +1,9 @@
 //! Encoding: every row once, in the block's order, with the metadata that counts.
 
-use block::{BlockIndex, BlockOptions, BlockScan, Columns, LineColumn, MetadataColumns, Step, quarantined, verify};
+use block::{BlockIndex, BlockOptions, BlockScan, Step, quarantined, verify};
 use bytes::Bytes;
 use cut::{Cut, CutReason, SegmentWriter};
+use model::Needs;
 use model::{Labels, Offset, OffsetRange, PartitionId, TenantId, TimeRange, TimestampNs};
 use proptest::prelude::*;
 use schemas::record::{Record, RecordBuilder};
@@ -33,7 +34,7 @@ fn read_block(bytes: &Bytes, tail_bytes: u64) -> Vec<Row> {
     for tenant in index.tenants().map(|t| t.tenant.clone()).collect::<Vec<_>>() {
         let streams = index.streams(&tenant, &[], TimeRange::ALL);
         let ordinals = streams.iter().map(|s| s.ordinal).collect();
-        let columns = Columns { lines: LineColumn::Content, metadata: MetadataColumns::All, offsets: true };
+        let columns = Needs::everything();
         let mut scan = BlockScan::new(&index, ordinals, TimeRange::ALL, columns);
         loop {
             match scan.next().unwrap() {

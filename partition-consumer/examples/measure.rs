@@ -13,7 +13,7 @@ use millrace_partition_consumer::{Components, Config, Consumer};
 use model::{
     Labels, MatchOp, Matcher, Offset, OffsetRange, PartitionId, SystemClock, TenantId, TimeRange, TimestampNs,
 };
-use owner::{Owner, ScanRequest, StreamsRequest};
+use owner::{Owner, ScanRequest, StreamsRequest, Where};
 use schemas::record::RecordBuilder;
 use tokio_util::sync::CancellationToken;
 
@@ -133,11 +133,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let matchers: Arc<[Matcher]> = Arc::from([Matcher::new(name, op, value)?]);
         let started = Instant::now();
         let request = StreamsRequest {
-            at_least: None,
-            deadline: tokio::time::Instant::now(),
-            partition,
-            tenant: tenant.clone(),
-            from: Offset::ZERO,
+            at: Where {
+                at_least: None,
+                deadline: tokio::time::Instant::now(),
+                partition,
+                tenant: tenant.clone(),
+                from: Offset::ZERO,
+            },
             matchers,
             time: TimeRange::ALL,
         };
@@ -169,13 +171,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let query = Arc::new(Query::prepare(text, params)?);
         let started = Instant::now();
         let request = ScanRequest {
-            at_least: None,
-            deadline: tokio::time::Instant::now(),
-            partition,
-            tenant: tenant.clone(),
-            from: Offset::ZERO,
+            at: Where {
+                at_least: None,
+                deadline: tokio::time::Instant::now(),
+                partition,
+                tenant: tenant.clone(),
+                from: Offset::ZERO,
+            },
             query,
-            scan: 0,
         };
         consumer.scan(request).await?;
         println!("{text:<60} {:>8.2} ms", started.elapsed().as_secs_f64() * 1e3);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant as Moment;
 
 use async_trait::async_trait;
@@ -10,7 +11,7 @@ use cut::CutSink;
 use log_bus::{LogBus, LogError};
 use model::{Clock, Offset, OffsetRange, PartitionId};
 use owner::segments::Abandoned;
-use owner::{Owner, OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest, TailRequest, TailStream};
+use owner::{Owner, OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest, TailRequest, TailStream, Where};
 use parking_lot::RwLock;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -171,15 +172,9 @@ impl Consumer {
 
     /// What a read goes by.
     #[cfg(test)]
-    pub(crate) async fn take(
-        &self,
-        partition: PartitionId,
-        from: Offset,
-        at_least: Option<Offset>,
-        deadline: Instant,
-    ) -> Result<Snapshot, OwnerError> {
-        let memory = self.reach(partition, at_least, deadline).await?;
-        self.snapshot(&memory, from)
+    pub(crate) async fn take(&self, at: &Where) -> Result<Snapshot, OwnerError> {
+        let memory = self.reach(at).await?;
+        self.snapshot(&memory, at.from)
     }
 
     /// Waits until all of `partition` below `to` is in memory or in blocks.
@@ -196,12 +191,8 @@ impl Consumer {
     }
 
     /// The memory to read a partition from, once it reaches what is wanted.
-    async fn reach(
-        &self,
-        partition: PartitionId,
-        at_least: Option<Offset>,
-        deadline: Instant,
-    ) -> Result<Arc<PartitionMemory>, OwnerError> {
+    async fn reach(&self, at: &Where) -> Result<Arc<PartitionMemory>, OwnerError> {
+        let &Where { partition, at_least, deadline, .. } = at;
         let Some(wanted) = at_least else { return self.0.serving(partition) };
         let memory = self.0.held(partition)?;
         if !memory.is_serving() && self.0.peers.hold_more(partition, memory.held().end) {
@@ -226,17 +217,15 @@ impl Consumer {
 
     async fn read<T: Send + 'static>(
         &self,
-        partition: PartitionId,
-        from: Offset,
-        (at_least, deadline): (Option<Offset>, Instant),
-        work: impl FnOnce(&Snapshot, &std::sync::atomic::AtomicBool) -> T + Send + 'static,
+        at: &Where,
+        work: impl FnOnce(&Snapshot, &AtomicBool) -> T + Send + 'static,
     ) -> Result<(T, OffsetRange), OwnerError> {
         let shared = &self.0;
         let stopped = || OwnerError::Stopped("no scan can be started".to_owned());
-        let memory = self.reach(partition, at_least, deadline).await?;
+        let memory = self.reach(at).await?;
         // The permit first: who waits for one should not keep memory from being freed.
         let permit = shared.scans.clone().acquire_owned().await.map_err(|_| stopped())?;
-        let snapshot = self.snapshot(&memory, from)?;
+        let snapshot = self.snapshot(&memory, at.from)?;
         let held = snapshot.held;
         let abandoned = Abandoned::default();
         let flag = abandoned.flag();
@@ -276,23 +265,21 @@ impl Owner for Consumer {
     }
 
     async fn scan(&self, request: ScanRequest) -> Result<ScanReply, OwnerError> {
-        let ScanRequest { partition, tenant, from, at_least, deadline, query, scan: number } = request;
-        if number >= query.scans().len() {
-            return Err(logql::QueryError::Evaluation(format!("the query has no scan {number}")).into());
-        }
-        let work = move |snapshot: &Snapshot, abandoned: &std::sync::atomic::AtomicBool| {
-            rows(snapshot, &tenant).scan(&query, &query.scans()[number], abandoned)
-        };
-        let (partial, held) = self.read(partition, from, (at_least, deadline), work).await?;
-        Ok(ScanReply { partial: partial?, held })
+        let ScanRequest { at, query } = request;
+        let tenant = at.tenant.clone();
+        let work =
+            move |snapshot: &Snapshot, abandoned: &AtomicBool| rows(snapshot, &tenant).scan_all(&query, abandoned);
+        let (partials, held) = self.read(&at, work).await?;
+        Ok(ScanReply { partials: partials?, held })
     }
 
     async fn streams(&self, request: StreamsRequest) -> Result<StreamsReply, OwnerError> {
-        let StreamsRequest { partition, tenant, from, at_least, deadline, matchers, time } = request;
-        let work = move |snapshot: &Snapshot, abandoned: &std::sync::atomic::AtomicBool| {
+        let StreamsRequest { at, matchers, time } = request;
+        let tenant = at.tenant.clone();
+        let work = move |snapshot: &Snapshot, abandoned: &AtomicBool| {
             rows(snapshot, &tenant).streams(&matchers, time, abandoned)
         };
-        let (streams, held) = self.read(partition, from, (at_least, deadline), work).await?;
+        let (streams, held) = self.read(&at, work).await?;
         Ok(StreamsReply { streams, held })
     }
 

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use model::{Batch, ByteColumn, Labels, Offset, OffsetRange, PartitionId};
+use model::{Batch, ByteColumn, Labels, Needs, Offset, OffsetRange, PartitionId};
 use owner::{CatchUp, TailBatch, TailRequest, TailSender, TailStream, tail_channel};
 use parking_lot::RwLock;
-use schemas::record::{MetadataWanted, Record};
+use schemas::record::Record;
 
 use crate::memory::PartitionMemory;
 use crate::scan::rows;
@@ -63,7 +63,7 @@ impl Tails {
             let matches = |tail: &&Tail| tail.request.matchers.iter().all(|m| m.matches(stream.labels()));
             let mut batch = None;
             for tail in tails.iter().filter(wants).filter(matches) {
-                let batch = batch.get_or_insert_with(|| Arc::new(stream.batch(offset, true, &MetadataWanted::All)));
+                let batch = batch.get_or_insert_with(|| Arc::new(stream.batch(offset, &Needs::everything())));
                 tail.sender.send(TailBatch { partition, offset, batch: batch.clone(), is_replayed: false });
             }
         }
@@ -122,7 +122,7 @@ impl Tail {
             if let Ok(mut snapshot) = memory.snapshot(start) {
                 snapshot.range = OffsetRange::new(start, held.end);
                 for slice in rows(&snapshot, &self.request.tenant).latest(&self.request.matchers, batches_max) {
-                    send(slice.offset, slice.rows.batch(slice.offset, true, &MetadataWanted::All));
+                    send(slice.offset, slice.rows.batch(slice.offset, &Needs::everything()));
                 }
             }
         }

@@ -10,9 +10,9 @@
 
 use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::Instant};
 
-use block::{BlockIndex, BlockScan, Columns, LineColumn, MetadataColumns, Step, StreamRef};
+use block::{BlockIndex, BlockScan, Step, StreamRef};
 use bytes::Bytes;
-use logql::{Direction, LineNeed, MetadataNeed, Partial, QueryKind, Scan};
+use logql::{Direction, Partial, QueryKind, Scan};
 use model::{TenantId, TimeRange, TimestampNs};
 use object_store::{ObjectKey, ObjectStore};
 use parking_lot::Mutex;
@@ -310,7 +310,7 @@ impl BlockWork {
             let overlaps = |ordinal: &u32| self.index.stream(*ordinal).is_some_and(|s| s.time.overlaps(&time));
             self.ordinals.iter().copied().filter(overlaps).collect()
         };
-        (!time.is_empty()).then(|| BlockScan::new(&self.index, ordinals(), time, columns(&self.scan)))
+        (!time.is_empty()).then(|| BlockScan::new(&self.index, ordinals(), time, self.scan.needs().clone()))
     }
 }
 
@@ -333,24 +333,6 @@ fn windows(time: TimeRange, rows: u64, limit: u32, direction: Direction) -> Vec<
     match direction {
         Direction::Backward => vec![old, new],
         Direction::Forward => vec![new, old],
-    }
-}
-
-/// The columns a scan needs.
-fn columns(scan: &Scan) -> Columns {
-    let needs = scan.needs();
-    Columns {
-        lines: match needs.lines {
-            LineNeed::None => LineColumn::None,
-            LineNeed::Lengths => LineColumn::Lengths,
-            LineNeed::Content => LineColumn::Content,
-        },
-        metadata: match &needs.metadata {
-            MetadataNeed::None => MetadataColumns::None,
-            MetadataNeed::Names(names) => MetadataColumns::Names(names.clone()),
-            MetadataNeed::All => MetadataColumns::All,
-        },
-        offsets: needs.offsets,
     }
 }
 

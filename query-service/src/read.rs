@@ -12,7 +12,7 @@ use catalogue::Head;
 use futures_util::future::try_join_all;
 use logql::{Partial, Query, QueryKind};
 use model::{Matcher, TenantId, TimeRange};
-use owner::{Owner, ScanRequest, StreamStat, StreamsRequest};
+use owner::{Owner, ScanRequest, StreamStat, StreamsRequest, Where};
 
 use crate::{
     admission::Abandoned,
@@ -200,7 +200,8 @@ impl Reader {
         let in_memory = plan.partitions.iter().map(|p| {
             let partition = p.head.partition;
             let (tenant, from, matchers) = (tenant.clone(), p.memory_from, matchers.clone());
-            let request = StreamsRequest { partition, tenant, from, at_least: p.at_least, deadline, matchers, time };
+            let at = Where { partition, tenant, from, at_least: p.at_least, deadline };
+            let request = StreamsRequest { at, matchers, time };
             async move {
                 let reply = self.owner.streams(request).await.map_err(|e| Stop::of_owner(partition, e))?;
                 p.check(reply.held)?;
@@ -280,7 +281,7 @@ impl Reader {
         let asked = partitions.iter().map(|p| {
             let partition = p.head.partition;
             let (tenant, from, query) = (task.tenant.clone(), p.memory_from, query.clone());
-            let request = ScanRequest { partition, tenant, from, at_least: p.at_least, deadline, query, scan };
+            let request = ScanRequest { at: Where { partition, tenant, from, at_least: p.at_least, deadline }, query };
             async move {
                 let reply = self.owner.scan(request).await.map_err(|e| Stop::of_owner(partition, e))?;
                 p.check(reply.held)?;
@@ -291,7 +292,8 @@ impl Reader {
         let replies = try_join_all(asked).await?;
         self.note_wait(goal, planning);
         for reply in replies {
-            merged.merge(reply.partial);
+            let partial = reply.partials.into_iter().nth(scan);
+            merged.merge(partial.ok_or_else(|| Error::Internal(format!("memory did not answer scan {scan}")))?);
         }
         let scanned = merged.stats();
         let stats = ReadStats {

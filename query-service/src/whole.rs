@@ -4,8 +4,8 @@
 //! ends between its first and its last row, all rows count in the same windows; so a query that needs nothing but
 //! times takes their number, and no page is fetched.
 
-use logql::{LineNeed, MetadataNeed, Partial, Query, QueryError, QueryKind, Scan};
-use model::{Batch, ByteColumn, Labels, TimeRange};
+use logql::{Partial, Query, QueryError, QueryKind, Scan};
+use model::{Batch, ByteColumn, Labels, LineNeed, MetadataNeed, TimeRange};
 
 use crate::check;
 

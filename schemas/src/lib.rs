@@ -8,4 +8,4 @@
 pub mod record;
 mod wire;
 
-pub use record::{MetadataWanted, Record, RecordBuilder, RecordError, RowRef, StreamSlice};
+pub use record::{Record, RecordBuilder, RecordError, RowRef, StreamSlice};

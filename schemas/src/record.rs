@@ -18,7 +18,7 @@ mod tests;
 
 pub use build::RecordBuilder;
 pub use decode::{Record, RecordError};
-pub use slice::{MetadataWanted, RowRef, StreamSlice};
+pub use slice::{RowRef, StreamSlice};
 
 /// The first bytes of every record.
 const MAGIC: [u8; 4] = *b"MRec";

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeSet, ops::Range};
 
-use block::{BlockError, BlockIndex, BlockScan, Columns, LineColumn, MetadataColumns, Step, quarantined};
+use block::{BlockError, BlockIndex, BlockScan, Step, quarantined};
 use bytes::Bytes;
 use catalogue::{BlockEntry, TenantEntry};
+use model::Needs;
 use model::{Offset, OffsetRange, TenantId};
 use object_store::{ObjectKey, ObjectStore, StoreError};
 use thiserror::Error;
@@ -142,7 +143,7 @@ impl Scan {
             ordinals.extend(tenant.streams.clone().filter(of_time));
             owners.push((tenant.streams.end, tenant.tenant.clone()));
         }
-        let columns = Columns { lines: LineColumn::Content, metadata: MetadataColumns::All, offsets: true };
+        let columns = Needs::everything();
         let scan = BlockScan::whole(index, ordinals, columns);
         Self { scan, owners, wanted: wanted.clone(), range, contents: Contents::default() }
     }

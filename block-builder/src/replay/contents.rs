@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use log_bus::LogRecord;
-use model::{Batch, Labels, Offset, OffsetRange, PartitionId, TenantId};
-use schemas::record::{MetadataWanted, Record, RecordError};
+use model::{Batch, Labels, Needs, Offset, OffsetRange, PartitionId, TenantId};
+use schemas::record::{Record, RecordError};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Amount, Difference, Wanted};
@@ -50,7 +50,7 @@ impl Contents {
         if wanted.tenants.wants(decoded.tenant()) {
             self.amount.records += 1;
             for slice in decoded.streams().filter(|slice| wanted.wants_stream(slice.labels())) {
-                let batch = slice.batch(record.offset, true, &MetadataWanted::All);
+                let batch = slice.batch(record.offset, &Needs::everything());
                 self.add_batch(decoded.tenant(), &batch, wanted, None);
             }
         }

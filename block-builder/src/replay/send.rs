@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use model::{Labels, Offset, PartitionId, TenantId, TimestampNs};
-use schemas::record::{MetadataWanted, Record, StreamSlice};
+use model::{Labels, Needs, Offset, PartitionId, TenantId, TimestampNs};
+use schemas::record::{Record, StreamSlice};
 
 use super::{Amount, Error, PartitionState, Position, Progress, run::Shared};
 
@@ -164,7 +164,7 @@ impl Sender<'_> {
         before: u64,
         done: u64,
     ) -> Result<(), Error> {
-        let columns = slice.batch(offset, true, &MetadataWanted::All);
+        let columns = slice.batch(offset, &Needs::everything());
         let label_bytes: usize = slice.labels().iter().map(|(name, value)| name.len() + value.len() + 6).sum();
         let mut stream = None;
         for row in 0..columns.len() {

@@ -13,10 +13,11 @@
 use std::{collections::BTreeMap, error::Error, fs, path::PathBuf, time::Instant};
 
 use block::{
-    BlockIndex, BlockOptions, BlockScan, BlockWriter, Columns, EncodedBlock, LineColumn, MetadataColumns, Provenance,
-    Row, Step, StreamSketch, inspect, packing_order, verify,
+    BlockIndex, BlockOptions, BlockScan, BlockWriter, EncodedBlock, Provenance, Row, Step, StreamSketch, inspect,
+    packing_order, verify,
 };
 use model::{Labels, Offset, OffsetRange, PartitionId, TenantId, TimeRange, TimestampNs};
+use model::{LineNeed, MetadataNeed, Needs};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -88,17 +89,17 @@ fn main() -> Result<()> {
     println!("indexes in memory: {memory} bytes");
     println!("write: {write_cpu:.3} CPU-s, {:.2} CPU-s a raw GB", write_cpu / raw as f64 * 1e9);
 
-    let lines = |lines| Columns { lines, metadata: MetadataColumns::None, offsets: false };
+    let lines = |lines| Needs { lines, metadata: MetadataNeed::None, offsets: false };
     measure("open", runs, || {
         for block in &blocks {
             open(block)?;
         }
         Ok(0)
     })?;
-    measure("timestamps", runs, || scan(&blocks, lines(LineColumn::None)))?;
-    measure("lengths", runs, || scan(&blocks, lines(LineColumn::Lengths)))?;
-    measure("lines", runs, || scan(&blocks, lines(LineColumn::Content)))?;
-    let all = Columns { lines: LineColumn::Content, metadata: MetadataColumns::All, offsets: true };
+    measure("timestamps", runs, || scan(&blocks, lines(LineNeed::None)))?;
+    measure("lengths", runs, || scan(&blocks, lines(LineNeed::Lengths)))?;
+    measure("lines", runs, || scan(&blocks, lines(LineNeed::Content)))?;
+    let all = Needs::everything();
     measure("everything", runs, || scan(&blocks, all.clone()))?;
     for block in &blocks {
         let report = verify(block.bytes.clone())?;
@@ -179,7 +180,7 @@ fn open(block: &EncodedBlock) -> Result<BlockIndex> {
 }
 
 /// Reads all rows and returns how many there were.
-fn scan(blocks: &[EncodedBlock], columns: Columns) -> Result<u64> {
+fn scan(blocks: &[EncodedBlock], columns: Needs) -> Result<u64> {
     let mut rows = 0;
     for block in blocks {
         let index = open(block)?;

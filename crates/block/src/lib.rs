@@ -48,7 +48,7 @@ pub use index::{BlockIndex, StreamRef, TenantRef};
 pub use inspect::{ColumnBytes, Inspection, QuarantinedRecord, SectionBytes, inspect, quarantined};
 pub use options::{BlockOptions, METADATA_KEYS_MAX};
 pub use order::{StreamSketch, packing_order};
-pub use scan::{BlockScan, Columns, LineColumn, MetadataColumns, ScanStats, Step};
+pub use scan::{BlockScan, ScanStats, Step};
 pub use summary::{BlockSummary, EncodedBlock, Provenance, TenantSummary};
 pub use verify::{VerifyReport, verify};
 pub use writer::{BlockWriter, Row};

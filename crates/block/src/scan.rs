@@ -3,7 +3,7 @@
 //! For each row group: streams that lie in part outside of the time asked for are cut first, by the times of pages and then
 //! by a search in their timestamps. What is left is split where a page of a wanted column ends, so that each batch is a slice
 //! of one page of each column, and lines are handed on without being copied. Bytes are asked for in windows of a few
-//! megabytes; every page is fetched and decompressed once. Columns that were not asked for are not touched.
+//! megabytes; every page is fetched and decompressed once. Needs that were not asked for are not touched.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use model::{Batch, ByteColumn, MetadataColumn, MetadataValues, TimeRange};
+use model::{Batch, ByteColumn, LineNeed, MetadataColumn, MetadataNeed, MetadataValues, Needs, TimeRange};
 
 use crate::{
     BlockError, BlockIndex,
@@ -26,41 +26,6 @@ const WINDOW_BYTES: u64 = 8 << 20;
 
 /// Ranges that lie this close together are asked for as one.
 const GAP_BYTES: u64 = 16 << 10;
-
-/// What a scan needs of lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LineColumn {
-    /// Nothing; [`Batch::lines`] stays empty.
-    #[default]
-    None,
-    /// Only their lengths: the bytes behind [`Batch::lines`] are zeros and mean nothing.
-    Lengths,
-    /// The lines.
-    Content,
-}
-
-/// Which structured metadata a scan needs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum MetadataColumns {
-    /// None.
-    #[default]
-    None,
-    /// These keys.
-    Names(Vec<String>),
-    /// All keys.
-    All,
-}
-
-/// What a scan needs besides timestamps.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Columns {
-    /// Of lines.
-    pub lines: LineColumn,
-    /// Of structured metadata.
-    pub metadata: MetadataColumns,
-    /// Offsets of the rows' records.
-    pub offsets: bool,
-}
 
 /// What a scan says next.
 #[derive(Debug)]
@@ -107,10 +72,10 @@ pub struct BlockScan {
     stream: Option<u32>,
 }
 
-/// Columns resolved to their places.
+/// Needs resolved to their places.
 #[derive(Debug)]
 struct Wanted {
-    lines: LineColumn,
+    lines: LineNeed,
     offsets: bool,
     /// Indexes of keys with a column of their own.
     keys: Vec<usize>,
@@ -164,7 +129,7 @@ enum LinePage {
 
 impl BlockScan {
     /// A scan of `streams` (ordinals of [`BlockIndex::streams`]; unknown ones are passed over) for rows in `time`.
-    pub fn new(index: &BlockIndex, mut streams: Vec<u32>, time: TimeRange, columns: Columns) -> Self {
+    pub fn new(index: &BlockIndex, mut streams: Vec<u32>, time: TimeRange, columns: Needs) -> Self {
         streams.sort_unstable();
         streams.dedup();
         let groups = plan(index, &streams, Some(&time));
@@ -185,7 +150,7 @@ impl BlockScan {
     }
 
     /// A scan of all rows of the streams, also of one at the last nanosecond of time.
-    pub fn whole(index: &BlockIndex, streams: Vec<u32>, columns: Columns) -> Self {
+    pub fn whole(index: &BlockIndex, streams: Vec<u32>, columns: Needs) -> Self {
         let mut scan = Self::new(index, Vec::new(), TimeRange::ALL, columns);
         scan.groups = plan(index, &streams, None);
         scan.whole = true;
@@ -422,13 +387,13 @@ impl BlockScan {
         let timestamps = times[rows].to_vec();
 
         let lines = match self.wanted.lines {
-            LineColumn::None => ByteColumn::default(),
+            LineNeed::None => ByteColumn::default(),
             wanted => {
                 let (page, reference, rows) = place(LINE)?;
                 if group.lines.as_ref().is_none_or(|(held, _)| *held != page) {
                     let bytes = find(&self.supplied, reference)?;
                     let decoded = match wanted {
-                        LineColumn::Content => LinePage::Content(self.pages.lines(reference, &bytes)?),
+                        LineNeed::Content => LinePage::Content(self.pages.lines(reference, &bytes)?),
                         _ => {
                             let line_bytes = index.groups()[group.group].line_bytes.get(page).copied();
                             LinePage::Lengths(self.pages.line_lengths(reference, &bytes, line_bytes)?)
@@ -581,12 +546,12 @@ fn plan(index: &BlockIndex, streams: &[u32], time: Option<&TimeRange>) -> VecDeq
     groups
 }
 
-fn resolve(index: &BlockIndex, columns: Columns) -> Wanted {
+fn resolve(index: &BlockIndex, columns: Needs) -> Wanted {
     let keys = &index.table().keys;
     let (own, packed) = match columns.metadata {
-        MetadataColumns::None => (Vec::new(), PackedWanted::None),
-        MetadataColumns::All => ((0..keys.len()).collect(), PackedWanted::All),
-        MetadataColumns::Names(names) => {
+        MetadataNeed::None => (Vec::new(), PackedWanted::None),
+        MetadataNeed::All => ((0..keys.len()).collect(), PackedWanted::All),
+        MetadataNeed::Names(names) => {
             let place = |name: &String| keys.iter().position(|key| **key == **name);
             let mut own: Vec<usize> = names.iter().filter_map(place).collect();
             own.sort_unstable();
@@ -606,7 +571,7 @@ fn wanted_columns<'a>(
     packed: bool,
 ) -> impl Iterator<Item = usize> + use<'a> {
     let layout = index.layout();
-    let lines = (wanted.lines != LineColumn::None).then_some(LINE);
+    let lines = (wanted.lines != LineNeed::None).then_some(LINE);
     let packed = packed.then_some([layout.packed_keys(), layout.packed_values()]);
     let offset = wanted.offsets.then_some(layout.offset());
     let keys = keys.iter().map(move |key| layout.key(*key));

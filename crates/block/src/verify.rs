@@ -5,12 +5,12 @@ use std::{collections::HashSet, ops::Range};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampNanosecondType};
 use bytes::Bytes;
-use model::Offset;
+use model::{Needs, Offset};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Serialize;
 
 use crate::{
-    BlockError, BlockIndex, BlockScan, BlockSummary, Columns, LineColumn, MetadataColumns, Step,
+    BlockError, BlockIndex, BlockScan, BlockSummary, Step,
     inspect::{quarantined, summary},
     section::MAGIC,
 };
@@ -242,7 +242,7 @@ struct ScannedRows<'a> {
 
 impl<'a> ScannedRows<'a> {
     fn new(index: &BlockIndex, bytes: &'a Bytes) -> Self {
-        let columns = Columns { lines: LineColumn::Content, metadata: MetadataColumns::All, offsets: true };
+        let columns = Needs::everything();
         let streams = (0..index.table().streams.len() as u32).collect();
         Self { scan: BlockScan::whole(index, streams, columns), bytes, batch: None, row: 0 }
     }

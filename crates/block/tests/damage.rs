@@ -4,14 +4,15 @@
 
 mod support;
 
-use block::{BlockError, BlockIndex, BlockScan, Columns, LineColumn, MetadataColumns, Step, inspect, verify};
+use block::{BlockError, BlockIndex, BlockScan, Step, inspect, verify};
 use bytes::Bytes;
+use model::Needs;
 use model::TimeRange;
 use proptest::prelude::*;
 use support::{any_block, open, rows_of, run};
 
-fn everything() -> Columns {
-    Columns { lines: LineColumn::Content, metadata: MetadataColumns::All, offsets: true }
+fn everything() -> Needs {
+    Needs::everything()
 }
 
 fn read_all(file: &Bytes) -> Result<Vec<support::ScannedRow>, BlockError> {

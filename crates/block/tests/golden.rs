@@ -8,8 +8,9 @@ mod support;
 
 use std::path::PathBuf;
 
-use block::{BlockIndex, BlockOptions, BlockScan, Columns, LineColumn, MetadataColumns, quarantined, verify};
+use block::{BlockIndex, BlockOptions, BlockScan, quarantined, verify};
 use bytes::Bytes;
+use model::Needs;
 use model::{Labels, TenantId, TimeRange};
 use support::{NaiveBlock, NaiveRow, expected_rows, provenance, rows_of, run};
 
@@ -66,7 +67,7 @@ fn version_1_reads() {
     assert_eq!((report.rows, report.problems), (600, Vec::new()));
     let index = BlockIndex::open(file.len() as u64, file.clone()).unwrap();
     assert_eq!(*index.provenance(), provenance());
-    let columns = Columns { lines: LineColumn::Content, metadata: MetadataColumns::All, offsets: true };
+    let columns = Needs::everything();
     for tenant in index.tenants() {
         let streams = tenant.streams.clone().collect();
         let batches = run(BlockScan::new(&index, streams, TimeRange::ALL, columns.clone()), &file).unwrap();

@@ -4,7 +4,8 @@
 
 mod support;
 
-use block::{BlockScan, Columns, LineColumn, MetadataColumns, inspect, quarantined, verify};
+use block::{BlockScan, inspect, quarantined, verify};
+use model::{LineNeed, MetadataNeed, Needs};
 use model::{MatchOp, Matcher, TenantId, TimeRange, TimestampNs};
 use proptest::prelude::*;
 use support::{NaiveBlock, any_block, any_columns, any_time, expected_rows, open, provenance, rows_of, run};
@@ -78,7 +79,7 @@ proptest! {
     fn narrowing_leaves_rows_inside_of_it(block in any_block(400), narrowed in any_time()) {
         let encoded = block.encode();
         let index = open(&encoded);
-        let columns = Columns { offsets: true, ..Columns::default() };
+        let columns = Needs { offsets: true, ..Needs::default() };
         let one = tenant("one");
         let streams = index.streams(&one, &[], TimeRange::ALL).iter().map(|s| s.ordinal).collect();
         let mut scan = BlockScan::new(&index, streams, TimeRange::ALL, columns.clone());
@@ -111,7 +112,7 @@ fn few_bytes_are_read_for_few_rows() {
     let encoded = block.encode();
     let index = open(&encoded);
     let time = TimeRange::new(TimestampNs::from_nanos(500_000), TimestampNs::from_nanos(500_100));
-    let supplied = |columns: Columns| {
+    let supplied = |columns: Needs| {
         let mut scan = BlockScan::new(&index, vec![0], time, columns.clone());
         let mut rows = 0;
         loop {
@@ -128,8 +129,8 @@ fn few_bytes_are_read_for_few_rows() {
         assert_eq!((rows, scan.stats().rows), (10, 10));
         scan.stats().bytes_supplied
     };
-    let times = supplied(Columns::default());
-    let lines = supplied(Columns { lines: LineColumn::Content, ..Columns::default() });
+    let times = supplied(Needs::default());
+    let lines = supplied(Needs { lines: LineNeed::Content, ..Needs::default() });
     assert!(times < 64 << 10, "{times} bytes for ten timestamps of {}", encoded.bytes.len());
     assert!(lines < times + (64 << 10), "{lines} bytes for ten lines of {}", encoded.bytes.len());
 }
@@ -141,7 +142,7 @@ fn large_dictionaries_and_values_behind_them() {
     let encoded = block.encode();
     assert_eq!(verify(encoded.bytes.clone()).unwrap().problems, Vec::<String>::new());
     let index = open(&encoded);
-    let columns = Columns { metadata: MetadataColumns::All, ..Columns::default() };
+    let columns = Needs { metadata: MetadataNeed::All, ..Needs::default() };
     let scan = BlockScan::new(&index, vec![0], TimeRange::ALL, columns.clone());
     let batches = run(scan, &encoded.bytes).unwrap();
     assert_eq!(rows_of(&batches, &columns), expected_rows(&block, &columns, |_| true));
@@ -185,7 +186,7 @@ fn a_block_may_hold_nothing_but_quarantine() {
 #[test]
 fn supplied_data_must_fit() {
     let encoded = long_stream(10).encode();
-    let mut scan = BlockScan::new(&open(&encoded), vec![0], TimeRange::ALL, Columns::default());
+    let mut scan = BlockScan::new(&open(&encoded), vec![0], TimeRange::ALL, Needs::default());
     let one: Vec<_> = std::iter::once(0..4).collect();
     assert!(scan.supply(one.clone(), vec![]).is_err());
     assert!(scan.supply(one, vec![encoded.bytes.slice(..3)]).is_err());

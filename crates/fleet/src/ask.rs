@@ -15,8 +15,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use model::{Offset, OffsetRange, PartitionId};
-use owner::{LogTail, Owner, OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest};
+use model::OffsetRange;
+use owner::{LogTail, Owner, OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest, Where};
 use tokio::time::{Instant, sleep_until};
 
 use crate::Config;
@@ -30,12 +30,8 @@ pub(crate) trait Question: Clone + Send + Sync + 'static {
     /// In metrics.
     const NAME: &'static str;
 
-    fn partition(&self) -> PartitionId;
-    fn from(&self) -> Offset;
-    fn at_least(&self) -> Option<Offset>;
-    fn deadline(&self) -> Instant;
-    #[must_use]
-    fn with_deadline(self, deadline: Instant) -> Self;
+    fn at(&self) -> &Where;
+    fn at_mut(&mut self) -> &mut Where;
     fn held(reply: &Self::Reply) -> OffsetRange;
     async fn ask_owner(self, owner: &dyn Owner) -> Result<Self::Reply, OwnerError>;
     async fn ask_peer(self, peer: &Peer) -> Result<Self::Reply, OwnerError>;
@@ -121,10 +117,10 @@ impl<'a, Q: Question> Race<'a, Q> {
     fn new(asking: Asking<'a>, candidates: Candidates, question: Q) -> Self {
         let Candidates { mut holders, newer } = candidates;
         holders.sort_by_key(Holder::is_suspect);
-        let deadline = question.deadline();
+        let deadline = question.at().deadline;
         // Who has nothing to wait for answers at once.
         let left = deadline.saturating_duration_since(Instant::now());
-        let holders_deadline = if question.at_least().is_some() { deadline - left / 3 } else { deadline };
+        let holders_deadline = if question.at().at_least.is_some() { deadline - left / 3 } else { deadline };
         Self {
             asking,
             question,
@@ -147,7 +143,7 @@ impl<'a, Q: Question> Race<'a, Q> {
                 if !self.ask_holder() {
                     self.is_newer_head_needed()?;
                     if !self.ask_log() {
-                        let partition = self.question.partition();
+                        let partition = self.question.at().partition;
                         return Err(last.unwrap_or(OwnerError::NotLeading { partition }));
                     }
                 }
@@ -162,7 +158,7 @@ impl<'a, Q: Question> Race<'a, Q> {
                         Verdict::Answer(reply) => return Ok(reply),
                         Verdict::End(error) => return Err(error),
                         Verdict::Next(error) => {
-                            tracing::debug!(partition = %self.question.partition(), %error, from_log, "no answer; asking on");
+                            tracing::debug!(partition = %self.question.at().partition, %error, from_log, "no answer; asking on");
                             last = Some(error);
                             if self.ask_holder() {
                                 impatient_at = Instant::now() + self.patience();
@@ -200,7 +196,8 @@ impl<'a, Q: Question> Race<'a, Q> {
     /// Asks the next holder, if there is one.
     fn ask_holder(&mut self) -> bool {
         let Some(holder) = self.left.pop_front() else { return false };
-        let question = self.question.clone().with_deadline(self.holders_deadline);
+        let mut question = self.question.clone();
+        question.at_mut().deadline = self.holders_deadline;
         let source = holder.clone();
         let number = self.begin(Source::Holder(holder));
         self.running.push(Box::pin(async move {
@@ -215,7 +212,7 @@ impl<'a, Q: Question> Race<'a, Q> {
 
     /// When somebody holds only later rows, heads list what it let go: no need to read the log.
     fn is_newer_head_needed(&self) -> Result<(), OwnerError> {
-        let partition = self.question.partition();
+        let partition = self.question.at().partition;
         self.newer.map_or(Ok(()), |held| Err(OwnerError::NotHeld { partition, held }))
     }
 
@@ -226,7 +223,7 @@ impl<'a, Q: Question> Race<'a, Q> {
         }
         self.log_asked = true;
         self.asking.metrics.fallbacks.inc();
-        tracing::debug!(partition = %self.question.partition(), from = %self.question.from(),
+        tracing::debug!(partition = %self.question.at().partition, from = %self.question.at().from,
             "no holder answers; reading the log");
         let (question, log) = (self.question.clone(), self.asking.log);
         let number = self.begin(Source::Log);
@@ -259,11 +256,11 @@ impl<'a, Q: Question> Race<'a, Q> {
     }
 
     fn judge(&self, outcome: Result<Q::Reply, OwnerError>, from_log: bool) -> Verdict<Q::Reply> {
-        let wanted = self.question.at_least();
+        let wanted = self.question.at().at_least;
         let (label, verdict) = match outcome {
             Ok(reply) => match wanted {
                 Some(wanted) if Q::held(&reply).end < wanted => {
-                    let (partition, consumed) = (self.question.partition(), Q::held(&reply).end);
+                    let (partition, consumed) = (self.question.at().partition, Q::held(&reply).end);
                     ("short", Verdict::Next(OwnerError::Deadline { partition, consumed, wanted }))
                 }
                 _ => ("answered", Verdict::Answer(reply)),
@@ -272,7 +269,7 @@ impl<'a, Q: Question> Race<'a, Q> {
                 let label = label(&error);
                 let is_last_word = match &error {
                     // Rows were let go: a newer head lists them.
-                    OwnerError::NotHeld { held, .. } => held.start > self.question.from(),
+                    OwnerError::NotHeld { held, .. } => held.start > self.question.at().from,
                     OwnerError::Query(_) | OwnerError::Removed { .. } => true,
                     OwnerError::NotLeading { .. }
                     | OwnerError::Deadline { .. }
@@ -307,24 +304,12 @@ impl Question for ScanRequest {
     type Reply = ScanReply;
     const NAME: &'static str = "scan";
 
-    fn partition(&self) -> PartitionId {
-        self.partition
+    fn at(&self) -> &Where {
+        &self.at
     }
 
-    fn from(&self) -> Offset {
-        self.from
-    }
-
-    fn at_least(&self) -> Option<Offset> {
-        self.at_least
-    }
-
-    fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
-    fn with_deadline(self, deadline: Instant) -> Self {
-        Self { deadline, ..self }
+    fn at_mut(&mut self) -> &mut Where {
+        &mut self.at
     }
 
     fn held(reply: &ScanReply) -> OffsetRange {
@@ -349,24 +334,12 @@ impl Question for StreamsRequest {
     type Reply = StreamsReply;
     const NAME: &'static str = "streams";
 
-    fn partition(&self) -> PartitionId {
-        self.partition
+    fn at(&self) -> &Where {
+        &self.at
     }
 
-    fn from(&self) -> Offset {
-        self.from
-    }
-
-    fn at_least(&self) -> Option<Offset> {
-        self.at_least
-    }
-
-    fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
-    fn with_deadline(self, deadline: Instant) -> Self {
-        Self { deadline, ..self }
+    fn at_mut(&mut self) -> &mut Where {
+        &mut self.at
     }
 
     fn held(reply: &StreamsReply) -> OffsetRange {

@@ -91,7 +91,7 @@ impl Drop for Fleet {
 
 impl Shared {
     async fn ask<Q: Question>(&self, question: Q) -> Result<Q::Reply, OwnerError> {
-        let candidates = self.candidates(question.partition(), question.from());
+        let candidates = self.candidates(question.at().partition, question.at().from);
         let asking = Asking { config: &self.config, metrics: &self.metrics, log: &self.log_tail };
         ask(asking, candidates, question).await
     }

@@ -13,7 +13,7 @@
 //! - `client` and `server` are the two ends of the RPC, `wire` what goes between them (`schemas/proto/query.proto`),
 //!   `body` the large values in it.
 //!
-//! Invariants: an answer passed on reaches what was asked for ([`owner::ScanRequest::at_least`]), whoever gave it; the log is read
+//! Invariants: an answer passed on reaches what was asked for ([`owner::Where::at_least`]), whoever gave it; the log is read
 //! only when no holder answers; an error that asking again cannot change ends the question at once.
 //!
 //! The view is a hint and seconds old. What it costs: a process that is gone is asked in vain (an error, at once), one

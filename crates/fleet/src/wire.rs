@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use logql::{Direction, Params, Query, QueryError};
+use logql::{Direction, Params, Partial, Query, QueryError};
 use model::{Matcher, Offset, OffsetRange, PartitionId, TenantId, TimeRange, TimestampNs};
 use owner::{
     CatchUp, Owner, OwnerError, ScanReply, ScanRequest, StreamStat, StreamsReply, StreamsRequest, TailBatch,
-    TailRequest,
+    TailRequest, Where,
 };
 use tokio::time::Instant;
 use tonic::Status;
@@ -32,45 +32,29 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn place(
-    partition: PartitionId,
-    tenant: &TenantId,
-    from: Offset,
-    at_least: Option<Offset>,
-    deadline: Instant,
-) -> proto::Where {
-    let left = deadline.saturating_duration_since(Instant::now()).min(DEADLINE_MAX);
+/// The message for where.
+fn sent_where(at: &Where) -> proto::Where {
+    let left = at.deadline.saturating_duration_since(Instant::now()).min(DEADLINE_MAX);
     proto::Where {
-        partition: partition.index(),
-        tenant: tenant.to_string(),
-        from: from.value(),
-        at_least: at_least.map(Offset::value),
+        partition: at.partition.index(),
+        tenant: at.tenant.to_string(),
+        from: at.from.value(),
+        at_least: at.at_least.map(Offset::value),
         deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
         format_max: FORMAT,
     }
 }
 
-/// What a request says in [`proto::Where`], checked.
-struct Place {
-    partition: PartitionId,
-    tenant: TenantId,
-    from: Offset,
-    at_least: Option<Offset>,
-    deadline: Instant,
-}
-
-impl Place {
-    fn read(place: Option<proto::Where>) -> Result<Self, Status> {
-        let place = place.ok_or_else(|| Status::invalid_argument("a request without a partition"))?;
-        check_format(place.format_max)?;
-        Ok(Self {
-            partition: PartitionId::new(place.partition),
-            tenant: tenant(&place.tenant)?,
-            from: Offset::new(place.from),
-            at_least: place.at_least.map(Offset::new),
-            deadline: Instant::now() + Duration::from_millis(place.deadline_ms).min(DEADLINE_MAX),
-        })
-    }
+fn read_where(at: Option<proto::Where>) -> Result<Where, Status> {
+    let at = at.ok_or_else(|| Status::invalid_argument("a request without a partition"))?;
+    check_format(at.format_max)?;
+    Ok(Where {
+        partition: PartitionId::new(at.partition),
+        tenant: tenant(&at.tenant)?,
+        from: Offset::new(at.from),
+        at_least: at.at_least.map(Offset::new),
+        deadline: Instant::now() + Duration::from_millis(at.deadline_ms).min(DEADLINE_MAX),
+    })
 }
 
 fn tenant(text: &str) -> Result<TenantId, Status> {
@@ -102,14 +86,14 @@ fn matchers(selector: &str) -> Result<Arc<[Matcher]>, Status> {
 
 /// The message for a scan.
 pub(crate) fn scan_request(request: &ScanRequest) -> proto::ScanRequest {
-    let ScanRequest { partition, tenant, from, at_least, deadline, query, scan } = request;
+    let ScanRequest { at, query } = request;
     let params = query.params();
     let direction = match params.direction {
         Direction::Backward => proto::Direction::Backward,
         Direction::Forward => proto::Direction::Forward,
     };
     proto::ScanRequest {
-        r#where: Some(place(*partition, tenant, *from, *at_least, *deadline)),
+        r#where: Some(sent_where(at)),
         query: query.text().to_owned(),
         params: Some(proto::Params {
             start: params.start.nanos(),
@@ -120,7 +104,6 @@ pub(crate) fn scan_request(request: &ScanRequest) -> proto::ScanRequest {
             limit: params.limit,
             series_max: params.series_max,
         }),
-        scan: u32::try_from(*scan).unwrap_or(u32::MAX),
     }
 }
 
@@ -129,7 +112,7 @@ pub(crate) fn read_scan_request(
     request: proto::ScanRequest,
     prepare: impl FnOnce(&str, Params) -> Result<Arc<Query>, QueryError>,
 ) -> Result<Result<ScanRequest, QueryError>, Status> {
-    let Place { partition, tenant, from, at_least, deadline } = Place::read(request.r#where)?;
+    let at = read_where(request.r#where)?;
     let params = request.params.ok_or_else(|| Status::invalid_argument("a scan without parameters"))?;
     let direction = match params.direction() {
         proto::Direction::Backward => Direction::Backward,
@@ -144,23 +127,14 @@ pub(crate) fn read_scan_request(
         limit: params.limit,
         series_max: params.series_max,
     };
-    let scan = usize::try_from(request.scan).unwrap_or(usize::MAX);
-    Ok(prepare(&request.query, params).map(|query| ScanRequest {
-        partition,
-        tenant,
-        from,
-        at_least,
-        deadline,
-        query,
-        scan,
-    }))
+    Ok(prepare(&request.query, params).map(|query| ScanRequest { at, query }))
 }
 
 /// The message for streams.
 pub(crate) fn streams_request(request: &StreamsRequest) -> proto::StreamsRequest {
-    let StreamsRequest { partition, tenant, from, at_least, deadline, matchers, time } = request;
+    let StreamsRequest { at, matchers, time } = request;
     proto::StreamsRequest {
-        r#where: Some(place(*partition, tenant, *from, *at_least, *deadline)),
+        r#where: Some(sent_where(at)),
         selector: selector(matchers),
         start: time.start.nanos(),
         end: time.end.nanos(),
@@ -169,10 +143,10 @@ pub(crate) fn streams_request(request: &StreamsRequest) -> proto::StreamsRequest
 
 /// Reads the message for streams.
 pub(crate) fn read_streams_request(request: proto::StreamsRequest) -> Result<StreamsRequest, Status> {
-    let Place { partition, tenant, from, at_least, deadline } = Place::read(request.r#where)?;
+    let at = read_where(request.r#where)?;
     let time = TimeRange::new(TimestampNs::from_nanos(request.start), TimestampNs::from_nanos(request.end));
     let matchers = matchers(&request.selector)?;
-    Ok(StreamsRequest { partition, tenant, from, at_least, deadline, matchers, time })
+    Ok(StreamsRequest { at, matchers, time })
 }
 
 /// The message for a tail.
@@ -214,9 +188,9 @@ fn unwritable(error: postcard::Error) -> Status {
 pub(crate) fn scan_reply(outcome: Result<ScanReply, OwnerError>) -> Result<proto::ScanReply, Status> {
     use proto::scan_reply::Outcome;
     let outcome = match outcome {
-        Ok(ScanReply { partial, held }) => {
-            let partial = body::encode(&partial).map_err(unwritable)?;
-            Outcome::Answer(proto::ScanAnswer { held: sent_range(held), partial: Some(partial) })
+        Ok(ScanReply { partials, held }) => {
+            let partials = body::encode(&partials).map_err(unwritable)?;
+            Outcome::Answer(proto::ScanAnswer { held: sent_range(held), partials: Some(partials) })
         }
         Err(error) => Outcome::Error(sent_error(error)),
     };
@@ -230,12 +204,13 @@ pub(crate) fn read_scan_reply(reply: proto::ScanReply, request: &ScanRequest) ->
         None => Err(unreadable(BodyError::Missing)),
         Some(Outcome::Error(error)) => Err(read_error(error)),
         Some(Outcome::Answer(answer)) => {
-            let partial = body::decode(answer.partial.as_ref()).map_err(unreadable)?;
-            let scan = request.query.scans().get(request.scan);
-            if !scan.is_some_and(|scan| scan.fits(&partial)) {
-                return Err(unreadable(BodyError::Inconsistent("result is that of another scan")));
+            let partials: Vec<Partial> = body::decode(answer.partials.as_ref()).map_err(unreadable)?;
+            let scans = request.query.scans();
+            let fits = scans.len() == partials.len() && scans.iter().zip(&partials).all(|(s, p)| s.fits(p));
+            if !fits {
+                return Err(unreadable(BodyError::Inconsistent("result is that of another query")));
             }
-            Ok(ScanReply { partial, held: offset_range(answer.held) })
+            Ok(ScanReply { partials, held: offset_range(answer.held) })
         }
     }
 }

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! [`parse`] covers the whole language and its static checks. [`Query::prepare`] plans: it says what each scan needs
-//! ([`Needs`]), and refuses what is not evaluated yet ([`QueryError::NotEvaluated`]). The same [`Scan`] runs on an
+//! ([`model::Needs`]), and refuses what is not evaluated yet ([`QueryError::NotEvaluated`]). The same [`Scan`] runs on an
 //! owner's memory and on pages of blocks; [`Partial`]s merge in any order, and can be sent.
 
 #![forbid(unsafe_code)]
@@ -46,5 +46,5 @@ pub use format::format_query;
 pub use parse::{parse, parse_log, parse_matchers, reject_empty_compatible};
 pub use partial::Partial;
 pub use query::{Direction, Params, Query, QueryError, QueryKind};
-pub use scan::{LineNeed, MetadataNeed, Needs, Scan};
+pub use scan::Scan;
 pub use stats::ScanStats;

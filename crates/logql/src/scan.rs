@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use model::{Batch, ByteColumn, Labels, Matcher, MetadataValues, TimeRange, TimestampNs};
+use model::{
+    Batch, ByteColumn, Labels, LineNeed, Matcher, MetadataNeed, MetadataValues, Needs, TimeRange, TimestampNs,
+};
 
 use crate::{
     ast::{Conversion, Grouping, LogExpr, RangeAggregation},
@@ -15,39 +17,6 @@ use crate::{
     stats::ScanStats,
     steps::{RunCache, Windows},
 };
-
-/// What a scan needs to know of a row beside its time and its stream's labels.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Needs {
-    /// Of the line.
-    pub lines: LineNeed,
-    /// Of structured metadata.
-    pub metadata: MetadataNeed,
-    /// Whether [`Batch::offsets`] are needed.
-    pub offsets: bool,
-}
-
-/// What is needed of lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum LineNeed {
-    /// Nothing: [`Batch::lines`] may be empty.
-    None,
-    /// Their lengths: the offsets of [`Batch::lines`] are right, the bytes may be any.
-    Lengths,
-    /// Their bytes.
-    Content,
-}
-
-/// What is needed of structured metadata. More may be given; it is not looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MetadataNeed {
-    /// Nothing.
-    None,
-    /// The values of these names, as stored.
-    Names(Vec<String>),
-    /// Everything.
-    All,
-}
 
 /// One pass over the rows of some streams. Cheap to clone; any number of threads may use it, each with a [`Partial`].
 #[derive(Clone, Debug)]
@@ -115,7 +84,7 @@ struct Unwrap {
 impl Scan {
     pub(crate) fn log(log: &LogExpr, params: &Params) -> Result<Self, QueryError> {
         let pipeline = Pipeline::new(&log.stages, Want::All, true)?;
-        let needs = Needs { lines: LineNeed::Content, metadata: MetadataNeed::All, offsets: true };
+        let needs = Needs::everything();
         let time = TimeRange::new(params.start, params.end);
         let sink = Sink::Log { direction: params.direction, limit: params.limit };
         Ok(Self { inner: Arc::new(Inner { matchers: log.matchers.clone(), time, needs, pipeline, sink }) })

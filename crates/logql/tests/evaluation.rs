@@ -4,8 +4,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use millrace_logql::{Answer, Direction, LineNeed, MetadataNeed, Params, Query, QueryError, format_value};
-use model::{Batch, ByteColumn, MetadataColumn, MetadataValues, TimestampNs, parse_labels};
+use millrace_logql::{Answer, Direction, Params, Query, QueryError, format_value};
+use model::{Batch, ByteColumn, LineNeed, MetadataColumn, MetadataNeed, MetadataValues, TimestampNs, parse_labels};
 
 const SECOND: i64 = 1_000_000_000;
 

@@ -7,13 +7,13 @@
 //!
 //! Three rules make reads exact (design §10):
 //!
-//! - a reader reads the *head first* and asks memory for rows from the head's flushed-to offset on ([`ScanRequest::from`]);
+//! - a reader reads the *head first* and asks memory for rows from the head's flushed-to offset on ([`Where::from`]);
 //! - an owner answers for exactly `[from, held.end)` as of one moment, or says [`OwnerError::NotHeld`]; the reader then
 //!   plans again with a newer head;
 //! - what was evicted from memory is always below the flushed-to offset of a head that was visible before.
 //!
 //! A strong read asks for the log's ends first ([`Owner::ends`]) and then for answers that reach them
-//! ([`ScanRequest::at_least`]): what an answer reaches is checked on the answer, whoever gave it.
+//! ([`Where::at_least`]): what an answer reaches is checked on the answer, whoever gave it.
 //!
 //! When nobody holds a partition, [`LogTail`] reads what is missing from the log itself.
 //!
@@ -33,7 +33,7 @@ use model::{Offset, OffsetRange, PartitionId};
 
 pub use error::OwnerError;
 pub use log_tail::{LogTail, LogTailConfig};
-pub use request::{CatchUp, ScanReply, ScanRequest, StreamStat, StreamsReply, StreamsRequest, TailRequest};
+pub use request::{CatchUp, ScanReply, ScanRequest, StreamStat, StreamsReply, StreamsRequest, TailRequest, Where};
 pub use tail::{TailBatch, TailSender, TailStream, tail_channel};
 
 /// Answers for the recent rows of some partitions.
@@ -56,8 +56,8 @@ pub trait Owner: Send + Sync + 'static {
     /// Its end is what has been consumed. A hint: the range that an answer is about comes with the answer.
     fn held(&self, partition: PartitionId) -> Option<OffsetRange>;
 
-    /// Runs scan number `scan` of a prepared query over the rows with offset `from` and above, once everything below
-    /// [`ScanRequest::at_least`] is consumed.
+    /// Runs all scans of a prepared query over the rows with offset [`Where::from`] and above, once everything below
+    /// [`Where::at_least`] is consumed. All scans see the same rows.
     ///
     /// # Errors
     /// [`OwnerError::Deadline`] when it is not consumed that far in time, [`OwnerError::NotHeld`] when `from` lies below what is held (plan again), [`OwnerError::NotLeading`] when the

@@ -26,7 +26,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use log_bus::{FetchLimits, LogBus, LogError, Watermarks};
-use model::{Offset, OffsetRange, PartitionId, TenantId};
+use model::{Offset, OffsetRange, PartitionId};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -34,7 +34,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub use config::LogTailConfig;
 
 use crate::segments::{Abandoned, SegmentRows};
-use crate::{OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest};
+use crate::{OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest, Where};
 use kept::{Kept, View};
 use metrics::Metrics;
 
@@ -56,15 +56,6 @@ pub struct LogTail {
     scans: Arc<Semaphore>,
     /// Lets go of what nobody asks for any more; runs only while something is kept.
     sweeper: Mutex<Option<tokio::task::JoinHandle<()>>>,
-}
-
-/// What a request wants of a partition.
-#[derive(Clone, Copy, Debug)]
-struct Wanted {
-    partition: PartitionId,
-    from: Offset,
-    at_least: Option<Offset>,
-    deadline: Instant,
 }
 
 impl LogTail {
@@ -93,17 +84,14 @@ impl LogTail {
     /// As [`crate::Owner::scan`], of any partition of the log.
     ///
     /// # Errors
-    /// [`OwnerError::Removed`] when retention took records from [`ScanRequest::from`] on, [`OwnerError::Unavailable`] when
+    /// [`OwnerError::Removed`] when retention took records from [`Where::from`] on, [`OwnerError::Unavailable`] when
     /// the log cannot be read or the tail is too large, [`OwnerError::Deadline`] when that takes too long,
     /// [`OwnerError::Query`] when the query itself fails.
     pub async fn scan(&self, request: ScanRequest) -> Result<ScanReply, OwnerError> {
-        let ScanRequest { partition, tenant, from, at_least, deadline, query, scan } = request;
-        if scan >= query.scans().len() {
-            return Err(logql::QueryError::Evaluation(format!("the query has no scan {scan}")).into());
-        }
-        let work = move |rows: &SegmentRows<'_>, flag: &AtomicBool| rows.scan(&query, &query.scans()[scan], flag);
-        let (partial, held) = self.read(Wanted { partition, from, at_least, deadline }, tenant, work).await?;
-        Ok(ScanReply { partial: partial?, held })
+        let ScanRequest { at, query } = request;
+        let work = move |rows: &SegmentRows<'_>, flag: &AtomicBool| rows.scan_all(&query, flag);
+        let (partials, held) = self.read(at, work).await?;
+        Ok(ScanReply { partials: partials?, held })
     }
 
     /// As [`crate::Owner::streams`], of any partition of the log.
@@ -111,20 +99,20 @@ impl LogTail {
     /// # Errors
     /// As [`LogTail::scan`].
     pub async fn streams(&self, request: StreamsRequest) -> Result<StreamsReply, OwnerError> {
-        let StreamsRequest { partition, tenant, from, at_least, deadline, matchers, time } = request;
+        let StreamsRequest { at, matchers, time } = request;
         let work = move |rows: &SegmentRows<'_>, flag: &AtomicBool| rows.streams(&matchers, time, flag);
-        let (streams, held) = self.read(Wanted { partition, from, at_least, deadline }, tenant, work).await?;
+        let (streams, held) = self.read(at, work).await?;
         Ok(StreamsReply { streams, held })
     }
 
     async fn read<T: Send + 'static>(
         &self,
-        wanted: Wanted,
-        tenant: TenantId,
+        at: Where,
         work: impl FnOnce(&SegmentRows<'_>, &AtomicBool) -> T + Send + 'static,
     ) -> Result<(T, OffsetRange), OwnerError> {
         let started = Instant::now();
-        let outcome = self.view(wanted).await;
+        let outcome = self.view(&at).await;
+        let tenant = at.tenant;
         self.metrics.count(&outcome);
         let view = outcome?;
         let stopped = |why: &dyn std::fmt::Display| OwnerError::Stopped(format!("no scan can be started: {why}"));
@@ -145,9 +133,9 @@ impl LogTail {
     }
 
     /// Everything from `from` to the log's end, read as far as it is not here yet.
-    async fn view(&self, wanted: Wanted) -> Result<View, OwnerError> {
-        let Wanted { partition, from, deadline, .. } = wanted;
-        let log = self.bounds(wanted).await?;
+    async fn view(&self, at: &Where) -> Result<View, OwnerError> {
+        let &Where { partition, from, deadline, .. } = at;
+        let log = self.bounds(at).await?;
         let slot = self.slot(partition);
         self.start_sweeper();
         let Ok(mut kept) = timeout_at(deadline, slot.lock_owned()).await else {
@@ -160,7 +148,7 @@ impl LogTail {
             kept.restart(from);
         }
         kept.used(from, Instant::now());
-        self.extend(&mut kept, wanted, log.end).await?;
+        self.extend(&mut kept, at, log.end).await?;
         Ok(kept.view(from))
     }
 
@@ -171,8 +159,8 @@ impl LogTail {
 
     /// What the log holds now. Waits while it ends below what is wanted: a broker that has just taken over may be behind
     /// what its predecessor told.
-    async fn bounds(&self, wanted: Wanted) -> Result<Watermarks, OwnerError> {
-        let Wanted { partition, from, at_least, deadline } = wanted;
+    async fn bounds(&self, at: &Where) -> Result<Watermarks, OwnerError> {
+        let &Where { partition, from, at_least, deadline, .. } = at;
         let least = at_least.unwrap_or(from).max(from);
         let mut consumed = from;
         while let Ok(asked) = timeout_at(deadline, self.log.watermarks(partition)).await {
@@ -189,12 +177,12 @@ impl LogTail {
     }
 
     /// Fetches up to `end`. What was fetched stays when this fails, or is dropped half-way.
-    async fn extend(&self, kept: &mut Kept, wanted: Wanted, end: Offset) -> Result<(), OwnerError> {
-        let Wanted { partition, from, deadline, .. } = wanted;
+    async fn extend(&self, kept: &mut Kept, at: &Where, end: Offset) -> Result<(), OwnerError> {
+        let &Where { partition, from, deadline, .. } = at;
         let (limit, total) = (self.config.bytes_max.bytes(), self.config.total_bytes_max.bytes());
         let fits = |bytes: u64| bytes <= limit && self.bytes_in_all() <= total;
         while kept.next() < end {
-            self.make_room(kept, wanted, end)?;
+            self.make_room(kept, at, end)?;
             let next = kept.next();
             let limits = FetchLimits { bytes_max: self.config.fetch_bytes.as_usize(), wait_max: FETCH_WAIT };
             let Ok(fetched) = timeout_at(deadline, self.log.fetch(partition, next, limits)).await else {
@@ -215,14 +203,14 @@ impl LogTail {
     }
 
     /// Refuses to fetch more than may be kept; lets go of others' rows, those first that were not asked for the longest.
-    fn make_room(&self, kept: &mut Kept, wanted: Wanted, end: Offset) -> Result<(), OwnerError> {
+    fn make_room(&self, kept: &mut Kept, at: &Where, end: Offset) -> Result<(), OwnerError> {
         let fetch = self.config.fetch_bytes.bytes();
         let (limit, total) = (self.config.bytes_max.bytes(), self.config.total_bytes_max.bytes());
         if kept.bytes() + fetch > limit {
             kept.trim();
         }
         if kept.bytes() + fetch > limit {
-            return Err(OwnerError::Unavailable(too_large(kept, wanted, end, limit)));
+            return Err(OwnerError::Unavailable(too_large(kept, at, end, limit)));
         }
         if self.bytes_in_all() + fetch > total {
             kept.trim();
@@ -233,7 +221,7 @@ impl LogTail {
                 "partition {} is served by nobody, and tails of the log that are read now take {} already (limit: \
                  log_tail.total_bytes_max, {}); wait until consumers serve their partitions again, run fewer queries at \
                  once, or raise the limit",
-                wanted.partition,
+                at.partition,
                 human(self.bytes_in_all()),
                 human(total)
             )));
@@ -318,7 +306,7 @@ fn unavailable(error: LogError) -> OwnerError {
 }
 
 /// Says how large a tail is that may not be read, and what helps.
-fn too_large(kept: &Kept, wanted: Wanted, end: Offset, limit: u64) -> String {
+fn too_large(kept: &Kept, at: &Where, end: Offset, limit: u64) -> String {
     let (bytes, next) = (kept.bytes(), kept.next());
     let span = |range: OffsetRange| range.end.value().saturating_sub(range.start.value()).max(1) as f64;
     let read = OffsetRange::new(kept.start(), next);
@@ -326,8 +314,8 @@ fn too_large(kept: &Kept, wanted: Wanted, end: Offset, limit: u64) -> String {
     format!(
         "partition {} is served by nobody, and its tail in the log is too large to be read for a query: offsets {} are \
          about {} (limit: log_tail.bytes_max, {}); wait until a consumer serves the partition again, or raise the limit",
-        wanted.partition,
-        OffsetRange::new(wanted.from, end),
+        at.partition,
+        OffsetRange::new(at.from, end),
         human(estimate as u64),
         human(limit)
     )

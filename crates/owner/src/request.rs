@@ -6,50 +6,47 @@ use model::{Labels, Matcher, Offset, OffsetRange, PartitionId, TenantId, TimeRan
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// Run one scan of a prepared query over the memory of one partition.
+/// Which rows of a partition an answer is about, and by when it is wanted.
 #[derive(Clone, Debug)]
-pub struct ScanRequest {
+pub struct Where {
     /// The partition.
     pub partition: PartitionId,
-    /// Whose rows.
+    /// The tenant whose rows are read.
     pub tenant: TenantId,
     /// The first offset wanted: the flushed-to offset of the head that the plan was made from.
     pub from: Offset,
-    /// Answer only when everything below this is consumed; wait for that until [`ScanRequest::deadline`]. None asks for
-    /// what there is.
+    /// Answer only once everything below this offset is consumed, and wait for that until [`Where::deadline`].
+    /// `None` asks for what is there now.
     pub at_least: Option<Offset>,
-    /// No answer is wanted after this.
+    /// No answer is wanted after this moment.
     pub deadline: Instant,
+}
+
+/// Run all scans of a prepared query over the memory of one partition, as of one moment.
+#[derive(Clone, Debug)]
+pub struct ScanRequest {
+    /// Which rows.
+    pub at: Where,
     /// The prepared query.
     pub query: Arc<logql::Query>,
-    /// Which of the query's scans, counted from 0.
-    pub scan: usize,
 }
 
 /// The answer to a [`ScanRequest`].
 #[derive(Clone, Debug)]
 pub struct ScanReply {
-    /// What the scan made of the rows with offsets in `[from, held.end)`.
-    pub partial: logql::Partial,
-    /// What was held at the moment of the answer; reaches what the request wanted at least.
+    /// What each scan of the query made of the rows with offsets in `[from, held.end)`, in the order of
+    /// [`logql::Query::scans`].
+    pub partials: Vec<logql::Partial>,
+    /// What was held at the moment of the answer. Its end is at least [`Where::at_least`].
     pub held: OffsetRange,
 }
 
 /// Name the streams in the memory of one partition.
 #[derive(Clone, Debug)]
 pub struct StreamsRequest {
-    /// The partition.
-    pub partition: PartitionId,
-    /// Whose streams.
-    pub tenant: TenantId,
-    /// The first offset wanted, as in [`ScanRequest::from`].
-    pub from: Offset,
-    /// Answer only when everything below this is consumed; wait for that until [`StreamsRequest::deadline`]. None asks for
-    /// what there is.
-    pub at_least: Option<Offset>,
-    /// No answer is wanted after this.
-    pub deadline: Instant,
-    /// All must match; none matches every stream.
+    /// Which rows.
+    pub at: Where,
+    /// All must match; an empty list matches every stream.
     pub matchers: Arc<[Matcher]>,
     /// Only rows in this range count.
     pub time: TimeRange,
@@ -73,7 +70,7 @@ pub struct StreamStat {
 pub struct StreamsReply {
     /// Streams with at least one row, each once, in label order.
     pub streams: Vec<StreamStat>,
-    /// What was held at the moment of the answer; reaches what the request wanted at least.
+    /// What was held at the moment of the answer; Its end is at least [`Where::at_least`].
     pub held: OffsetRange,
 }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cut::{Segment, Slice, StreamRows};
-use logql::{Direction, LineNeed, MetadataNeed, Partial, Query, QueryError, QueryKind, Scan};
+use logql::{Direction, Partial, Query, QueryError, QueryKind, Scan};
 use model::{Labels, Matcher, Offset, OffsetRange, TenantId, TimeRange, TimestampNs};
-use schemas::record::{MetadataWanted, StreamSlice};
+use schemas::record::StreamSlice;
 
 use crate::StreamStat;
 
@@ -44,11 +44,16 @@ pub struct SegmentRows<'a> {
 }
 
 impl SegmentRows<'_> {
-    /// Runs one scan of a query. Ends early, with less than there is, once `abandoned` is set.
+    /// Runs all scans of a query; one partial for each, in their order. Ends early, with less than there is, once
+    /// `abandoned` is set.
     ///
     /// # Errors
     /// When the query itself fails.
-    pub fn scan(&self, query: &Query, scan: &Scan, abandoned: &AtomicBool) -> Result<Partial, QueryError> {
+    pub fn scan_all(&self, query: &Query, abandoned: &AtomicBool) -> Result<Vec<Partial>, QueryError> {
+        query.scans().iter().map(|scan| self.scan(query, scan, abandoned)).collect()
+    }
+
+    fn scan(&self, query: &Query, scan: &Scan, abandoned: &AtomicBool) -> Result<Partial, QueryError> {
         let mut partial = scan.partial();
         let time = scan.time();
         let mut units: Vec<Unit> = Vec::new();
@@ -70,19 +75,13 @@ impl SegmentRows<'_> {
             }
         }
         let needs = scan.needs();
-        let needs_lines = !matches!(needs.lines, LineNeed::None);
-        let metadata = match &needs.metadata {
-            MetadataNeed::None => MetadataWanted::None,
-            MetadataNeed::Names(names) => MetadataWanted::Names(names.clone()),
-            MetadataNeed::All => MetadataWanted::All,
-        };
         for unit in &units {
             if abandoned.load(Ordering::Relaxed) {
                 break;
             }
             if scan.still_wanted(&partial).is_none_or(|wanted| unit.time.overlaps(&wanted)) {
                 for slice in unit.slices() {
-                    scan.accept(&slice.rows.batch(slice.offset, needs_lines, &metadata), &mut partial)?;
+                    scan.accept(&slice.rows.batch(slice.offset, needs), &mut partial)?;
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use log_bus::{Assignment, LogBus, LogError};
 use model::{Clock, MatchOp, Matcher, Offset, OffsetRange, PartitionId, TenantId, TimeRange, TimestampNs};
 use object_store::{Effect, Fault, Operation};
-use owner::{CatchUp, Owner, OwnerError, StreamsRequest, TailRequest};
+use owner::{CatchUp, Owner, OwnerError, StreamsRequest, TailRequest, Where};
 use tokio::time::Instant;
 
 use super::world::{World, all_partitions, small, until};
@@ -267,18 +267,21 @@ async fn evicted_rows_are_not_held() {
     process.consumer.flush().await.unwrap();
     until("eviction", || process.consumer.held(ONE).is_some_and(|held| held.start == Offset::new(4))).await;
     let request = |from| StreamsRequest {
-        at_least: None,
-        deadline: Instant::now(),
-        partition: ONE,
-        tenant: tenants()[0].clone(),
-        from: Offset::new(from),
+        at: Where {
+            at_least: None,
+            deadline: Instant::now(),
+            partition: ONE,
+            tenant: tenants()[0].clone(),
+            from: Offset::new(from),
+        },
         matchers: Arc::from([]),
         time: TimeRange::ALL,
     };
     let late = process.consumer.streams(request(3)).await.unwrap_err();
     assert!(matches!(late, OwnerError::NotHeld { held, .. } if held.start == Offset::new(4)), "{late}");
     assert!(process.consumer.streams(request(4)).await.unwrap().streams.is_empty());
-    let nobody = StreamsRequest { partition: PartitionId::new(7), ..request(4) };
+    let mut nobody = request(4);
+    nobody.at.partition = PartitionId::new(7);
     assert!(matches!(process.consumer.streams(nobody).await.unwrap_err(), OwnerError::NotLeading { .. }));
     process.stop().await.unwrap();
 }
@@ -303,11 +306,13 @@ async fn streams_are_counted_from_an_offset_and_within_a_time() {
             for name in ["a0", "a1"] {
                 let matcher = Matcher::new("app", MatchOp::Equal, name).unwrap();
                 let request = StreamsRequest {
-                    at_least: None,
-                    deadline: Instant::now(),
-                    partition: ONE,
-                    tenant: tenant.clone(),
-                    from: Offset::new(from),
+                    at: Where {
+                        at_least: None,
+                        deadline: Instant::now(),
+                        partition: ONE,
+                        tenant: tenant.clone(),
+                        from: Offset::new(from),
+                    },
                     matchers: Arc::from([matcher]),
                     time,
                 };
@@ -457,17 +462,12 @@ async fn scans_answer_queries() {
         let query = Arc::new(logql::Query::prepare(text, params).unwrap());
         let (partition, from) = (ONE, Offset::new(from));
         let request = owner::ScanRequest {
-            at_least: None,
-            deadline: Instant::now(),
-            partition,
-            tenant: tenant.clone(),
-            from,
+            at: owner::Where { at_least: None, deadline: Instant::now(), partition, tenant: tenant.clone(), from },
             query: query.clone(),
-            scan: 0,
         };
         let reply = process.consumer.scan(request).await.unwrap();
         assert_eq!(reply.held, OffsetRange::new(Offset::ZERO, Offset::new(40)));
-        query.finish(vec![reply.partial]).unwrap()
+        query.finish(reply.partials).unwrap()
     };
     let all_time = Duration::from_secs(10 * 365 * 86_400);
     let params = |direction, limit| logql::Params {
@@ -513,15 +513,5 @@ async fn scans_answer_queries() {
         let wanted = expected(from, day).len() + at_end;
         assert_eq!(samples.first().map_or(0.0, |sample| sample.value), wanted as f64, "from {from}");
     }
-    let missing = owner::ScanRequest {
-        at_least: None,
-        deadline: Instant::now(),
-        partition: ONE,
-        tenant: tenant.clone(),
-        from: Offset::ZERO,
-        query: Arc::new(logql::Query::prepare("{a=\"b\"}", params(logql::Direction::Forward, 1)).unwrap()),
-        scan: 1,
-    };
-    assert!(process.consumer.scan(missing).await.is_err());
     process.stop().await.unwrap();
 }

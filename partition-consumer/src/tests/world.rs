@@ -8,18 +8,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use block::{BlockIndex, BlockScan, Columns, LineColumn, MetadataColumns, Step};
+use block::{BlockIndex, BlockScan, Step};
 use block_builder::Builder;
 use bytes::Bytes;
 use catalogue::read::{MemoryView, PartitionView, Plan, memory_from, plan};
 use catalogue::{Head, Heads, Retry};
 use control::Control;
 use log_bus::{Assignment, FetchLimits, Fetched, LogBus, LogError, LogId, MemoryLog, Watermarks};
-use model::{Clock, Labels, ManualClock, Offset, PartitionId, TenantId, TimeRange, TimestampNs};
+use model::{Clock, Labels, ManualClock, Needs, Offset, PartitionId, TenantId, TimeRange, TimestampNs};
 use object_store::{
     Faults, MemoryStore, Object, ObjectKey, ObjectMeta, ObjectStore, PutCondition, StoreError, Version,
 };
-use owner::OwnerError;
+use owner::{OwnerError, Where};
 use parking_lot::Mutex;
 use schemas::record::RecordBuilder;
 use tokio::sync::{mpsc, watch};
@@ -403,7 +403,9 @@ impl World {
         let mut snapshot = None;
         for consumer in consumers {
             let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
-            match consumer.take(partition, from, at_least, deadline).await {
+            // A snapshot holds the rows of all tenants.
+            let tenant = TenantId::new("any").unwrap();
+            match consumer.take(&Where { partition, tenant, from, at_least, deadline }).await {
                 Ok(found) => snapshot = Some(Ok(found)),
                 Err(OwnerError::NotHeld { held, .. }) => snapshot = Some(Err(held)),
                 Err(OwnerError::NotLeading { .. } | OwnerError::Deadline { .. }) => continue,
@@ -529,7 +531,7 @@ fn rows_of_block(bytes: &Bytes, tail_bytes: u64) -> BlockRows {
     let mut rows = Vec::new();
     for tenant in tenants {
         let ordinals = index.streams(&tenant, &[], TimeRange::ALL).iter().map(|s| s.ordinal).collect();
-        let columns = Columns { lines: LineColumn::Content, metadata: MetadataColumns::All, offsets: true };
+        let columns = Needs::everything();
         let mut scan = BlockScan::new(&index, ordinals, TimeRange::ALL, columns);
         loop {
             match scan.next().unwrap() {

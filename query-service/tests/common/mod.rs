@@ -290,23 +290,26 @@ impl Owner for FakeOwner {
         if self.stuck.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
-        let ScanRequest { partition, from, at_least, deadline, .. } = request;
-        let (held, rows) = FakeOwner::held(self, partition, from, at_least, deadline).await?;
-        let scan = &request.query.scans()[request.scan];
-        let mut partial = scan.partial();
-        for (labels, rows) in by_stream(&rows, &request.tenant) {
-            if scan.matchers().iter().all(|m| m.matches(&labels)) {
-                scan.accept(&batch(&labels, &rows), &mut partial)?;
+        let ScanRequest { at, query } = request;
+        let (held, rows) = FakeOwner::held(self, at.partition, at.from, at.at_least, at.deadline).await?;
+        let mut partials = Vec::new();
+        for scan in query.scans() {
+            let mut partial = scan.partial();
+            for (labels, rows) in by_stream(&rows, &at.tenant) {
+                if scan.matchers().iter().all(|m| m.matches(&labels)) {
+                    scan.accept(&batch(&labels, &rows), &mut partial)?;
+                }
             }
+            partials.push(partial);
         }
-        Ok(ScanReply { partial, held })
+        Ok(ScanReply { partials, held })
     }
 
     async fn streams(&self, request: StreamsRequest) -> Result<StreamsReply, OwnerError> {
-        let StreamsRequest { partition, from, at_least, deadline, .. } = request;
-        let (held, rows) = FakeOwner::held(self, partition, from, at_least, deadline).await?;
+        let at = &request.at;
+        let (held, rows) = FakeOwner::held(self, at.partition, at.from, at.at_least, at.deadline).await?;
         let mut streams = Vec::new();
-        for (labels, rows) in by_stream(&rows, &request.tenant) {
+        for (labels, rows) in by_stream(&rows, &at.tenant) {
             let inside: Vec<&Row> = rows.iter().map(|(_, r)| *r).filter(|r| request.time.contains(r.ts)).collect();
             let times = || inside.iter().map(|r| r.ts);
             let (Some(min), Some(max)) = (times().min(), times().max()) else { continue };

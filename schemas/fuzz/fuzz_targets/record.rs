@@ -3,7 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use millrace_model::Offset;
-use millrace_schemas::{MetadataWanted, Record};
+use millrace_model::Needs;
+use millrace_schemas::Record;
 
 fuzz_target!(|data: &[u8]| {
     read(data.to_vec());
@@ -23,7 +24,7 @@ fn read(bytes: Vec<u8>) {
     if let Ok(record) = Record::decode(bytes.into()) {
         for slice in record.streams() {
             let rows: usize = slice.rows().map(|row| row.line.len() + row.metadata().count()).sum();
-            let batch = slice.batch(Offset::ZERO, true, &MetadataWanted::All);
+            let batch = slice.batch(Offset::ZERO, &Needs::everything());
             assert!(batch.len() == slice.len() && rows < usize::MAX);
         }
     }

@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::{Batch, ByteColumn, Labels, MetadataColumn, MetadataValues, Offset, TimeRange, TimestampNs};
+use model::{
+    Batch, ByteColumn, Labels, LineNeed, MetadataColumn, MetadataValues, Needs, Offset, TimeRange, TimestampNs,
+};
 
 use super::ABSENT;
 use crate::wire::{i64_at, i64s, u32_at, u32s};
@@ -44,27 +46,6 @@ pub(super) enum Values {
     Dense { ends: Range<usize>, data: Range<usize> },
     /// Values for some rows.
     Sparse { rows: Range<usize>, ends: Range<usize>, data: Range<usize> },
-}
-
-/// Which structured metadata a reader wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MetadataWanted {
-    /// None at all.
-    None,
-    /// These keys.
-    Names(Vec<String>),
-    /// Every key.
-    All,
-}
-
-impl MetadataWanted {
-    fn wants(&self, name: &str) -> bool {
-        match self {
-            Self::None => false,
-            Self::Names(names) => names.iter().any(|n| n == name),
-            Self::All => true,
-        }
-    }
 }
 
 /// One entry, borrowed from the record.
@@ -208,10 +189,11 @@ impl StreamSlice {
     }
 
     /// The entries as columns; `offset` is that of the record. Lines are not copied.
-    pub fn batch(&self, offset: Offset, needs_lines: bool, metadata: &MetadataWanted) -> Batch {
-        let own = self.0.columns.iter().filter(|c| metadata.wants(&c.name));
+    pub fn batch(&self, offset: Offset, needs: &Needs) -> Batch {
+        let metadata = &needs.metadata;
+        let own = self.0.columns.iter().filter(|c| metadata.includes(&c.name));
         let mut columns: Vec<MetadataColumn> = own.map(|c| self.column(c)).collect();
-        for (name, value) in self.0.common.iter().filter(|(name, _)| metadata.wants(name)) {
+        for (name, value) in self.0.common.iter().filter(|(name, _)| metadata.includes(name)) {
             if !columns.iter().any(|c| c.name == *name) {
                 columns.push(MetadataColumn { name: name.clone(), values: MetadataValues::Constant(value.clone()) });
             }
@@ -219,9 +201,9 @@ impl StreamSlice {
         Batch {
             labels: self.0.labels.clone(),
             timestamps: self.timestamps(),
-            lines: if needs_lines { self.lines() } else { ByteColumn::default() },
+            lines: if needs.lines == LineNeed::None { ByteColumn::default() } else { self.lines() },
             metadata: columns,
-            offsets: vec![offset.value(); self.len()],
+            offsets: if needs.offsets { vec![offset.value(); self.len()] } else { Vec::new() },
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use model::{Labels, Offset, TenantId, TimestampNs};
+use model::{Labels, MetadataNeed, Needs, Offset, TenantId, TimestampNs};
 use proptest::prelude::*;
 
 use super::*;
@@ -74,7 +74,7 @@ fn plain_of(record: &Record) -> Plain {
 
 /// What the columns of a batch say about a slice must be what its rows say.
 fn check_batch(slice: &StreamSlice) {
-    let batch = slice.batch(Offset::new(7), true, &MetadataWanted::All);
+    let batch = slice.batch(Offset::new(7), &Needs::everything());
     assert_eq!((batch.len(), batch.lines.len(), batch.offsets.len()), (slice.len(), slice.len(), slice.len()));
     for (i, row) in slice.rows().enumerate() {
         assert_eq!((batch.timestamps[i], batch.lines.get(i)), (row.ts.nanos(), row.line));
@@ -84,9 +84,10 @@ fn check_batch(slice: &StreamSlice) {
             batch.metadata.iter().filter_map(|c| Some((&*c.name, c.values.get(i)?))).collect();
         assert_eq!(found, expected);
     }
-    let none = slice.batch(Offset::ZERO, false, &MetadataWanted::None);
+    let none = slice.batch(Offset::ZERO, &Needs::default());
     assert!(none.lines.is_empty() && none.metadata.is_empty());
-    let named = slice.batch(Offset::ZERO, false, &MetadataWanted::Names(vec!["k1".into()]));
+    let named =
+        slice.batch(Offset::ZERO, &Needs { metadata: MetadataNeed::Names(vec!["k1".into()]), ..Needs::default() });
     assert!(named.metadata.iter().all(|c| &*c.name == "k1"));
 }
 
@@ -250,7 +251,7 @@ fn read_all(bytes: Vec<u8>) {
     if let Ok(record) = Record::decode(bytes.into()) {
         assert_eq!(plain_of(&record).slices.len(), record.stream_count());
         for slice in record.streams() {
-            slice.batch(Offset::ZERO, true, &MetadataWanted::All);
+            slice.batch(Offset::ZERO, &Needs::everything());
         }
     }
 }

@@ -4,12 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use block::{
-    BlockError, BlockIndex, BlockOptions, BlockScan, BlockWriter, Columns, EncodedBlock, LineColumn, MetadataColumns,
-    Provenance, Row, Step,
-};
+use block::{BlockError, BlockIndex, BlockOptions, BlockScan, BlockWriter, EncodedBlock, Provenance, Row, Step};
 use bytes::Bytes;
 use model::{Batch, Labels, Offset, OffsetRange, PartitionId, TenantId, TimeRange, TimestampNs};
+use model::{LineNeed, MetadataNeed, Needs};
 use proptest::prelude::*;
 
 /// One row with everything that is said of it.
@@ -98,19 +96,19 @@ pub(crate) fn run(mut scan: BlockScan, file: &Bytes) -> Result<Vec<Batch>, Block
 /// A row of a batch with the columns that were asked for; lengths of lines in place of lines for `Lengths`.
 pub(crate) type ScannedRow = (Labels, i64, Option<i64>, Option<Vec<u8>>, BTreeMap<String, String>);
 
-pub(crate) fn rows_of(batches: &[Batch], columns: &Columns) -> Vec<ScannedRow> {
+pub(crate) fn rows_of(batches: &[Batch], columns: &Needs) -> Vec<ScannedRow> {
     let mut rows = Vec::new();
     for batch in batches {
         assert!(!batch.is_empty(), "a batch has rows");
-        assert_eq!(batch.lines.len(), if columns.lines == LineColumn::None { 0 } else { batch.len() });
+        assert_eq!(batch.lines.len(), if columns.lines == LineNeed::None { 0 } else { batch.len() });
         assert_eq!(batch.offsets.len(), if columns.offsets { batch.len() } else { 0 });
         let names: BTreeSet<_> = batch.metadata.iter().map(|column| column.name.clone()).collect();
         assert_eq!(names.len(), batch.metadata.len(), "names are distinct");
         for i in 0..batch.len() {
             let line = match columns.lines {
-                LineColumn::None => None,
-                LineColumn::Lengths => Some(vec![0; batch.lines.bytes_of(i)]),
-                LineColumn::Content => Some(batch.lines.get(i).to_vec()),
+                LineNeed::None => None,
+                LineNeed::Lengths => Some(vec![0; batch.lines.bytes_of(i)]),
+                LineNeed::Content => Some(batch.lines.get(i).to_vec()),
             };
             let value = |c: &model::MetadataColumn| c.values.get(i).map(|v| (c.name.to_string(), v.to_owned()));
             let metadata = batch.metadata.iter().filter_map(value).collect();
@@ -121,21 +119,17 @@ pub(crate) fn rows_of(batches: &[Batch], columns: &Columns) -> Vec<ScannedRow> {
 }
 
 /// What a scan of a tenant's streams should yield, in no order between rows of equal (stream, time, offset).
-pub(crate) fn expected_rows(
-    block: &NaiveBlock,
-    columns: &Columns,
-    keep: impl Fn(&NaiveRow) -> bool,
-) -> Vec<ScannedRow> {
+pub(crate) fn expected_rows(block: &NaiveBlock, columns: &Needs, keep: impl Fn(&NaiveRow) -> bool) -> Vec<ScannedRow> {
     let row = |row: &NaiveRow| -> ScannedRow {
         let line = match columns.lines {
-            LineColumn::None => None,
-            LineColumn::Lengths => Some(vec![0; row.line.len()]),
-            LineColumn::Content => Some(row.line.clone()),
+            LineNeed::None => None,
+            LineNeed::Lengths => Some(vec![0; row.line.len()]),
+            LineNeed::Content => Some(row.line.clone()),
         };
         let wanted = |key: &String| match &columns.metadata {
-            MetadataColumns::None => false,
-            MetadataColumns::Names(names) => names.contains(key),
-            MetadataColumns::All => true,
+            MetadataNeed::None => false,
+            MetadataNeed::Names(names) => names.contains(key),
+            MetadataNeed::All => true,
         };
         let metadata = row.metadata.iter().filter(|(k, _)| wanted(k)).map(|(k, v)| (k.clone(), v.clone())).collect();
         (row.labels.clone(), row.ts, columns.offsets.then_some(row.offset), line, metadata)
@@ -197,12 +191,11 @@ pub(crate) fn any_block(rows: usize) -> impl Strategy<Value = NaiveBlock> {
     )
 }
 
-pub(crate) fn any_columns() -> impl Strategy<Value = Columns> {
-    let lines = prop_oneof![Just(LineColumn::None), Just(LineColumn::Lengths), Just(LineColumn::Content)];
+pub(crate) fn any_columns() -> impl Strategy<Value = Needs> {
+    let lines = prop_oneof![Just(LineNeed::None), Just(LineNeed::Lengths), Just(LineNeed::Content)];
     let names = proptest::sample::subsequence(KEYS.map(str::to_owned).to_vec(), 0..=KEYS.len());
-    let metadata =
-        prop_oneof![Just(MetadataColumns::None), Just(MetadataColumns::All), names.prop_map(MetadataColumns::Names)];
-    (lines, metadata, any::<bool>()).prop_map(|(lines, metadata, offsets)| Columns { lines, metadata, offsets })
+    let metadata = prop_oneof![Just(MetadataNeed::None), Just(MetadataNeed::All), names.prop_map(MetadataNeed::Names)];
+    (lines, metadata, any::<bool>()).prop_map(|(lines, metadata, offsets)| Needs { lines, metadata, offsets })
 }
 
 pub(crate) fn any_time() -> impl Strategy<Value = TimeRange> {

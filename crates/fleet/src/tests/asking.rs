@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use control::PartitionRole::{Draining, Following, Leading, Warming};
 use model::{Offset, PartitionId};
-use owner::{Owner, OwnerError, ScanRequest};
+use owner::{Owner, OwnerError};
 use tokio::time::Instant;
 
 use super::world::*;
@@ -210,7 +210,8 @@ async fn nobody_is_there() {
     assert_eq!(reader.fleet.ends().await.unwrap(), [Offset::new(1)]);
     assert_eq!((reader.fleet.partitions(), reader.fleet.held(P)), (vec![P], None));
     // What the log cannot give is an error, not a short answer.
-    let request = ScanRequest { deadline: Instant::now() + Duration::from_millis(100), ..scan_request(0, Some(2)) };
+    let mut request = scan_request(0, Some(2));
+    request.at.deadline = Instant::now() + Duration::from_millis(100);
     assert!(matches!(reader.fleet.scan(request).await, Err(OwnerError::Deadline { .. })));
 }
 
@@ -250,9 +251,10 @@ async fn answers_are_the_same_through_the_rpc() {
         let request = scan_of(text, 100, Some(300));
         let query = request.query.clone();
         let remote = reader.fleet.scan(request).await.unwrap();
-        assert_eq!((remote.held, remote.partial.stats()), (direct.held, direct.partial.stats()), "{text}");
-        let answer = |partial| query.finish(vec![partial]).unwrap();
-        assert_eq!(answer(remote.partial), answer(direct.partial), "{text}");
+        let stats = |partials: &[logql::Partial]| partials.iter().map(|partial| partial.stats()).collect::<Vec<_>>();
+        assert_eq!((remote.held, stats(&remote.partials)), (direct.held, stats(&direct.partials)), "{text}");
+        let answer = |partials| query.finish(partials).unwrap();
+        assert_eq!(answer(remote.partials), answer(direct.partials), "{text}");
     }
     let (direct, remote) =
         (leader.owner.streams(streams_request(100)).await, reader.fleet.streams(streams_request(100)).await);

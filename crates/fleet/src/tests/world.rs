@@ -13,7 +13,7 @@ use logql::{Answer, Direction, Params, Query, QueryError};
 use model::{Labels, Matcher, Offset, OffsetRange, PartitionId, SystemClock, TenantId, TimeRange, TimestampNs};
 use owner::{
     CatchUp, LogTail, LogTailConfig, Owner, OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest,
-    TailBatch, TailRequest, TailSender, TailStream, tail_channel,
+    TailBatch, TailRequest, TailSender, TailStream, Where, tail_channel,
 };
 use parking_lot::Mutex;
 use prometheus::Registry;
@@ -126,13 +126,13 @@ impl Owner for TestOwner {
     }
 
     async fn scan(&self, request: ScanRequest) -> Result<ScanReply, OwnerError> {
-        let end = self.mood(request.partition).await?;
+        let end = self.mood(request.at.partition).await?;
         let reply = self.log.scan(request).await?;
         Ok(ScanReply { held: shown(reply.held, end), ..reply })
     }
 
     async fn streams(&self, request: StreamsRequest) -> Result<StreamsReply, OwnerError> {
-        let end = self.mood(request.partition).await?;
+        let end = self.mood(request.at.partition).await?;
         let reply = self.log.streams(request).await?;
         Ok(StreamsReply { held: shown(reply.held, end), ..reply })
     }
@@ -317,7 +317,7 @@ impl Reader {
         let request = scan_request(from, at_least);
         let query = request.query.clone();
         let reply = self.fleet.scan(request).await?;
-        Ok((lines(&query, reply.partial), reply.held.end.value()))
+        Ok((lines(&query, reply.partials), reply.held.end.value()))
     }
 
     /// The sum of a counter.
@@ -328,10 +328,8 @@ impl Reader {
     }
 }
 
-pub(super) fn lines(query: &Query, partial: logql::Partial) -> String {
-    let Answer::Streams(streams) = query.finish(vec![partial]).expect("an answer") else {
-        panic!("not of a log query")
-    };
+pub(super) fn lines(query: &Query, partials: Vec<logql::Partial>) -> String {
+    let Answer::Streams(streams) = query.finish(partials).expect("an answer") else { panic!("not of a log query") };
     let mut lines: Vec<String> = streams
         .iter()
         .flat_map(|stream| &stream.entries)
@@ -360,20 +358,21 @@ pub(super) fn scan_of(text: &str, from: i64, at_least: Option<i64>) -> ScanReque
         series_max: 0,
     };
     ScanRequest {
-        partition: P,
-        tenant: tenant(),
-        from: Offset::new(from),
-        at_least: at_least.map(Offset::new),
-        deadline: Instant::now() + Duration::from_secs(6),
+        at: Where {
+            partition: P,
+            tenant: tenant(),
+            from: Offset::new(from),
+            at_least: at_least.map(Offset::new),
+            deadline: Instant::now() + Duration::from_secs(6),
+        },
         query: Arc::new(Query::prepare(text, params).expect("a good query")),
-        scan: 0,
     }
 }
 
 pub(super) fn streams_request(from: i64) -> StreamsRequest {
-    let ScanRequest { partition, tenant, from, at_least, deadline, .. } = scan_request(from, None);
+    let at = scan_request(from, None).at;
     let matchers: Arc<[Matcher]> = logql::parse_matchers(r#"{app="web"}"#).expect("a selector").into();
-    StreamsRequest { partition, tenant, from, at_least, deadline, matchers, time: TimeRange::ALL }
+    StreamsRequest { at, matchers, time: TimeRange::ALL }
 }
 
 /// Live rows: one line at an offset.

@@ -52,25 +52,28 @@ async fn requests_arrive_as_they_were() {
     };
     let text = r#"sum(rate({app="a\"b"} |~ "x+" [1m])) / sum(rate({app="c"}[1m]))"#;
     let sent = ScanRequest {
-        partition: PartitionId::new(3),
-        tenant: TenantId::new("acme").unwrap(),
-        from: Offset::new(10),
-        at_least: Some(Offset::ZERO),
-        deadline: Instant::now() + Duration::from_secs(5),
+        at: Where {
+            partition: PartitionId::new(3),
+            tenant: TenantId::new("acme").unwrap(),
+            from: Offset::new(10),
+            at_least: Some(Offset::ZERO),
+            deadline: Instant::now() + Duration::from_secs(5),
+        },
         query: Arc::new(Query::prepare(text, params).unwrap()),
-        scan: 1,
     };
     let prepare = |text: &str, params: Params| Query::prepare(text, params).map(Arc::new);
     let read = read_scan_request(scan_request(&sent), prepare).unwrap().unwrap();
-    let key = |r: &ScanRequest| (r.partition, r.tenant.clone(), r.from, r.at_least, r.deadline, r.scan);
+    let key = |r: &ScanRequest| (r.at.partition, r.at.tenant.clone(), r.at.from, r.at.at_least, r.at.deadline);
     assert_eq!(key(&read), key(&sent));
     assert_eq!((read.query.text(), read.query.params()), (text, sent.query.params()));
 
-    let far = ScanRequest { deadline: Instant::now() + Duration::from_secs(1 << 33), at_least: None, ..sent.clone() };
+    let mut far = sent.clone();
+    (far.at.deadline, far.at.at_least) = (Instant::now() + Duration::from_secs(1 << 33), None);
     let read = read_scan_request(scan_request(&far), prepare).unwrap().unwrap();
-    assert_eq!((read.deadline, read.at_least), (Instant::now() + DEADLINE_MAX, None));
-    let past = ScanRequest { deadline: Instant::now() - Duration::from_secs(1), ..sent.clone() };
-    assert_eq!(read_scan_request(scan_request(&past), prepare).unwrap().unwrap().deadline, Instant::now());
+    assert_eq!((read.at.deadline, read.at.at_least), (Instant::now() + DEADLINE_MAX, None));
+    let mut past = sent.clone();
+    past.at.deadline = Instant::now() - Duration::from_secs(1);
+    assert_eq!(read_scan_request(scan_request(&past), prepare).unwrap().unwrap().at.deadline, Instant::now());
 
     let mut bad = scan_request(&sent);
     bad.query = "{".to_owned();
@@ -86,11 +89,13 @@ fn matchers_travel_as_a_selector() {
     let check = |matchers: &[(&str, MatchOp, &str)]| {
         let sent: Vec<Matcher> = matchers.iter().map(|(n, op, v)| Matcher::new(n, *op, v).unwrap()).collect();
         let request = StreamsRequest {
-            partition: PartitionId::new(0),
-            tenant: TenantId::new("t").unwrap(),
-            from: Offset::ZERO,
-            at_least: None,
-            deadline: Instant::now(),
+            at: Where {
+                partition: PartitionId::new(0),
+                tenant: TenantId::new("t").unwrap(),
+                from: Offset::ZERO,
+                at_least: None,
+                deadline: Instant::now(),
+            },
             matchers: sent.clone().into(),
             time: TimeRange::ALL,
         };

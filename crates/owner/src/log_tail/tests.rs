@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use log_bus::MemoryLog;
 use logql::{Answer, Direction, Params, Query};
-use model::{Labels, TimeRange, TimestampNs};
+use model::{Labels, TenantId, TimeRange, TimestampNs};
 use schemas::record::{Record, RecordBuilder};
 
 use super::*;
@@ -64,16 +64,17 @@ impl World {
     async fn scan(&self, ask: Ask) -> Result<(Vec<u64>, OffsetRange), OwnerError> {
         let query = query();
         let request = ScanRequest {
-            partition: ask.partition,
-            tenant: tenant("acme"),
-            from: Offset::new(ask.from),
-            at_least: ask.at_least.map(Offset::new),
-            deadline: Instant::now() + ask.patience,
+            at: Where {
+                partition: ask.partition,
+                tenant: tenant("acme"),
+                from: Offset::new(ask.from),
+                at_least: ask.at_least.map(Offset::new),
+                deadline: Instant::now() + ask.patience,
+            },
             query: query.clone(),
-            scan: 0,
         };
         let reply = self.tail.scan(request).await?;
-        Ok((numbers(&query, reply.partial), reply.held))
+        Ok((numbers(&query, reply.partials), reply.held))
     }
 
     fn fetched(&self) -> u64 {
@@ -111,8 +112,8 @@ fn query() -> Arc<Query> {
 }
 
 /// The numbers in an answer's lines, ascending.
-fn numbers(query: &Query, partial: logql::Partial) -> Vec<u64> {
-    let Answer::Streams(streams) = query.finish(vec![partial]).expect("an answer") else { panic!("no streams") };
+fn numbers(query: &Query, partials: Vec<logql::Partial>) -> Vec<u64> {
+    let Answer::Streams(streams) = query.finish(partials).expect("an answer") else { panic!("no streams") };
     let line = |entry: &logql::ResultEntry| {
         let text = String::from_utf8_lossy(entry.line.as_ref()).into_owned();
         text.trim_end_matches('x').parse().expect("a number")
@@ -182,11 +183,13 @@ async fn streams_are_counted() {
     let world = World::new();
     world.append(P, record(0..25));
     let request = StreamsRequest {
-        partition: P,
-        tenant: tenant("acme"),
-        from: Offset::ZERO,
-        at_least: None,
-        deadline: Instant::now() + Duration::from_secs(10),
+        at: Where {
+            partition: P,
+            tenant: tenant("acme"),
+            from: Offset::ZERO,
+            at_least: None,
+            deadline: Instant::now() + Duration::from_secs(10),
+        },
         matchers: logql::parse_matchers(r#"{digit=~"[34]"}"#).unwrap().into(),
         time: TimeRange::new(TimestampNs::from_secs(4), TimestampNs::from_secs(20)),
     };
@@ -415,7 +418,7 @@ async fn answers_are_those_of_memory() {
                 offsets: OffsetRange::new(flushed, end),
                 tenant: &whose,
             };
-            let expected = rows.scan(&query, &query.scans()[0], &AtomicBool::new(false)).unwrap();
+            let expected = rows.scan_all(&query, &AtomicBool::new(false)).unwrap();
             assert_eq!(found, numbers(&query, expected), "seed {seed}");
         }
     }

@@ -4,7 +4,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/millrace-target
 DATA_DIR ?= ./millrace-data
 
-.PHONY: run demo test check bench verify chaos fuzz release
+.PHONY: run demo test check bench verify chaos fuzz k8s release
 
 run: release ## build the release binary and start everything in one process
 	@exec "$(CARGO_TARGET_DIR)/release/millrace" --data-dir "$(DATA_DIR)"
@@ -30,6 +30,9 @@ chaos: release ## an hour of faults in a cluster on real Kafka; every acknowledg
 	@bash .ci/setup test
 	@cargo build --quiet --release --locked -p millrace-loadtest
 	@MILLRACE_TEST_KAFKA=$$(bash loadtest/kafka/fetch) "$(CARGO_TARGET_DIR)/release/loadtest" chaos --minutes 60
+
+k8s: ## everything in k8s/: the chart in all sizes and options, alerts, dashboards, derived files
+	@bash k8s/test
 
 fuzz: ## a minute for each parser of bytes from outside (needs nightly Rust and cargo-fuzz)
 	@for target in schemas:record crates/logql:parse ingest-gateway:push; do \

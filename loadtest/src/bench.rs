@@ -1,14 +1,15 @@
-//! `loadtest bench`: what ingesting, storing and asking cost, as one table.
+//! `loadtest bench`: the cost of ingest, storage and queries, as one table.
 //!
-//! The corpus is pushed over four connections into a fresh server; then `POST /flush` waits until all of it is in
-//! blocks; then the queries run. CPU-seconds are those of the whole server process, from `/proc`.
+//! The corpus is pushed over four connections into a fresh server. `POST /flush` then waits until all of it is in
+//! blocks, and the queries run. CPU-seconds are those of the whole server process, taken from `/proc`.
 
+mod args;
 mod fleet;
 
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -18,44 +19,15 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    corpus::{Corpus, CorpusArgs, Manifest},
+    corpus::{Corpus, Manifest},
     http::Client,
-    ingest::{Latencies, NO_LIMITS, push_corpus, visibility},
+    ingest::{NO_LIMITS, push_corpus, visibility},
+    print::{mb, print_visibility},
     process::{Process, default_binary},
     procstat::{cpu_seconds, peak_rss_bytes},
     server::ServerSpec,
 };
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    corpus: CorpusArgs,
-    /// Connections that push
-    #[arg(long, default_value_t = 4)]
-    connections: usize,
-    /// After the all-in-one server the same corpus goes to a cluster of processes on Kafka and an S3 server; its cost by
-    /// role is printed in place of queries
-    #[arg(long)]
-    cluster: bool,
-    /// How often each query runs; the median counts
-    #[arg(short, default_value_t = 3)]
-    k: usize,
-    /// Run ClickHouse on the same corpus with this Python, which has the chdb package
-    #[arg(long, value_name = "PYTHON")]
-    clickhouse: Option<PathBuf>,
-    /// Queries [default: those of this folder]
-    #[arg(long)]
-    queries: Option<PathBuf>,
-    /// The server's binary [default: millrace beside this one]
-    #[arg(long)]
-    millrace: Option<PathBuf>,
-    /// Work here and leave the data [default: a temporary folder]
-    #[arg(long)]
-    folder: Option<PathBuf>,
-    /// Fail when ingest costs more CPU-seconds per raw GB than this
-    #[arg(long)]
-    ingest_max: Option<f64>,
-}
+pub(crate) use args::Args;
 
 #[derive(Deserialize)]
 struct Query {
@@ -115,11 +87,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn mb(bytes: u64) -> String {
-    format!("{:.1}", bytes as f64 / 1e6)
-}
-
-/// Pushes everything, waits for blocks, prints what it cost.
+/// Pushes the corpus, waits until it is in blocks, and prints the cost.
 fn ingest(
     args: &Args,
     corpus: &Corpus,
@@ -154,7 +122,7 @@ fn ingest(
     Ok(cpu / gb)
 }
 
-/// CPU by stage, as the server itself accounts for it.
+/// Prints CPU by stage, from the server's own metrics.
 fn print_stages(client: &Client, gb: f64) -> anyhow::Result<()> {
     let metrics = client.get("/metrics", "fake", &[])?.text();
     for line in metrics.lines().filter_map(|l| l.strip_prefix("millrace_stage_cpu_seconds_total{stage=\"")) {
@@ -164,7 +132,7 @@ fn print_stages(client: &Client, gb: f64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bytes on disk, and what the blocks spend them on.
+/// Prints the bytes on disk, by part of the blocks.
 fn print_stored(store: &Path) -> anyhow::Result<()> {
     let mut blocks = Vec::new();
     let mut total = 0;
@@ -195,14 +163,6 @@ fn walk(folder: &Path, see: &mut impl FnMut(&Path, u64)) -> anyhow::Result<()> {
         if meta.is_dir() { walk(&entry.path(), see)? } else { see(&entry.path(), meta.len()) }
     }
     Ok(())
-}
-
-pub(crate) fn print_visibility(waits: &Latencies) {
-    println!(
-        "acknowledged to visible      p50 {:.1} ms, p99 {:.1} ms (with the query's own time)",
-        waits.at(0.5),
-        waits.at(0.99)
-    );
 }
 
 struct Measured {
@@ -242,7 +202,7 @@ fn queries(args: &Args, manifest: &Manifest, spec: &ServerSpec, server: &Process
     Ok(all)
 }
 
-/// The path and parameters of a query.
+/// Returns the path and the parameters of a query.
 fn request_of(query: &Query, manifest: &Manifest) -> (String, Vec<(&'static str, String)>) {
     let nanos = |secs: i64| (secs * 1_000_000_000).to_string();
     let logql = manifest.fill(&query.logql).replace("$W", &format!("{}s", query.window));
@@ -280,7 +240,7 @@ fn request_of(query: &Query, manifest: &Manifest) -> (String, Vec<(&'static str,
     (format!("/loki/api/v1/{path}"), parameters)
 }
 
-/// Entries of a log answer, series of a metric answer, names of a list.
+/// Counts the entries of a log answer, the series of a metric answer, or the names of a list.
 fn count_rows(answer: &Value) -> usize {
     let data = &answer["data"];
     let Some(result) = data["result"].as_array() else { return data.as_array().map_or(0, Vec::len) };
@@ -290,7 +250,7 @@ fn count_rows(answer: &Value) -> usize {
     result.len()
 }
 
-/// Stops the server cleanly and starts it again on its data.
+/// Stops the server cleanly and starts it again on the same data.
 fn restart(spec: &ServerSpec, server: Process) -> anyhow::Result<()> {
     let began = Instant::now();
     server.stop(Duration::from_secs(60))?;
@@ -301,7 +261,7 @@ fn restart(spec: &ServerSpec, server: Process) -> anyhow::Result<()> {
     server.stop(Duration::from_secs(60)).map(|_| ())
 }
 
-/// Runs ClickHouse on the same corpus, beside ours; CPU-seconds by query.
+/// Runs ClickHouse on the same corpus. Returns CPU-seconds by query.
 fn clickhouse(args: &Args, python: &Path, corpus: &Path, folder: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
     let out = folder.join("clickhouse.json");
     let mut command = Command::new(python);

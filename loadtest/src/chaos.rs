@@ -1,13 +1,13 @@
-//! `loadtest chaos`: a cluster of its own is pushed, read and followed while everything that may fail fails, by a
-//! schedule that a seed decides; a ledger says what answers must hold, during and after.
+//! `loadtest chaos`: pushes to, reads and tails a cluster while faults are injected by a seeded schedule. A ledger says
+//! what answers must contain, during the run and after it.
 //!
 //! ```text
 //! schedule ─▶ faults ─▶ cluster ◀─ load (pushes) ─▶ ledger ◀─ reads, tails (answers) ─▶ tally ─▶ report
 //!                 └─▶ timeline ──────────────── what was wrong meanwhile ──────────────────▲
 //! ```
 //!
-//! At the end all is healed, every line of every stream is accounted for, blocks are verified, and retention overtakes
-//! stopped consumers in a scenario of its own ([`lost`]).
+//! At the end all faults are healed, every line of every stream is accounted for, and blocks are verified. Then retention
+//! overtakes stopped consumers in a scenario of its own ([`lost`]).
 
 mod account;
 mod faults;
@@ -16,7 +16,7 @@ mod lost;
 mod reads;
 mod report;
 mod schedule;
-mod shared;
+mod state;
 mod tails;
 mod timeline;
 mod watch;
@@ -39,47 +39,47 @@ use crate::{
 use faults::Hand;
 use report::Report;
 use schedule::{Kind, Schedule};
-use shared::{Shared, Source};
+use state::{ChaosRun, Source};
 use watch::Watch;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Decides lines, schedule and targets; printed, so that a run can be repeated as far as processes allow
+    /// Seed of lines, schedule and targets. It is printed, so that a run can be repeated as far as scheduling allows
     #[arg(long)]
     seed: Option<u64>,
-    /// How long faults go on
+    /// Duration of the faults, in minutes
     #[arg(long, default_value_t = 3.0)]
     minutes: f64,
-    /// Only these kinds of faults, several with commas between, and the raising of partitions [default: all]
+    /// Inject only these kinds of faults, separated by commas; partitions are raised in any case [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Kind>,
     #[command(flatten)]
     counts: Counts,
-    /// Partitions after they were raised, once in a run
+    /// Number of partitions after they were raised, which happens once
     #[arg(long, default_value_t = 16)]
     partitions_later: u32,
-    /// Tenants; each has its writers
+    /// Number of tenants
     #[arg(long, default_value_t = 3)]
     tenants: usize,
-    /// Writers of a tenant; each has its own numbered lines
+    /// Number of writers per tenant; each numbers its own lines
     #[arg(long, default_value_t = 2)]
     writers: usize,
-    /// Readers
+    /// Number of readers
     #[arg(long, default_value_t = 2)]
     readers: usize,
-    /// Lines that a writer sends in a second, about
+    /// Approximate number of lines that each writer sends per second
     #[arg(long, default_value_t = 100)]
     rate: u64,
-    /// A cut is made when its oldest record is so old [default: longer in long runs, to bound the number of blocks]
+    /// Age of the oldest record at which a cut is made [default: longer in long runs, to bound the number of blocks]
     #[arg(long)]
     cut_age_ms: Option<u64>,
-    /// Write what was found to this file, too
+    /// Also write the results to this file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Work here and leave everything [default: a temporary folder, kept when a promise is broken]
+    /// Work in this folder and keep it [default: a temporary folder, kept if a promise is broken]
     #[arg(long)]
     folder: Option<PathBuf>,
-    /// Keep the temporary folder in any case
+    /// Always keep the temporary folder
     #[arg(long)]
     keep: bool,
     /// The binary of all roles [default: millrace beside this one]
@@ -87,7 +87,7 @@ pub(crate) struct Args {
     millrace: Option<PathBuf>,
 }
 
-/// From the start of all processes until all are ready, on a busy machine.
+/// Time limit for all processes to become ready, on a busy machine.
 const UP_MAX: Duration = Duration::from_secs(240);
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -111,7 +111,7 @@ fn run_in(args: &Args, seed: u64, folder: &Path) -> anyhow::Result<()> {
     cluster.wait_ready(UP_MAX)?;
     println!("  all processes are ready");
     let writers = (0..args.tenants).flat_map(|t| (0..args.writers).map(move |w| Writer::new(t, w)));
-    let shared = Shared::new(
+    let run = ChaosRun::new(
         writers.map(Source::new).collect(),
         cluster.addresses(Role::Gateway),
         cluster.addresses(Role::QueryService),
@@ -121,36 +121,36 @@ fn run_in(args: &Args, seed: u64, folder: &Path) -> anyhow::Result<()> {
     let mut hand = Hand {
         admin: cluster.kafka.admin()?,
         cluster: &mut cluster,
-        shared: &shared,
+        run: &run,
         watch: &watch,
         runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
     };
     let began = Instant::now();
     let struck = thread::scope(|scope| {
-        let watching = scope.spawn(|| watch.run(&shared));
+        let watching = scope.spawn(|| watch.run(&run));
         let mut threads = Vec::new();
-        for index in 0..shared.sources.len() {
-            let (random, shared) = (random.fork(), &shared);
-            threads.push(scope.spawn(move || load::write(shared, index, random, args.rate)));
+        for index in 0..run.sources.len() {
+            let (random, run) = (random.fork(), &run);
+            threads.push(scope.spawn(move || load::write(run, index, random, args.rate)));
         }
         for _ in 0..args.readers {
-            let (random, shared) = (random.fork(), &shared);
-            threads.push(scope.spawn(move || reads::read(shared, random)));
+            let (random, run) = (random.fork(), &run);
+            threads.push(scope.spawn(move || reads::read(run, random)));
         }
-        let (tail_random, tail_shared) = (random.fork(), &shared);
-        threads.push(scope.spawn(move || tails::follow(tail_shared, tail_random)));
+        let (tail_random, tail_run) = (random.fork(), &run);
+        threads.push(scope.spawn(move || tails::follow(tail_run, tail_random)));
         let outcome = strike(&mut hand, schedule, Duration::from_secs_f64(args.minutes * 60.0));
         let seconds = began.elapsed().as_secs_f64();
-        // All is well again before the load ends: the last reads are held to it, too.
+        // The faults are healed before the load ends, so that the last reads have no excuse.
         let outcome = outcome.and_then(|()| hand.settle());
         thread::sleep(Duration::from_secs(1));
-        shared.stop();
+        run.stop();
         for thread in threads {
             thread.join().map_err(|_| anyhow::anyhow!("a thread of the load panicked"))??;
         }
-        // The watch goes on: healing in the last scenario needs it.
+        // The watch continues: the last scenario waits for it.
         let found = outcome.and_then(|()| account_for_all(&mut hand, random.fork()));
-        shared.stop_watch();
+        run.stop_watch();
         watching.join().map_err(|_| anyhow::anyhow!("the watch panicked"))?;
         anyhow::Ok((seconds, found))
     });
@@ -160,10 +160,10 @@ fn run_in(args: &Args, seed: u64, folder: &Path) -> anyhow::Result<()> {
         Err(error) => ((None, None), Some(error)),
     };
     for text in defects(&cluster.layout.logs())? {
-        shared.complain(text);
+        run.complain(text);
     }
     let store = cluster.store.fault_counts().unwrap_or_default();
-    let report = Report::new(seed, began, seconds, &shared, watch.seen(), accounts, store);
+    let report = Report::new(seed, began, seconds, &run, watch.seen(), accounts, store);
     report.print();
     if let Some(file) = &args.json {
         fs::write(file, serde_json::to_string_pretty(&report.to_json())?)?;
@@ -182,7 +182,7 @@ fn layout(args: &Args, folder: &Path) -> anyhow::Result<Layout> {
     let binary = args.millrace.clone().map_or_else(default_binary, Ok)?;
     let mut layout = Layout::new(folder, binary, args.counts.clone());
     layout.set("auth_enabled", true);
-    // Years-old lines, long windows, whole streams in one answer, and clocks that jump are what this is about.
+    // The test needs old lines, long time ranges, whole streams in one answer, and clocks that jump.
     for (name, value) in [
         ("reject_old_samples", serde_json::json!(false)),
         ("creation_grace_period", "10000h".into()),
@@ -201,10 +201,10 @@ fn layout(args: &Args, folder: &Path) -> anyhow::Result<Layout> {
     }
     let age = args.cut_age_ms.unwrap_or_else(|| (args.minutes * 500.0).clamp(400.0, 25_000.0) as u64);
     layout.set("consumer.cut_age", format!("{age}ms"));
-    // Full within seconds when the store is away and lines are long.
+    // Memory fills within seconds when the store is away and lines are long.
     layout.set("consumer.memory_bytes", "6MB");
     layout.set("consumer.fetch_bytes", "512KB");
-    // Patience fits the length of the faults.
+    // Time limits fit the length of the faults.
     layout.set("store.s3.operation_timeout", "10s");
     layout.set("store.s3.breaker_pause", format!("{}s", faults::BREAKER_PAUSE.as_secs()));
     layout.set_environment("MILLRACE_SERVER__LOG_LEVEL", "info");
@@ -212,7 +212,7 @@ fn layout(args: &Args, folder: &Path) -> anyhow::Result<Layout> {
     Ok(layout)
 }
 
-/// Step after step until the time is over.
+/// Carries out steps until the time is over.
 fn strike(hand: &mut Hand<'_>, schedule: Schedule, time: Duration) -> anyhow::Result<()> {
     hand.settle()?;
     let began = Instant::now();
@@ -221,7 +221,7 @@ fn strike(hand: &mut Hand<'_>, schedule: Schedule, time: Duration) -> anyhow::Re
             break;
         }
         let names: Vec<String> = step.faults.iter().map(|fault| format!("{fault:?}")).collect();
-        let (acknowledged, _) = hand.shared.lines();
+        let (acknowledged, _) = hand.run.lines();
         println!("  {:>5.0} s, {acknowledged} lines: step {i}: {}", began.elapsed().as_secs_f64(), names.join(" and "));
         hand.carry_out(&step)?;
     }
@@ -233,16 +233,16 @@ fn account_for_all(
     random: fastrand::Rng,
 ) -> anyhow::Result<(account::Account, lost::LostAccount)> {
     println!("  accounting for every line");
-    let mut after = account::settle(hand.shared, hand.cluster)?;
+    let mut after = account::settle(hand.run, hand.cluster)?;
     println!("  retention overtakes the consumers");
     let lost = lost::overtake(hand, random)?;
     println!("  accounting for every line once more");
-    account::check_all(hand.shared, &mut after)?;
+    account::check_all(hand.run, &mut after)?;
     account::verify_blocks(hand.cluster)?;
     Ok((after, lost))
 }
 
-/// Lines of logs that tell of a defect: a panic, or an owner and a builder that disagree about what the log holds.
+/// Returns the lines of logs that report a defect: a panic, or an owner and a builder that read the log differently.
 fn defects(logs: &Path) -> anyhow::Result<Vec<String>> {
     let tells = |line: &&str| line.contains("panicked at") || line.contains("have read different things");
     let mut found = Vec::new();

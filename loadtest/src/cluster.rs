@@ -1,9 +1,9 @@
-//! `loadtest cluster up|status|down`: every role as processes of their own, several of each, on real Kafka brokers and
-//! an S3 server, on this machine.
+//! `loadtest cluster up|status|down`: a cluster on this machine, with several processes of each role, real Kafka brokers
+//! and an S3 server.
 //!
-//! `up` starts a supervisor in the background, which starts all the rest and waits; `cluster.json` in the folder says
-//! who and where everybody is. `down` asks the supervisor to end everything in order. Nothing outlives the supervisor:
-//! when it dies without a word, a warden ends its processes.
+//! `up` starts a supervisor in the background, which starts everything else and waits. `cluster.json` in the folder lists
+//! all processes and their addresses. `down` asks the supervisor to stop everything in order. Nothing outlives the
+//! supervisor: if it dies, a warden kills its processes.
 //!
 //! ```text
 //! up ──▶ supervise ──▶ brokers, S3 server, roles        down ──SIGTERM──▶ supervise: roles, S3 server, brokers
@@ -13,6 +13,7 @@
 mod layout;
 mod node;
 mod probe;
+mod role;
 mod running;
 mod state;
 mod store;
@@ -30,17 +31,17 @@ use anyhow::{Context as _, bail, ensure};
 use rustix::process::Signal;
 
 pub(crate) use layout::{Counts, Layout, TOPIC};
-pub(crate) use node::{Node, Role};
 pub(crate) use probe::{Metrics, is_ready, metrics};
+pub(crate) use role::Role;
 pub(crate) use running::{Cluster, flush};
 pub(crate) use store::{StoreArgs, serve_store};
 
 use crate::process::{default_binary, signal_pid};
 use state::State;
 
-/// Brokers, topics, buckets and all roles come up within this time, on two busy cores.
+/// Time limit for brokers, topics, the bucket and all roles to come up on two busy cores.
 const UP_MAX: Duration = Duration::from_secs(240);
-/// And go down within this.
+/// Time limit for everything to stop.
 const DOWN_MAX: Duration = Duration::from_secs(120);
 
 #[derive(Debug, clap::Args)]
@@ -53,11 +54,11 @@ pub(crate) struct Args {
 enum Action {
     /// Start a cluster and leave it running
     Up(UpArgs),
-    /// Say who runs, is ready, leads which partitions, and takes how much memory
+    /// Show which processes run, are ready, lead which partitions, and use how much memory
     Status(FolderArgs),
-    /// End the cluster in order; its data stay until the next `up`
+    /// Stop the cluster in order; its data stays until the next `up`
     Down(FolderArgs),
-    /// What `up` leaves in the background
+    /// The process that `up` leaves in the background
     #[command(hide = true)]
     Supervise(UpArgs),
 }
@@ -75,10 +76,10 @@ struct UpArgs {
     place: FolderArgs,
     #[command(flatten)]
     counts: Counts,
-    /// Take tenants from X-Scope-OrgID and refuse requests without it
+    /// Take the tenant from X-Scope-OrgID and refuse requests without it
     #[arg(long)]
     auth_enabled: bool,
-    /// Stay, and end the cluster on Ctrl-C
+    /// Stay in the foreground and stop the cluster on Ctrl-C
     #[arg(long)]
     foreground: bool,
     /// The binary of all roles [default: millrace beside this one]
@@ -91,7 +92,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Action::Up(args) if args.foreground => supervise(args),
         Action::Up(args) => up(args),
         Action::Supervise(args) => {
-            // Of its own session, so that a terminal that is closed does not end it.
+            // A session of its own, so that closing the terminal does not stop it.
             let _ = rustix::process::setsid();
             supervise(args)
         }
@@ -104,7 +105,7 @@ fn up(args: &UpArgs) -> anyhow::Result<()> {
     let folder = prepare(&args.place.folder)?;
     let log = folder.join("supervisor.log");
     let mut command = Command::new(std::env::current_exe()?);
-    // The same arguments, of the hidden command.
+    // The same arguments, for the hidden command.
     let mut words: Vec<_> = std::env::args_os().skip(1).collect();
     let word = words.iter_mut().find(|w| *w == "up").context("the command is up")?;
     *word = "supervise".into();
@@ -130,7 +131,7 @@ fn up(args: &UpArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The folder, empty of what an earlier cluster left; an error when that one still runs.
+/// Returns the folder, cleared of an earlier cluster's files. Fails if that cluster still runs.
 fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(folder)?;
     let folder = folder.canonicalize()?;
@@ -150,7 +151,7 @@ fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Starts everything, says so in `cluster.json`, and waits until it is asked to end.
+/// Starts everything, writes `cluster.json`, and waits until it is asked to stop.
 fn supervise(args: &UpArgs) -> anyhow::Result<()> {
     let folder = if args.foreground { prepare(&args.place.folder)? } else { args.place.folder.canonicalize()? };
     let binary = args.millrace.clone().map_or_else(default_binary, Ok)?;
@@ -165,7 +166,7 @@ fn supervise(args: &UpArgs) -> anyhow::Result<()> {
     if args.foreground {
         print_addresses(&state, &folder);
     }
-    // Either somebody asks, or the channel's other side is gone: both mean the end.
+    // A message and a closed channel both mean the end.
     let _ = asked.recv();
     println!("ending");
     let outcome = cluster.stop();
@@ -173,7 +174,7 @@ fn supervise(args: &UpArgs) -> anyhow::Result<()> {
     outcome
 }
 
-/// Gets a message at SIGTERM or Ctrl-C.
+/// Returns a channel that receives a message on SIGTERM or Ctrl-C.
 fn until_asked_to_end() -> anyhow::Result<std::sync::mpsc::Receiver<()>> {
     let (sender, receiver) = std::sync::mpsc::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -188,7 +189,7 @@ fn until_asked_to_end() -> anyhow::Result<std::sync::mpsc::Receiver<()>> {
                 _ = tokio::signal::ctrl_c() => {}
             }
         });
-        // Nobody listens any more when the cluster failed to start: then it ends anyway.
+        // If the cluster failed to start, nobody listens, and the process ends anyway.
         let _ = sender.send(());
     });
     Ok(receiver)
@@ -270,7 +271,7 @@ fn down(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Kills what a supervisor left that died itself. Only processes that are still the ones that were noted.
+/// Kills the processes that a dead supervisor left. A pid that now belongs to another process is left alone.
 fn end_leftovers(state: &State) -> usize {
     let mut killed = 0;
     for process in state.processes() {

@@ -1,5 +1,5 @@
-//! Corpora: folders of ready-made push bodies with a `manifest.json`, as `corpus.py` of the shared bench writes them,
-//! or, where that is absent, as the small generator below does.
+//! Corpora: folders of ready-made push bodies with a `manifest.json`. `corpus.py` of the shared bench writes them; where
+//! that script is absent, the small generator below does.
 
 use std::{
     fs,
@@ -13,25 +13,25 @@ use serde_json::{Value, json};
 
 use crate::http::Headers;
 
-/// Which corpus.
+/// Which corpus to use.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct CorpusArgs {
-    /// A corpus made by corpus.py of the shared bench, or by an earlier run [default: make one]
+    /// Folder of a corpus that corpus.py or an earlier run made [default: make one]
     #[arg(long)]
     pub(crate) corpus: Option<PathBuf>,
-    /// Lines of a corpus that is made
+    /// Number of lines, if a corpus is made
     #[arg(long, default_value_t = 5_000_000)]
     pub(crate) lines: u64,
-    /// Encoding of a corpus that is made: json, json.gz or pb (the latter two only with the shared bench)
+    /// Encoding, if a corpus is made: json, json.gz or pb (the latter two only with the shared bench)
     #[arg(long, default_value = "json")]
     pub(crate) encoding: String,
-    /// The folder with corpus.py and clickhouse.py
+    /// Folder with corpus.py and clickhouse.py
     #[arg(long, default_value = "../shared/bench")]
     pub(crate) shared: PathBuf,
 }
 
 impl CorpusArgs {
-    /// The corpus asked for; made under `folder` when none is named.
+    /// Returns the folder of the corpus. Makes one under `folder` unless one is named.
     pub(crate) fn folder(&self, folder: &Path) -> anyhow::Result<PathBuf> {
         if let Some(named) = &self.corpus {
             return Ok(named.clone());
@@ -58,13 +58,13 @@ impl CorpusArgs {
     }
 }
 
-/// A folder of bodies, opened.
+/// A corpus, opened.
 pub(crate) struct Corpus {
     pub(crate) files: Vec<PathBuf>,
     pub(crate) manifest: Manifest,
 }
 
-/// What is in a corpus.
+/// What a corpus contains.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Manifest {
     /// Unix seconds of the newest line.
@@ -94,7 +94,7 @@ impl Manifest {
         self.counts.lines
     }
 
-    /// Bytes of the lines alone: the "raw" of every ratio.
+    /// Bytes of the lines alone: "raw" in every ratio.
     pub(crate) fn raw_bytes(&self) -> u64 {
         self.counts.raw_bytes
     }
@@ -103,7 +103,7 @@ impl Manifest {
         self.counts.body_bytes
     }
 
-    /// The needles of a query's text put in.
+    /// Replaces the placeholders of a query with the corpus's needles.
     pub(crate) fn fill(&self, query: &str) -> String {
         let needles = &self.needles;
         query
@@ -128,7 +128,7 @@ impl Corpus {
         Ok(Self { files, manifest })
     }
 
-    /// The headers that go with a body.
+    /// Returns the headers of a body.
     pub(crate) fn headers(&self) -> Headers {
         let headers = match self.manifest.encoding.as_str() {
             "pb" => &[("Content-Type", "application/x-protobuf")][..],
@@ -139,13 +139,13 @@ impl Corpus {
     }
 }
 
-/// Lines of a batch.
+/// Number of lines in a batch.
 const BATCH_LINES: u64 = 5000;
-/// Hosts, each pushing its own batches in turn.
+/// Number of hosts. They push their batches in turn.
 const HOSTS: u64 = 10;
-/// The window of time that the lines lie in, in seconds.
+/// Length of the corpus's time range, in seconds.
 const WINDOW_SECS: i64 = 6 * 3600;
-/// The systems of plain lines, with a form for each.
+/// Systems that write plain lines, each with the form of its lines; `#` is a random number.
 const PLAIN: [(&str, &str); 5] = [
     ("openssh", "sshd[#]: Failed password for invalid user u# from 10.#.#.# port # ssh2"),
     ("hadoop", "INFO [main] org.apache.hadoop.mapreduce.v2.app.MRAppMaster: Block report # of size # for task_#"),
@@ -154,8 +154,8 @@ const PLAIN: [(&str, &str); 5] = [
     ("zookeeper", "WARN [QuorumPeer] Connection request from /10.#.#.#:# refused, zxid 0x#"),
 ];
 
-/// Writes a corpus of about `lines` lines to `folder`, for machines without the shared bench. The same seed gives
-/// the same bytes.
+/// Writes a corpus of `lines` lines to `folder`, for machines without the shared bench. The same seed gives the same
+/// bytes.
 pub(crate) fn generate(folder: &Path, lines: u64, end: i64, seed: u64) -> anyhow::Result<()> {
     fs::create_dir_all(folder)?;
     let batches = lines.div_ceil(BATCH_LINES);

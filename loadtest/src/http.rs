@@ -5,17 +5,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::Value;
 
-/// Names and values of a request's headers.
+/// Names and values of headers.
 pub(crate) type Headers = Vec<(&'static str, String)>;
 
-/// Keeps connections to one server.
+/// A client of one server. Keeps its connections open.
 #[derive(Clone)]
 pub(crate) struct Client {
     agent: ureq::Agent,
     pub(crate) base: String,
 }
 
-/// What came back.
+/// An HTTP response, read whole.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: ureq::http::HeaderMap,
@@ -51,7 +51,7 @@ impl Client {
         self.get_with(path, tenant, parameters, &[])
     }
 
-    /// As [`Client::get`], with headers.
+    /// Like [`Client::get`], with headers.
     pub(crate) fn get_with(
         &self,
         path: &str,

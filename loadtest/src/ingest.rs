@@ -1,4 +1,4 @@
-//! Pushing a corpus as fast as it is taken, and how soon a line is in answers.
+//! Pushes a corpus as fast as the server takes it, and measures how soon a line is visible.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use model::{Clock as _, SystemClock};
 
 use crate::{corpus::Corpus, http::Client};
 
-/// Limits, as settings, with which nothing is refused and old lines are taken: a corpus is of another day.
+/// Limits that refuse nothing, as settings. The lines of a corpus are old, so old lines must be accepted too.
 pub(crate) const NO_LIMITS: [(&str, &str); 11] = [
     ("LIMITS_CONFIG__INGESTION_RATE_MB", "10000"),
     ("LIMITS_CONFIG__INGESTION_BURST_SIZE_MB", "10000"),
@@ -27,7 +27,7 @@ pub(crate) const NO_LIMITS: [(&str, &str); 11] = [
     ("LIMITS_CONFIG__QUERY_TIMEOUT", "10m"),
 ];
 
-/// Milliseconds of many measurements, sorted.
+/// Measurements in milliseconds, sorted.
 pub(crate) struct Latencies(Vec<f64>);
 
 impl Latencies {
@@ -36,13 +36,13 @@ impl Latencies {
         Self(millis)
     }
 
-    /// The value that this share of them does not exceed.
+    /// Returns the value that `share` of the measurements do not exceed.
     pub(crate) fn at(&self, share: f64) -> f64 {
         self.0.get((self.0.len().saturating_sub(1) as f64 * share) as usize).copied().unwrap_or(f64::NAN)
     }
 }
 
-/// Pushes all of a corpus over so many connections, which take turns at the clients; answers how long pushes took.
+/// Pushes a corpus over `connections` connections, which use the clients in turn. Returns how long each push took.
 pub(crate) fn push_corpus(
     corpus: &Corpus,
     clients: &[Client],
@@ -82,7 +82,7 @@ fn push_share(corpus: &Corpus, client: &Client, tenant: &str, next: &AtomicUsize
     Ok(latencies)
 }
 
-/// How long after the 204 a line is in a query's answer, with the query's own time.
+/// Measures how long after its 204 a line appears in the answer of a query, including the query's own time.
 pub(crate) fn visibility(push: &Client, query: &Client, tenant: &str) -> anyhow::Result<Latencies> {
     let mut waits = Vec::new();
     for i in 0..300 {

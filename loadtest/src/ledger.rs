@@ -1,14 +1,15 @@
-//! What was sent and what the server acknowledged: the truth that answers are held against.
+//! Records what was sent and what the server acknowledged. Answers are compared with it.
 
 use std::{
     ops::Range,
     sync::{Mutex, MutexGuard},
 };
 
-/// One of a writer's streams.
+/// Number of a stream of a writer.
 pub(crate) type StreamNumber = u16;
 
-/// One writer's lines, numbered from 0. Every line belongs to one push; a push is acknowledged or its fate unknown.
+/// The lines of one writer, numbered from 0. Every line belongs to one push, and a push is either acknowledged or of
+/// unknown fate.
 #[derive(Default)]
 pub(crate) struct Ledger {
     state: Mutex<State>,
@@ -16,36 +17,36 @@ pub(crate) struct Ledger {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// Sent; it may be in answers or not.
+    /// The line was sent; answers may contain it.
     Unknown,
-    /// It must be in answers.
+    /// The line was acknowledged; answers must contain it.
     Acknowledged,
-    /// Acknowledged, and reported as lost afterwards: it must not be in answers.
+    /// The line was acknowledged and later reported as lost; answers must not contain it.
     ReportedLost,
 }
 
 #[derive(Default)]
 struct State {
     fates: Vec<Fate>,
-    /// For each line: its stream.
+    /// The stream of each line.
     streams: Vec<StreamNumber>,
     acknowledged_count: u64,
 }
 
-/// A copy of a ledger at one moment, and what an answer owes to it.
+/// A copy of a ledger at one moment, and the lines that an answer must contain.
 pub(crate) struct Snapshot {
     fates: Vec<Fate>,
     streams: Vec<StreamNumber>,
 }
 
-/// How answers differ from a ledger.
+/// How an answer differs from a ledger.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Differences {
-    /// Acknowledged, not in the answer.
+    /// Number of acknowledged lines that the answer lacks.
     pub(crate) lost: u64,
-    /// More than once in the answer.
+    /// Number of lines that the answer contains more than once.
     pub(crate) doubled: u64,
-    /// In the answer, never sent, or reported as lost.
+    /// Number of lines in the answer that were never sent, or were reported as lost.
     pub(crate) invented: u64,
 }
 
@@ -62,7 +63,7 @@ impl Differences {
 }
 
 impl Ledger {
-    /// Enters lines that are about to be sent (one stream for each); the number of the first.
+    /// Records lines that are about to be sent, given the stream of each. Returns the number of the first line.
     pub(crate) fn begin(&self, streams: &[StreamNumber]) -> usize {
         let mut state = self.lock();
         let first = state.streams.len();
@@ -72,25 +73,25 @@ impl Ledger {
         first
     }
 
-    /// Says that `count` lines from `first` on were acknowledged.
+    /// Records that `count` lines from `first` on were acknowledged.
     pub(crate) fn acknowledge(&self, first: usize, count: usize) {
         let mut state = self.lock();
         state.fates[first..first + count].fill(Fate::Acknowledged);
         state.acknowledged_count += count as u64;
     }
 
-    /// Says that these lines, acknowledged before, were reported as lost: no answer owes them any longer.
+    /// Records that these acknowledged lines were reported as lost. Answers must no longer contain them.
     pub(crate) fn report_lost(&self, lines: Range<usize>) {
         self.lock().fates[lines].fill(Fate::ReportedLost);
     }
 
-    /// Lines acknowledged (lost ones included), and lines sent.
+    /// Returns the number of acknowledged lines, lost ones included, and the number of lines sent.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let state = self.lock();
         (state.acknowledged_count, state.streams.len() as u64)
     }
 
-    /// Lines sent of one stream.
+    /// Returns the number of lines sent in one stream.
     pub(crate) fn sent(&self, stream: StreamNumber) -> u64 {
         self.lock().streams.iter().filter(|s| **s == stream).count() as u64
     }
@@ -106,7 +107,7 @@ impl Ledger {
 }
 
 impl Snapshot {
-    /// Of an answer that owes only these lines: all others may be in it or not.
+    /// Limits the lines that an answer must contain to these; any other line may be missing.
     pub(crate) fn owing(mut self, lines: Range<usize>) -> Self {
         for (number, fate) in self.fates.iter_mut().enumerate() {
             if *fate == Fate::Acknowledged && !lines.contains(&number) {
@@ -116,17 +117,17 @@ impl Snapshot {
         self
     }
 
-    /// How many lines of a stream an answer owes.
+    /// Returns the number of lines of a stream that an answer must contain.
     pub(crate) fn owed(&self, stream: StreamNumber) -> u64 {
         self.of_stream(stream).filter(|(_, fate)| *fate == Fate::Acknowledged).count() as u64
     }
 
-    /// The numbers of lines, of all streams, that an answer owes.
+    /// Returns the numbers of all lines that an answer must contain.
     pub(crate) fn owed_numbers(&self) -> impl Iterator<Item = usize> {
         self.fates.iter().enumerate().filter(|(_, fate)| **fate == Fate::Acknowledged).map(|(number, _)| number)
     }
 
-    /// How many lines of a stream were reported as lost.
+    /// Returns the number of lines of a stream that were reported as lost.
     pub(crate) fn reported_lost(&self, stream: StreamNumber) -> u64 {
         self.of_stream(stream).filter(|(_, fate)| *fate == Fate::ReportedLost).count() as u64
     }
@@ -136,8 +137,8 @@ impl Snapshot {
         all.filter(move |(_, (s, _))| **s == stream).map(|(number, (_, fate))| (number, *fate))
     }
 
-    /// Compares the line numbers of an answer for one stream with what was acknowledged in this stream at the
-    /// snapshot. `sent_later` is how many lines were sent by now: those may be in the answer, or not.
+    /// Compares the line numbers of an answer for one stream with what had been acknowledged in the stream when the
+    /// snapshot was taken. `sent_later` is the number of lines sent by now; the answer may contain them.
     pub(crate) fn compare(&self, stream: StreamNumber, answer: &[usize], sent_later: usize) -> Differences {
         let mut seen = vec![0u32; sent_later.max(self.streams.len())];
         let mut differences = Differences::default();

@@ -1,7 +1,7 @@
-//! Numbered lines that can be accounted for one by one: how they are made, pushed, and asked for again.
+//! Numbered lines that can be accounted for one by one: how they are made, pushed, and queried.
 //!
-//! A line begins with its number in its writer's ledger. Lines carry duplicate timestamps, times out of order, and
-//! times years ago.
+//! A line begins with its number in the ledger of its writer. Timestamps include duplicates, disorder, and times years
+//! ago.
 
 use std::{collections::BTreeMap, io::Write as _};
 
@@ -14,14 +14,14 @@ use crate::{
     ledger::{Ledger, StreamNumber},
 };
 
-/// Who numbers lines.
+/// A source of numbered lines.
 pub(crate) struct Writer {
     pub(crate) tenant: String,
     pub(crate) name: String,
     pub(crate) ledger: Ledger,
 }
 
-/// Lines of one stream, with their times in nanoseconds.
+/// Lines of one stream with their timestamps in nanoseconds.
 pub(crate) type StreamLines = (StreamNumber, Vec<(i64, String)>);
 
 impl Writer {
@@ -29,17 +29,17 @@ impl Writer {
         Self { tenant: format!("tenant-{tenant}"), name: format!("w{writer}"), ledger: Ledger::default() }
     }
 
-    /// Matches one stream.
+    /// Returns a selector that matches one stream.
     pub(crate) fn selector(&self, stream: StreamNumber) -> String {
         format!(r#"{{app="verify", writer="{}", stream="{stream}"}}"#, self.name)
     }
 
-    /// Matches all streams of this writer.
+    /// Returns a selector that matches all streams of this writer.
     pub(crate) fn selector_of_all(&self) -> String {
         format!(r#"{{app="verify", writer="{}"}}"#, self.name)
     }
 
-    /// Lines of these streams, whose numbers begin at `first`, each with up to `padding_max` letters behind its number.
+    /// Makes a line for each of `streams`, numbered from `first`, with up to `padding_max` letters after the number.
     pub(crate) fn lines(
         random: &mut fastrand::Rng,
         first: usize,
@@ -60,7 +60,7 @@ impl Writer {
         lines
     }
 
-    /// A push of these lines in one of the ways that agents use.
+    /// Encodes a push of these lines in one of the ways that agents use.
     pub(crate) fn encode(
         &self,
         random: &mut fastrand::Rng,
@@ -84,7 +84,7 @@ impl Writer {
     }
 }
 
-/// Now, the same time again, somewhat earlier, or years ago.
+/// Picks a timestamp: now, the last one again, somewhat earlier, or years ago.
 fn next_time(random: &mut fastrand::Rng, last: i64) -> i64 {
     const SECOND: i64 = 1_000_000_000;
     let now = SystemClock.now().nanos();
@@ -96,31 +96,32 @@ fn next_time(random: &mut fastrand::Rng, last: i64) -> i64 {
     }
 }
 
-/// How lines are asked for: whom, as whom, with what headers.
+/// How lines are queried: from which server, as which tenant, with which headers.
 pub(crate) struct Reading<'a> {
     pub(crate) client: &'a Client,
     pub(crate) tenant: &'a str,
     pub(crate) headers: &'a [(&'a str, String)],
 }
 
-/// The numbers of lines, in the answer's order, by their stream.
+/// Line numbers by stream, in the order of the answer.
 pub(crate) type LinesByStream = BTreeMap<StreamNumber, Vec<usize>>;
 
-/// What a query for lines found.
+/// The answer of a query for lines.
 pub(crate) struct Found {
-    /// The numbers of the lines, in the answer's order.
+    /// Line numbers, in the order of the answer.
     pub(crate) numbers: Vec<usize>,
     pub(crate) warnings: Vec<String>,
 }
 
 impl Reading<'_> {
-    /// All lines that a selector matches, of all times.
+    /// Queries all lines that a selector matches, at any time.
     pub(crate) fn lines(&self, selector: &str) -> anyhow::Result<Found> {
         let (streams, warnings) = self.streams(selector)?;
         Ok(Found { numbers: streams.into_values().flatten().collect(), warnings })
     }
 
-    /// The numbers of all lines that a selector matches, of all times, by their stream; and what the answer warns of.
+    /// Queries all lines that a selector matches, at any time. Returns their numbers by stream, and the answer's
+    /// warnings.
     pub(crate) fn streams(&self, selector: &str) -> anyhow::Result<(LinesByStream, Vec<String>)> {
         let parameters = [
             ("query", selector.to_owned()),
@@ -143,7 +144,7 @@ impl Reading<'_> {
         Ok((streams, warnings.map(|w| w.as_str().unwrap_or_default().to_owned()).collect()))
     }
 
-    /// How many lines of each stream a selector matches, of all times.
+    /// Counts the lines of each stream that a selector matches, at any time.
     pub(crate) fn counts(&self, selector: &str) -> anyhow::Result<BTreeMap<StreamNumber, u64>> {
         let query = format!("sum by (stream) (count_over_time({selector}[20y]))");
         let answer = self.get("/loki/api/v1/query", &[("query", query), ("time", in_an_hour())])?;
@@ -155,7 +156,7 @@ impl Reading<'_> {
         Ok(counts)
     }
 
-    /// How many lines a selector matches, of all times.
+    /// Counts the lines that a selector matches, at any time.
     pub(crate) fn count(&self, selector: &str) -> anyhow::Result<u64> {
         let query = format!("sum(count_over_time({selector}[20y]))");
         let answer = self.get("/loki/api/v1/query", &[("query", query), ("time", in_an_hour())])?;
@@ -172,7 +173,7 @@ fn stream_of(labels: &Value) -> anyhow::Result<StreamNumber> {
     labels["stream"].as_str().and_then(|s| s.parse().ok()).context("a stream has its number as a label")
 }
 
-/// Nanoseconds: later than all lines.
+/// A time, in nanoseconds, later than all lines.
 fn in_an_hour() -> String {
     (SystemClock.now().nanos() + 3_600_000_000_000).to_string()
 }

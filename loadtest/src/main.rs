@@ -1,10 +1,13 @@
-//! Load, fault and benchmark commands. Each can be run again by anyone and prints what it measured.
+//! Commands for load, faults and benchmarks. Anyone can run them again; each prints what it measured.
 //!
-//! - `loadtest verify` kills the server over and over while clients push, and checks every acknowledged line;
-//! - `loadtest bench` pushes a corpus, waits until all of it is in blocks, runs queries, and prints one table;
-//! - `loadtest cluster` runs every role as processes on real Kafka brokers and an S3 server;
-//! - `loadtest chaos` makes everything fail that may fail in such a cluster, and accounts for every line;
-//! - `loadtest replay-speed` kills a consumer that holds much and measures how fast it serves again.
+//! - `loadtest verify` kills the server again and again while clients push, and checks every acknowledged line;
+//! - `loadtest bench` pushes a corpus, waits until it is in blocks, runs queries, and prints one table;
+//! - `loadtest cluster` runs every role as processes of its own on real Kafka brokers and an S3 server;
+//! - `loadtest chaos` injects every kind of fault into such a cluster and accounts for every line;
+//! - `loadtest replay-speed` kills a consumer that holds a lot of data and measures how soon it serves again.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what these commands do")]
+#![allow(clippy::disallowed_methods, reason = "a tool: its seeds are printed, and its threads end with it")]
 
 mod bench;
 mod chaos;
@@ -14,6 +17,7 @@ mod http;
 mod ingest;
 mod ledger;
 mod lines;
+mod print;
 mod process;
 mod procstat;
 mod replay;
@@ -31,17 +35,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Push numbered lines while the server is killed and restarted; then account for every one of them
+    /// Push numbered lines while the server is killed and restarted, then account for every line
     Verify(verify::Args),
-    /// Push a corpus, run the queries, print CPU, memory and stored bytes
+    /// Push a corpus, run the queries, and print CPU, memory and stored bytes
     Bench(bench::Args),
-    /// Start, look at, and end a cluster on this machine: Kafka, an S3 server, and several processes of each role
+    /// Start, inspect and stop a cluster on this machine: Kafka, an S3 server, and several processes of each role
     Cluster(cluster::Args),
-    /// Make a cluster of its own fail in every way for some minutes, and account for every line
+    /// Inject faults into a cluster for some minutes and account for every line
     Chaos(chaos::Args),
-    /// Kill a consumer with much that is not in blocks yet, and measure how fast it serves again
+    /// Kill a consumer whose data is not in blocks yet, and measure how soon it serves again
     ReplaySpeed(replay::Args),
-    /// An S3 server on this machine, for `cluster`
+    /// Run an S3 server on this machine, for `cluster`
     #[command(hide = true)]
     S3(cluster::StoreArgs),
 }

@@ -1,4 +1,4 @@
-//! A child process with its log file, to be killed, paused, ended and waited for.
+//! A child process with a log file. It can be killed, paused, stopped and waited for.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A running child. Dropping it kills it.
+/// A running child process. Dropping it kills it.
 pub(crate) struct Process {
     child: Child,
     pub(crate) started: Instant,
@@ -17,7 +17,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a command that writes to the end of a log file.
+    /// Starts a command whose output is appended to a log file.
     pub(crate) fn start(mut command: Command, log_file: &Path) -> anyhow::Result<Self> {
         let log = std::fs::File::options().create(true).append(true).open(log_file)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -30,7 +30,7 @@ impl Process {
         self.child.id()
     }
 
-    /// How it ended, when it did.
+    /// Returns the exit status, if the process has ended.
     pub(crate) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
@@ -39,14 +39,14 @@ impl Process {
         signal_pid(self.pid(), signal)
     }
 
-    /// SIGKILL, and waits until the process is gone.
+    /// Sends SIGKILL and waits until the process is gone.
     pub(crate) fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// SIGTERM, and waits for a clean end; says how long that took.
+    /// Sends SIGTERM and waits for a clean exit. Returns how long that took.
     pub(crate) fn stop(mut self, limit: Duration) -> anyhow::Result<Duration> {
         self.signal(Signal::TERM)?;
         let asked = Instant::now();
@@ -69,19 +69,19 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already; then there is nothing to do.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Sends a signal to a process by its number.
+/// Sends a signal to a process by its pid.
 pub(crate) fn signal_pid(pid: u32, signal: Signal) -> anyhow::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process has a number above 0")?;
     kill_process(pid, signal).with_context(|| format!("process {pid:?} takes no signal"))
 }
 
-/// The `millrace` binary beside this one.
+/// Returns the path of the `millrace` binary beside this one.
 pub(crate) fn default_binary() -> anyhow::Result<PathBuf> {
     let me = std::env::current_exe()?;
     let binary = me.parent().context("this binary lies in a folder")?.join("millrace");
@@ -89,7 +89,7 @@ pub(crate) fn default_binary() -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
-/// A port that is free now, and is nobody's while the server on it is down.
+/// Returns a free port that no outgoing connection takes while its server is down.
 pub(crate) fn free_port() -> anyhow::Result<u16> {
     testbed::free_ports(1)?.pop().context("one port was asked for")
 }

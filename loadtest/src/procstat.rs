@@ -1,10 +1,10 @@
-//! What a process has used so far, from `/proc`.
+//! Resources that a process has used so far, from `/proc`.
 
 use std::fs;
 
 use anyhow::Context as _;
 
-/// CPU-seconds (user and system) of a process.
+/// Returns the CPU-seconds (user and system) of a process.
 pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let fields = stat_fields(pid)?;
     let ticks =
@@ -12,14 +12,14 @@ pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     Ok((ticks(11)? + ticks(12)?) / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// The fields of `/proc/PID/stat` from the third on: state, parent, and so on.
+/// Returns the fields of `/proc/PID/stat` from the third on: state, parent, and so on.
 fn stat_fields(pid: u32) -> anyhow::Result<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
-    // The second field is the name in parentheses and may hold blanks; utime and stime are the 14th and 15th.
+    // The second field is the name in parentheses, which may contain blanks. utime and stime are fields 14 and 15.
     Ok(stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(str::to_owned).collect())
 }
 
-/// The most resident memory a process ever had, in bytes.
+/// Returns the peak resident memory of a process, in bytes.
 pub(crate) fn peak_rss_bytes(pid: u32) -> anyhow::Result<u64> {
     status_bytes(pid, "VmHWM:")
 }
@@ -32,12 +32,12 @@ fn status_bytes(pid: u32, name: &str) -> anyhow::Result<u64> {
     Ok(kib * 1024)
 }
 
-/// The resident memory of a process now, in bytes.
+/// Returns the resident memory of a process, in bytes.
 pub(crate) fn rss_bytes(pid: u32) -> anyhow::Result<u64> {
     status_bytes(pid, "VmRSS:")
 }
 
-/// When a process was started, in ticks since the machine was: tells it from a later one with its number.
+/// Returns the start of a process, in clock ticks since boot. Tells a process from a later one with the same pid.
 pub(crate) fn start_ticks(pid: u32) -> anyhow::Result<u64> {
     let fields = stat_fields(pid)?;
     anyhow::ensure!(fields.first().is_some_and(|state| state != "Z"), "the process has ended");

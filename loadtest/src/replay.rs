@@ -1,7 +1,7 @@
-//! `loadtest replay-speed`: kills a consumer that holds much which is not in blocks yet, starts it again, and measures
-//! how fast it reads the log and when it serves.
+//! `loadtest replay-speed`: kills a consumer whose data is not in blocks yet, starts it again, and measures how fast it
+//! reads the log and when it serves.
 //!
-//! Cuts are held back by large bounds, so that a restart begins at the first record.
+//! Large bounds keep the consumer from cutting, so a restart begins at the first record.
 
 use std::{
     fs,
@@ -13,11 +13,11 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use crate::{
-    bench::mb,
     cluster::{Cluster, Counts, Layout, Role, metrics},
     corpus::{Corpus, CorpusArgs},
     http::Client,
     ingest::{NO_LIMITS, push_corpus},
+    print::mb,
     process::default_binary,
     procstat::{cpu_seconds, peak_rss_bytes},
 };
@@ -26,27 +26,27 @@ use crate::{
 pub(crate) struct Args {
     #[command(flatten)]
     corpus: CorpusArgs,
-    /// Push the corpus as often as this many raw GB need
+    /// Push the corpus repeatedly until this many raw GB are reached
     #[arg(long, default_value_t = 2.0)]
     gb: f64,
-    /// How often the consumer is killed and started
+    /// Number of times the consumer is killed and started
     #[arg(short, default_value_t = 3)]
     k: usize,
-    /// Partitions of the log
+    /// Number of partitions of the log
     #[arg(long, default_value_t = 4)]
     partitions: u32,
-    /// Memory that the consumer may take for rows
+    /// Memory that the consumer may use for rows
     #[arg(long, default_value = "12GB")]
     memory: String,
     /// The binary of all roles [default: millrace beside this one]
     #[arg(long)]
     millrace: Option<PathBuf>,
-    /// Work here and leave the data [default: a temporary folder]
+    /// Work in this folder and keep the data [default: a temporary folder]
     #[arg(long)]
     folder: Option<PathBuf>,
 }
 
-/// Waiting for anything here is over after this time.
+/// Time limit for each wait.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -119,7 +119,7 @@ fn layout(args: &Args, folder: PathBuf) -> anyhow::Result<Layout> {
     Ok(layout)
 }
 
-/// Until a strong count of everything is complete: then it serves what was acknowledged.
+/// Waits until a strong count is complete: the consumer then serves everything that was acknowledged.
 fn wait_for_all(queries: &Client, lines: u64) -> anyhow::Result<()> {
     let began = Instant::now();
     let parameters = [

@@ -1,4 +1,4 @@
-//! A Millrace server as a child process, to be started, killed and started again on the same data.
+//! A Millrace server as a child process. It can be started, killed and started again on the same data.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,11 +13,11 @@ use crate::{
     process::{Process, free_port},
 };
 
-/// Settings for many small cuts, so that kills hit all of their steps often.
+/// Settings that make many small cuts, so that kills often hit each of their steps.
 pub(crate) const SMALL_CUTS: [(&str, &str); 3] =
     [("CONSUMER__CUT_BYTES", "256KB"), ("CONSUMER__CUT_AGE", "400ms"), ("CONSUMER__PUBLISHED_GRACE", "200ms")];
 
-/// Settings for many small journal files, likewise.
+/// Settings that make many small journal files, for the same reason.
 pub(crate) const SMALL_JOURNAL: [(&str, &str); 2] = [("LOG__SEGMENT_SIZE", "1MB"), ("LOG__RETENTION_PERIOD", "1s")];
 
 /// How to start a server.
@@ -52,7 +52,7 @@ impl ServerSpec {
         Process::start(command, &self.log_file)
     }
 
-    /// Waits until a query is answered; says how long after the start that was.
+    /// Waits until the server answers a query. Returns the time since its start.
     pub(crate) fn wait_ready(&self, server: &mut Process, limit: Duration) -> anyhow::Result<Duration> {
         let client = self.client(Duration::from_secs(10));
         loop {

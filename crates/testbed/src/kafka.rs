@@ -1,14 +1,14 @@
 //! Apache Kafka brokers as child processes.
 //!
-//! [`KafkaCluster`] starts one broker, or three with replication, in KRaft mode. Each can be killed, paused, ended and
-//! started again. The jars come from the folder that `MILLRACE_TEST_KAFKA` names, else from where
-//! `loadtest/kafka/fetch` puts them.
+//! [`KafkaCluster`] starts one broker, or three with replication, in KRaft mode. Each can be killed, paused, stopped and
+//! restarted. The jars come from the folder that `MILLRACE_TEST_KAFKA` names, or from where `loadtest/kafka/fetch` puts
+//! them.
 
 mod admin;
 mod broker;
+mod options;
 mod tls;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,38 +19,18 @@ use tempfile::TempDir;
 
 pub use admin::{KafkaAdmin, TopicOptions};
 use broker::Broker;
+pub use options::KafkaOptions;
 use tls::Certificate;
 
-/// Brokers on a busy machine with few cores need this long at most.
+/// Time limit for brokers to start, on a busy machine with few cores.
 const START_MAX: Duration = Duration::from_secs(90);
 
-/// What a cluster is like.
-#[derive(Clone, Debug)]
-pub struct KafkaOptions {
-    /// One broker, or three with replication 3 and two replicas in sync at least.
-    pub brokers: u16,
-    /// The largest heap of each broker, as Java writes it.
-    pub heap: String,
-    /// Where data and logs of the brokers lie; a temporary folder when there is none.
-    pub folder: Option<PathBuf>,
-    /// Broker properties, over the ones that are set here.
-    pub properties: BTreeMap<String, String>,
-    /// One more listener on each broker, with TLS, which asks for this name and password (SASL PLAIN).
-    pub secure: Option<(String, String)>,
-}
-
-impl Default for KafkaOptions {
-    fn default() -> Self {
-        Self { brokers: 1, heap: "256m".to_owned(), folder: None, properties: BTreeMap::new(), secure: None }
-    }
-}
-
-/// Running brokers. They end with it.
+/// A cluster of running brokers. Dropping it stops them.
 pub struct KafkaCluster {
     brokers: Vec<Broker>,
     folder: PathBuf,
     certificate: Option<Certificate>,
-    /// Removed after the brokers ended.
+    /// Removed after the brokers have stopped.
     _temporary: Option<TempDir>,
 }
 
@@ -58,11 +38,11 @@ impl KafkaCluster {
     /// Starts brokers and waits until all of them answer. Blocks for some seconds.
     ///
     /// # Errors
-    /// When there are no jars or no Java, or the brokers do not come up; then with what they wrote.
+    /// If there are no jars or no Java, or if the brokers do not start. The text then includes their output.
     pub fn start(options: KafkaOptions) -> Result<Self> {
         ensure!(matches!(options.brokers, 1 | 3), "a cluster has 1 or 3 brokers, not {}", options.brokers);
         let jars = jars()?;
-        // A port that was free may be taken before its broker gets it.
+        // Another process may take a free port before its broker does.
         let mut tries = 0;
         loop {
             tries += 1;
@@ -95,45 +75,45 @@ impl KafkaCluster {
         Ok(cluster)
     }
 
-    /// `host:port` of every broker, joined by commas.
+    /// Returns `host:port` of every broker, joined by commas.
     pub fn bootstrap(&self) -> String {
         self.brokers.iter().map(Broker::address).collect::<Vec<_>>().join(",")
     }
 
-    /// As [`KafkaCluster::bootstrap`], of the listeners with TLS that ask for a password.
+    /// Like [`KafkaCluster::bootstrap`], for the TLS listeners that ask for a password.
     pub fn bootstrap_secure(&self) -> Option<String> {
         self.brokers.iter().map(Broker::secure_address).collect::<Option<Vec<_>>>().map(|all| all.join(","))
     }
 
-    /// What clients of the secure listeners must trust, as a PEM file.
+    /// Returns the PEM file of the authority that clients of the TLS listeners must trust.
     pub fn authority(&self) -> Option<PathBuf> {
         self.certificate.as_ref().map(Certificate::authority)
     }
 
-    /// Where data and logs of the brokers lie.
+    /// Returns the folder of the brokers' data and logs.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// How many brokers there are, running or not. Their numbers begin at 0.
+    /// Returns the number of brokers, running or not. Brokers are numbered from 0.
     pub fn len(&self) -> usize {
         self.brokers.len()
     }
 
-    /// Never: there is one broker at least.
+    /// Always false: a cluster has at least one broker.
     pub fn is_empty(&self) -> bool {
         self.brokers.is_empty()
     }
 
-    /// The process of a broker, while it runs.
+    /// Returns the pid of a running broker.
     pub fn pid(&self, broker: usize) -> Option<u32> {
         self.brokers.get(broker).and_then(Broker::pid)
     }
 
-    /// Ends a broker with SIGKILL and waits for its end.
+    /// Kills a broker with SIGKILL and waits until it is gone.
     ///
     /// # Errors
-    /// When there is no such broker.
+    /// If there is no such broker.
     pub fn kill(&mut self, broker: usize) -> Result<()> {
         self.broker(broker)?.kill();
         Ok(())
@@ -142,32 +122,31 @@ impl KafkaCluster {
     /// Pauses a broker (SIGSTOP).
     ///
     /// # Errors
-    /// When it does not run.
+    /// If the broker does not run.
     pub fn stop(&mut self, broker: usize) -> Result<()> {
         self.broker(broker)?.signal(rustix::process::Signal::STOP)
     }
 
-    /// Lets a paused broker go on (SIGCONT).
+    /// Resumes a paused broker (SIGCONT).
     ///
     /// # Errors
-    /// When it does not run.
+    /// If the broker does not run.
     pub fn cont(&mut self, broker: usize) -> Result<()> {
         self.broker(broker)?.signal(rustix::process::Signal::CONT)
     }
 
-    /// Ends a broker with SIGTERM: it hands its partitions over first. Waits for its end.
+    /// Stops a broker with SIGTERM and waits for its exit. The broker hands over its partitions first.
     ///
     /// # Errors
-    /// When it does not run, or not end within a minute (then it is killed).
+    /// If the broker does not run, or does not exit within a minute. It is then killed.
     pub fn terminate(&mut self, broker: usize) -> Result<()> {
         self.broker(broker)?.terminate()
     }
 
-    /// Starts a broker that ended, on the same data and port, and waits until it answers. A running one is killed
-    /// before.
+    /// Starts a stopped broker on the same data and port, and waits until it answers. Kills the broker first if it runs.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// If the broker does not start.
     pub fn restart(&mut self, broker: usize) -> Result<()> {
         self.broker(broker)?.kill();
         self.broker(broker)?.spawn()?;
@@ -175,10 +154,10 @@ impl KafkaCluster {
         self.wait_until("the broker is back", |ids| ids.contains(&id))
     }
 
-    /// Waits until every broker answers and knows of all others.
+    /// Waits until every broker answers and knows all others.
     ///
     /// # Errors
-    /// When that takes too long, or one ended.
+    /// If this takes too long, or if a broker ended.
     pub fn wait_until_all_answer(&mut self) -> Result<()> {
         let count = self.brokers.len();
         self.wait_until("all brokers answer", |ids| ids.len() == count)
@@ -192,7 +171,7 @@ impl KafkaCluster {
     fn wait_until(&mut self, what: &str, reached: impl Fn(&[i32]) -> bool) -> Result<()> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.bootstrap()).set("reconnect.backoff.max.ms", "300");
-        // Refused connections are what is waited out.
+        // Refused connections are expected here.
         config.set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
         let client: BaseProducer = config.create()?;
         let began = Instant::now();
@@ -215,10 +194,10 @@ impl KafkaCluster {
     }
 }
 
-/// The folder of Kafka's jars.
+/// Returns the folder of Kafka's jars.
 ///
 /// # Errors
-/// When there is none; the text says how to get them.
+/// If the folder does not exist. The text says how to get it.
 pub fn jars() -> Result<PathBuf> {
     let folder = match std::env::var_os("MILLRACE_TEST_KAFKA").filter(|folder| !folder.is_empty()) {
         Some(folder) => PathBuf::from(folder),

@@ -1,19 +1,20 @@
-//! Ports for servers that are killed and started again on the same one.
+//! Ports for servers that are killed and restarted on the same port.
 
 use std::net::TcpListener;
 
 use anyhow::{Result, ensure};
 
-/// Below the range that systems take the ports of outgoing connections from (Linux: from 32768, others: from 49152): while a
-/// server is down, nobody's connection gets its port.
+/// Ports below the range of outgoing connections (Linux: from 32768, others: from 49152), so that no connection takes the
+/// port of a server that is down.
 const RANGE: std::ops::Range<u16> = 12_000..32_000;
 
-/// Different ports of 127.0.0.1 that are free now.
+/// Returns `N` different free ports of 127.0.0.1.
 ///
 /// # Errors
-/// When there are not so many.
+/// If there are not enough free ports.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
-    // Held until all are chosen, so that they differ. Begins anywhere, so that tests that run at once seldom meet.
+    // All sockets stay open until the last port is picked, so that ports differ. The search starts at a random port, so that
+    // parallel tests rarely collide.
     let first = fastrand::u16(RANGE);
     let candidates = (first..RANGE.end).chain(RANGE.start..first);
     let free = candidates.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok().map(|held| (port, held)));

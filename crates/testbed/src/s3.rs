@@ -1,11 +1,12 @@
-//! An S3 server in this process, with faults on demand.
+//! An S3 server in this process that can inject faults.
 //!
-//! Objects are files of a folder: [`s3s_fs`] stores them, made atomic here. Requests are `http://host/bucket/key`
-//! or `http://bucket.localhost/key`, signed with [`S3Server::access_key`] and [`S3Server::secret_key`].
+//! [`s3s_fs`] stores objects as files in a folder; this module makes its operations atomic. Requests go to
+//! `http://host/bucket/key` or `http://bucket.localhost/key`, signed with [`S3Server::access_key`] and
+//! [`S3Server::secret_key`].
 //!
-//! Faults are set through [`S3Server::faults`], or by another process over HTTP on the same port, without signature:
-//! `POST /__faults` with [`FaultSettings`] as JSON replaces all of them (what is not named is well again), and
-//! `GET /__faults` answers `{"settings": …, "counts": …}`. That path works also while the server is "down".
+//! Faults are set through [`S3Server::faults`], or by another process over HTTP on the same port, without a signature:
+//! `POST /__faults` with [`FaultSettings`] as JSON replaces all settings (missing ones get their defaults), and
+//! `GET /__faults` answers `{"settings": …, "counts": …}`. This path also works while the server is "down".
 //!
 //! ```text
 //! request ──▶ down? cut ──▶ slow? wait ──▶ error? 500 or 503 ──▶ carried out, whole ──▶ reply lost? cut or 500 ──▶ answer
@@ -13,6 +14,7 @@
 
 mod backend;
 mod faults;
+mod keys;
 mod serve;
 
 use std::{
@@ -26,11 +28,9 @@ use anyhow::{Context, ensure};
 use tokio::sync::oneshot;
 
 pub use faults::{FaultCounts, FaultSettings, S3Faults};
+use keys::{ACCESS_KEY, SECRET_KEY};
 
-const ACCESS_KEY: &str = "testbed";
-const SECRET_KEY: &str = "testbed-secret";
-
-/// A server that runs until it is dropped.
+/// A running server. Dropping it stops it.
 #[derive(Debug)]
 pub struct S3Server {
     address: SocketAddr,
@@ -41,18 +41,18 @@ pub struct S3Server {
 }
 
 impl S3Server {
-    /// Starts a server on a free port. It keeps its objects in `folder` and makes `bucket` there.
+    /// Starts a server on a free port. It keeps its objects in `folder` and creates `bucket` there.
     ///
     /// # Errors
-    /// When the folder cannot be used, or the name is none of a bucket.
+    /// If the folder cannot be used, or the bucket's name is invalid.
     pub fn start(folder: &Path, bucket: &str) -> anyhow::Result<Self> {
         Self::start_on(0, folder, bucket)
     }
 
-    /// As [`S3Server::start`], on this port of 127.0.0.1.
+    /// Like [`S3Server::start`], on this port of 127.0.0.1.
     ///
     /// # Errors
-    /// As [`S3Server::start`], and when the port is taken.
+    /// Like [`S3Server::start`], and if the port is taken.
     pub fn start_on(port: u16, folder: &Path, bucket: &str) -> anyhow::Result<Self> {
         ensure!(s3s::path::check_bucket_name(bucket), "{bucket:?} is no name of a bucket");
         let path = folder.join(bucket);
@@ -72,38 +72,38 @@ impl S3Server {
         Ok(Self { address, bucket: bucket.to_owned(), faults, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// The URL for clients that name the bucket in the path.
+    /// Returns the URL for clients that put the bucket into the path.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The URL for clients that put the bucket before the host. They must reach `*.localhost`, which not every resolver
-    /// knows.
+    /// Returns the URL for clients that put the bucket before the host. They must resolve `*.localhost`, which not every
+    /// resolver does.
     pub fn virtual_host_endpoint(&self) -> String {
         format!("http://localhost:{}", self.address.port())
     }
 
-    /// Where it listens.
+    /// Returns the address of the server.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The bucket that was made.
+    /// Returns the name of the bucket.
     pub fn bucket(&self) -> &str {
         &self.bucket
     }
 
-    /// The access key that it knows.
+    /// Returns the access key.
     pub fn access_key(&self) -> &'static str {
         ACCESS_KEY
     }
 
-    /// Its secret.
+    /// Returns the secret key.
     pub fn secret_key(&self) -> &'static str {
         SECRET_KEY
     }
 
-    /// What goes wrong on purpose.
+    /// Returns the faults that the server injects.
     pub fn faults(&self) -> &S3Faults {
         &self.faults
     }
@@ -113,7 +113,7 @@ impl Drop for S3Server {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic of the server shows in the tests that asked it.
+            // If the server panicked, the requests of the test have failed already.
             let _ = thread.join();
         }
     }

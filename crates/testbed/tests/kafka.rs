@@ -1,4 +1,4 @@
-//! Three brokers: up, one killed, one paused, back again.
+//! Starts three brokers, kills one, pauses one, and brings them back.
 
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
 

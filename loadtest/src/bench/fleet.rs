@@ -1,21 +1,22 @@
-//! `loadtest bench --cluster`: what ingesting costs by role, with real Kafka and an S3 server, beside all-in-one.
+//! `loadtest bench --cluster`: the cost of ingest by role on real Kafka and an S3 server, beside all-in-one.
 
 use std::{
     path::Path,
     time::{Duration, Instant},
 };
 
-use super::{Args, mb, print_visibility};
+use super::args::Args;
 use crate::{
     cluster::{Cluster, Counts, Layout, Role, flush},
     corpus::Corpus,
     http::Client,
     ingest::{NO_LIMITS, push_corpus, visibility},
+    print::{mb, print_visibility},
     process::default_binary,
     procstat::{cpu_seconds, peak_rss_bytes},
 };
 
-/// A process, by what it is and by its number.
+/// A process: its name and its pid.
 type Part = (String, u32);
 
 pub(super) fn run(args: &Args, corpus: &Corpus, folder: &Path, all_in_one: f64) -> anyhow::Result<()> {

@@ -1,10 +1,10 @@
-//! The account after all: every line of every stream, through every query service, from memory and from blocks.
+//! The final account: every line of every stream, through every query service, from memory and from blocks.
 
 use std::{process::Command, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
-use super::shared::{Shared, Source};
+use super::state::{ChaosRun, Source};
 use crate::{
     cluster::{Cluster, flush},
     http::Client,
@@ -12,34 +12,34 @@ use crate::{
     lines::{Reading, Writer},
 };
 
-/// What was found at the end.
+/// Result of the final account.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Account {
     pub(crate) differences: Differences,
-    /// Lines in the answers of the last pass.
+    /// Number of lines in the answers of the last pass.
     pub(crate) lines: u64,
     pub(crate) counts_differ: u64,
     pub(crate) passes: u64,
     pub(crate) blocks: String,
 }
 
-/// All streams through every query service, before and after all is in blocks; then the blocks themselves.
-pub(crate) fn settle(shared: &Shared, cluster: &Cluster) -> anyhow::Result<Account> {
+/// Checks all streams through every query service, before and after everything is in blocks, then verifies the blocks.
+pub(crate) fn settle(run: &ChaosRun, cluster: &Cluster) -> anyhow::Result<Account> {
     let mut account = Account::default();
-    check_all(shared, &mut account)?;
+    check_all(run, &mut account)?;
     flush(cluster)?;
-    check_all(shared, &mut account)?;
+    check_all(run, &mut account)?;
     account.blocks = verify_blocks(cluster)?;
     Ok(account)
 }
 
-/// Every stream of every source, through every query service.
-pub(crate) fn check_all(shared: &Shared, account: &mut Account) -> anyhow::Result<()> {
+/// Checks every stream of every source through every query service.
+pub(crate) fn check_all(run: &ChaosRun, account: &mut Account) -> anyhow::Result<()> {
     let mut lines = Vec::new();
-    for address in &shared.query_services {
+    for address in &run.query_services {
         let client = Client::new(address.clone(), Duration::from_secs(300));
         let mut all = 0;
-        for source in &shared.sources {
+        for source in &run.sources {
             all += check_source(source, &client, account)?;
         }
         lines.push(all);
@@ -50,7 +50,7 @@ pub(crate) fn check_all(shared: &Shared, account: &mut Account) -> anyhow::Resul
     Ok(())
 }
 
-/// Every stream of a source; how many lines it has in all.
+/// Checks every stream of a source. Returns its number of lines.
 pub(crate) fn check_source(source: &Source, client: &Client, account: &mut Account) -> anyhow::Result<u64> {
     let writer = &source.writer;
     let strong = [("X-Millrace-Consistency", "strong".to_owned())];
@@ -60,7 +60,7 @@ pub(crate) fn check_source(source: &Source, client: &Client, account: &mut Accou
     let (found, _) = reading.streams(&writer.selector_of_all())?;
     let counts = reading.counts(&writer.selector_of_all())?;
     let mut lines = 0;
-    // Streams that were never begun must not be there either.
+    // Streams that were never written must not exist either.
     let last = found.keys().chain(counts.keys()).max().copied().unwrap_or_default();
     for stream in 0..source.streams().max(last.saturating_add(1)) {
         let numbers = found.get(&stream).map_or(&[][..], Vec::as_slice);
@@ -79,13 +79,13 @@ pub(crate) fn check_source(source: &Source, client: &Client, account: &mut Accou
     Ok(lines)
 }
 
-/// `millrace blocks verify` over all blocks; its last line.
+/// Runs `millrace blocks verify` over all blocks. Returns its last line.
 pub(crate) fn verify_blocks(cluster: &Cluster) -> anyhow::Result<String> {
     let text = blocks(cluster, "verify")?;
     text.lines().last().map(str::to_owned).context("blocks verify said nothing")
 }
 
-/// What `millrace blocks COMMAND` prints.
+/// Returns the output of `millrace blocks COMMAND`.
 pub(crate) fn blocks(cluster: &Cluster, command: &str) -> anyhow::Result<String> {
     let layout = &cluster.layout;
     let output =

@@ -1,4 +1,4 @@
-//! Makes faults happen, and makes all well again.
+//! Injects faults and heals them.
 
 use std::{
     sync::atomic::Ordering,
@@ -15,45 +15,45 @@ use tokio::runtime::Runtime;
 
 use super::{
     schedule::{Fault, Kind, Step},
-    shared::Shared,
+    state::ChaosRun,
     watch::Watch,
 };
 use crate::cluster::{Cluster, Role, TOPIC};
 
-/// All must be well again so long after the last fault.
+/// Time limit for the cluster to recover after the last fault.
 pub(crate) const HEAL_MAX: Duration = Duration::from_secs(120);
 
-/// Setting `store.s3.breaker_pause` of all processes: one that found no store asks it again after this time, and refuses
-/// reads until then.
+/// The setting `store.s3.breaker_pause` of all processes. A process that could not reach the store refuses reads of it
+/// for this long, then tries again.
 pub(super) const BREAKER_PAUSE: Duration = Duration::from_secs(2);
 
-/// The one who does it.
+/// Injects faults into a cluster.
 pub(crate) struct Hand<'a> {
     pub(crate) cluster: &'a mut Cluster,
-    pub(crate) shared: &'a Shared,
+    pub(crate) run: &'a ChaosRun,
     pub(crate) watch: &'a Watch,
     pub(crate) admin: KafkaAdmin,
     pub(crate) runtime: Runtime,
 }
 
 impl Hand<'_> {
-    /// One step: all its faults, then the end of all of them, then rest.
+    /// Carries out one step: injects its faults, holds them, heals them, then rests.
     pub(crate) fn carry_out(&mut self, step: &Step) -> anyhow::Result<()> {
         let planned = step.faults.iter().all(|f| f.kind().is_planned());
         if planned {
-            // What comes now excuses no failure; so nothing before may be the cause of one.
+            // A planned step excuses no failed read, so earlier faults must not cause one.
             self.settle()?;
         }
         let mut begun = Vec::new();
         for fault in &step.faults {
             let target = self.name(*fault);
-            begun.push(self.shared.timeline.begin(fault.kind(), target));
+            begun.push(self.run.timeline.begin(fault.kind(), target));
             self.strike(*fault).with_context(|| format!("{fault:?}"))?;
         }
         thread::sleep(step.hold);
         for (fault, span) in step.faults.iter().zip(begun) {
             self.heal(*fault).with_context(|| format!("the end of {fault:?}"))?;
-            self.shared.timeline.end(span);
+            self.run.timeline.end(span);
         }
         if step.settle { self.settle() } else { self.rest() }
     }
@@ -84,7 +84,7 @@ impl Hand<'_> {
             Fault::Kill { role, index } => self.cluster.kill_node(role, index),
             Fault::Pause { role, index, .. } => match self.cluster.node(role, index)? {
                 node if node.runs() => node.pause(),
-                // It ended by itself a moment ago.
+                // The process ended by itself a moment ago.
                 _ => Ok(()),
             },
             Fault::Terminate { role, index } => self.drain(fault.kind(), role, index),
@@ -107,7 +107,7 @@ impl Hand<'_> {
             }
             Fault::StoreAway => store(self.cluster, FaultSettings { down: true, ..well() }),
             Fault::MemoryFull => {
-                self.shared.burst.store(true, Ordering::Relaxed);
+                self.run.burst.store(true, Ordering::Relaxed);
                 store(self.cluster, FaultSettings { down: true, ..well() })
             }
             Fault::ClockJump { role, index, millis } => self.cluster.node(role, index)?.set_clock_offset(millis),
@@ -125,9 +125,9 @@ impl Hand<'_> {
             Fault::KafkaAway => (0..self.cluster.kafka.len()).try_for_each(|b| self.cluster.kafka.cont(b)),
             Fault::StoreSlow { .. } | Fault::StoreReplyLost { .. } => self.store_is_well(),
             Fault::StoreErrors { .. } | Fault::StoreAway | Fault::MemoryFull => {
-                self.shared.burst.store(false, Ordering::Relaxed);
+                self.run.burst.store(false, Ordering::Relaxed);
                 self.store_is_well()?;
-                // To a process whose breaker is open the store is away until its pause is over.
+                // A process with an open breaker sees no store until its pause is over.
                 thread::sleep(BREAKER_PAUSE + Duration::from_secs(1));
                 Ok(())
             }
@@ -140,7 +140,7 @@ impl Hand<'_> {
         self.cluster.store.set_faults(&FaultSettings::default())
     }
 
-    /// The processes may have made it again themselves; else an operator would.
+    /// Recreates the control topic, as an operator would, unless the processes already did.
     fn restore_control(&mut self) -> anyhow::Result<()> {
         let topic = control_topic();
         let began = Instant::now();
@@ -151,7 +151,7 @@ impl Hand<'_> {
             let settings = [("message.timestamp.type", "LogAppendTime"), ("cleanup.policy", "delete")];
             let settings = settings.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
             let what = TopicOptions { settings, ..TopicOptions::default() };
-            // While the deletion is under way, and when somebody else is faster, this fails.
+            // This fails while the deletion is in progress, and if a process is faster.
             if let Err(error) = self.runtime.block_on(self.admin.create_topic(&topic, &what))
                 && began.elapsed() > Duration::from_secs(30)
             {
@@ -161,7 +161,7 @@ impl Hand<'_> {
         }
     }
 
-    /// SIGTERM, its time, and a new start.
+    /// Sends SIGTERM, waits for the exit, and starts the process again.
     fn drain(&mut self, kind: Kind, role: Role, index: usize) -> anyhow::Result<()> {
         self.end_in_order(kind, role, index)?;
         self.start_if_ended(role, index)
@@ -172,13 +172,13 @@ impl Hand<'_> {
             return Ok(());
         }
         match self.cluster.terminate_node(role, index) {
-            Ok(took) => self.shared.tally().drains.entry(kind).or_default().push(took),
-            Err(error) => self.shared.complain(format!("a drain failed: {error:#}")),
+            Ok(took) => self.run.tally().drains.entry(kind).or_default().push(took),
+            Err(error) => self.run.complain(format!("a drain failed: {error:#}")),
         }
         Ok(())
     }
 
-    /// So many consumers from now on: new ones start, the last ones are drained.
+    /// Changes the number of consumers: new ones start, or the last ones are drained.
     fn scale(&mut self, consumers: usize) -> anyhow::Result<()> {
         for index in 0..consumers {
             if index >= self.cluster.of(Role::Consumer).count() {
@@ -197,7 +197,7 @@ impl Hand<'_> {
         if self.cluster.node(role, index)?.pid().is_none() { self.cluster.start_node(role, index) } else { Ok(()) }
     }
 
-    /// A short while in which nothing new goes wrong.
+    /// Pauses briefly without new faults.
     fn rest(&mut self) -> anyhow::Result<()> {
         self.restart_ended()?;
         thread::sleep(Duration::from_millis(500));
@@ -208,7 +208,7 @@ impl Hand<'_> {
     pub(crate) fn settle(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
         let mut well = 0;
-        // Twice in a row, so that what was seen is of now.
+        // Two checks in a row, so that the second one cannot rest on old data.
         while well < 2 {
             self.restart_ended()?;
             let not_ready = self.cluster.not_ready();
@@ -225,21 +225,21 @@ impl Hand<'_> {
             }
             thread::sleep(Duration::from_millis(300));
         }
-        self.shared.timeline.settled();
+        self.run.timeline.settled();
         Ok(())
     }
 
-    /// What ended by itself is started again, as an orchestrator would; it is noted, and a broken promise when nothing
-    /// was wrong.
+    /// Restarts processes that ended by themselves, as an orchestrator would, and records them. If no fault was active, this
+    /// breaks a promise.
     fn restart_ended(&mut self) -> anyhow::Result<()> {
         for (role, index, text) in self.cluster.ended_by_themselves()? {
             let now = Instant::now();
-            let kinds: Vec<&str> = self.shared.timeline.during(now, now).into_iter().map(|k| k.name()).collect();
+            let kinds: Vec<&str> = self.run.timeline.during(now, now).into_iter().map(|k| k.name()).collect();
             println!("  {text}, amid {kinds:?}");
             if kinds.is_empty() {
-                self.shared.complain(text.clone());
+                self.run.complain(text.clone());
             }
-            self.shared.tally().ended_by_themselves.push(format!("{text}, amid {kinds:?}"));
+            self.run.tally().ended_by_themselves.push(format!("{text}, amid {kinds:?}"));
             self.start_if_ended(role, index)?;
         }
         Ok(())

@@ -1,10 +1,10 @@
-//! Kafka's retention overtakes stopped consumers: what is gone must be reported as an explicit range by the head, the
-//! metric and a warning of queries, and everything else must stay exact.
+//! Scenario: Kafka's retention overtakes stopped consumers. The head, a metric and a warning in answers must report the
+//! lost range, and everything else must stay exact.
 //!
-//! A tenant of its own is pushed while all consumers are stopped, one stream a push, so that each push is one record
-//! whose partition and offset its token names. Then records are deleted, the consumers start, and the ledger moves
-//! exactly the lines of the reported ranges to "reported lost". Whatever is wrong shows as a difference: a deleted line
-//! that was not reported is owed still, a reported line that is there is invented.
+//! While all consumers are stopped, a separate tenant is pushed, one stream per push. Each push is then one record, whose
+//! partition and offset its token names. Records are deleted, the consumers start, and the ledger marks exactly the lines
+//! of the reported ranges as "reported lost". Any error shows up as a difference: a deleted line that was not reported is
+//! still expected, and a reported line that is still there counts as invented.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use super::{
     account::{Account, blocks, check_source},
     faults::Hand,
     schedule::Kind,
-    shared::{STREAMS, Source},
+    state::{STREAMS, Source},
 };
 use crate::{
     cluster::{Role, TOPIC, flush, metrics},
@@ -28,15 +28,15 @@ use crate::{
     lines::{Reading, Writer},
 };
 
-/// Pushes before, and after, the offsets up to which records are deleted.
+/// Number of pushes below, and above, the offsets up to which records are deleted.
 const PUSHES: [usize; 2] = [40, 20];
 const PUSH_LINES_MAX: usize = 10;
 
-/// What was found.
+/// Result of the scenario.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LostAccount {
     pub(crate) account: Account,
-    /// Lines pushed, and of them those whose loss was reported.
+    /// Number of lines pushed.
     pub(crate) lines: u64,
     pub(crate) reported_lost: u64,
     pub(crate) ranges: Vec<String>,
@@ -44,7 +44,7 @@ pub(crate) struct LostAccount {
     pub(crate) warning: Option<String>,
 }
 
-/// One push: one record.
+/// One push, which is one record.
 struct Pushed {
     partition: PartitionId,
     offset: Offset,
@@ -59,7 +59,7 @@ struct LostRange {
     end: i64,
 }
 
-/// Carries it out on a cluster that is well and has all in blocks.
+/// Carries out the scenario on a healthy cluster whose data is in blocks.
 pub(crate) fn overtake(hand: &mut Hand<'_>, mut random: fastrand::Rng) -> anyhow::Result<LostAccount> {
     let source = Source::new(Writer { tenant: "retention".into(), ..Writer::new(0, 0) });
     let before = lost_ranges(&blocks(hand.cluster, "ls")?);
@@ -71,7 +71,7 @@ pub(crate) fn overtake(hand: &mut Hand<'_>, mut random: fastrand::Rng) -> anyhow
     }
     let early = push(hand, &source, &mut random, PUSHES[0])?;
     let late = push(hand, &source, &mut random, PUSHES[1])?;
-    // With every owner away, the log itself is read.
+    // No owner is running, so the query services read the log.
     let mut without_owners = Account::default();
     check(hand, &source, &mut without_owners)?;
     delete(hand, &early, &late)?;
@@ -100,10 +100,10 @@ pub(crate) fn overtake(hand: &mut Hand<'_>, mut random: fastrand::Rng) -> anyhow
     found.metric = lost_metric(hand)?;
     found.warning = warning(hand, &source)?;
     if found.metric <= 0.0 {
-        hand.shared.complain("records were lost, and no metric says so");
+        hand.run.complain("records were lost, and no metric says so");
     }
     if found.warning.is_none() {
-        hand.shared.complain("records were lost, and a query that touches them does not warn");
+        hand.run.complain("records were lost, and a query that touches them does not warn");
     }
     Ok(found)
 }
@@ -114,9 +114,9 @@ impl LostRange {
     }
 }
 
-/// Pushes of one stream each.
+/// Makes pushes of one stream each.
 fn push(hand: &Hand<'_>, source: &Source, random: &mut fastrand::Rng, pushes: usize) -> anyhow::Result<Vec<Pushed>> {
-    let client = Client::new(hand.shared.gateways[0].clone(), Duration::from_secs(20));
+    let client = Client::new(hand.run.gateways[0].clone(), Duration::from_secs(20));
     let mut pushed = Vec::new();
     let mut last_nanos = SystemClock.now().nanos();
     for _ in 0..pushes {
@@ -137,7 +137,7 @@ fn push(hand: &Hand<'_>, source: &Source, random: &mut fastrand::Rng, pushes: us
     Ok(pushed)
 }
 
-/// Of the partitions that have records: the first loses the early ones, the second all, the third none, and so on.
+/// Deletes records: the first partition with records loses the early ones, the second all, the third none, and so on.
 fn delete(hand: &Hand<'_>, early: &[Pushed], late: &[Pushed]) -> anyhow::Result<()> {
     let ends = |pushes: &mut dyn Iterator<Item = &Pushed>| {
         let mut ends = BTreeMap::<u32, i64>::new();
@@ -159,9 +159,9 @@ fn delete(hand: &Hand<'_>, early: &[Pushed], late: &[Pushed]) -> anyhow::Result<
     Ok(())
 }
 
-/// All of the source's streams, through every query service. A service may need a moment after a change.
+/// Checks all streams of the source through every query service. A service may need a moment after a change.
 fn check(hand: &Hand<'_>, source: &Source, account: &mut Account) -> anyhow::Result<()> {
-    for address in &hand.shared.query_services {
+    for address in &hand.run.query_services {
         let client = Client::new(address.clone(), Duration::from_secs(60));
         let began = Instant::now();
         loop {
@@ -182,7 +182,7 @@ fn check(hand: &Hand<'_>, source: &Source, account: &mut Account) -> anyhow::Res
     Ok(())
 }
 
-/// The lines of `millrace blocks ls` that report a loss.
+/// Parses the lost ranges in the output of `millrace blocks ls`.
 fn lost_ranges(listing: &str) -> Vec<LostRange> {
     let range = |line: &str| {
         let (what, _) = line.split_once(" lost:")?;
@@ -194,20 +194,20 @@ fn lost_ranges(listing: &str) -> Vec<LostRange> {
     listing.lines().filter_map(range).collect()
 }
 
-/// The sum of what the consumers count as lost.
+/// Returns the number of lost offsets that the consumers count.
 fn lost_metric(hand: &Hand<'_>) -> anyhow::Result<f64> {
     let mut sum = 0.0;
     for address in hand.cluster.addresses(Role::Consumer) {
-        // Those that were scaled away do not answer.
+        // Consumers that were scaled down do not answer.
         let Ok(metrics) = metrics(&address) else { continue };
         sum += metrics.sum_of_names_with("_lost_").unwrap_or_default();
     }
     Ok(sum)
 }
 
-/// A warning about lost offsets in the answer of a query for what is lost.
+/// Queries the lost range and returns the answer's warning about it.
 fn warning(hand: &Hand<'_>, source: &Source) -> anyhow::Result<Option<String>> {
-    let Some(address) = hand.shared.query_services.first() else { bail!("there is no query service") };
+    let Some(address) = hand.run.query_services.first() else { bail!("there is no query service") };
     let client = Client::new(address.clone(), Duration::from_secs(60));
     let reading = Reading { client: &client, tenant: &source.writer.tenant, headers: &[] };
     let found = reading.lines(&source.writer.selector_of_all())?;

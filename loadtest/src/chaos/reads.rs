@@ -1,12 +1,12 @@
-//! Readers: ask for whole streams and their counts all the time, and hold the answers against the ledger.
+//! Readers: they keep querying whole streams and their counts, and compare the answers with the ledger.
 //!
-//! - a **strong** read owes everything that was acknowledged before it began;
-//! - a read **with the token** of a push owes the lines of that push;
-//! - an **eventual** read owes nothing;
-//! - and none of them may hold a line twice, or one that was never sent.
+//! - A **strong** read must return everything that was acknowledged before it began.
+//! - A read **with the token** of a push must return the lines of that push.
+//! - An **eventual** read may return less.
+//! - None may return a line twice, or a line that was never sent.
 //!
-//! A read that fails is tried again, as a client behind a load balancer would: with the next query service. It must
-//! succeed within a bound; the time in which there were no sources to read from does not count.
+//! A failed read is retried with the next query service, as a client behind a load balancer would. It must succeed within
+//! a time limit, not counting time without Kafka or S3.
 
 use std::{
     thread,
@@ -16,7 +16,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{
-    shared::{Asking, STREAMS, Shared, Source},
+    state::{Asking, ChaosRun, STREAMS, Source},
     timeline::is_inexcusable,
 };
 use crate::{
@@ -25,32 +25,32 @@ use crate::{
     lines::Reading,
 };
 
-/// A read must have succeeded after this time, retries included.
+/// Time limit for a read, retries included.
 const RETRIES_MAX: Duration = Duration::from_secs(30);
-/// One attempt.
+/// Time limit for one attempt.
 const ATTEMPT_MAX: Duration = Duration::from_secs(30);
 
-/// One reader: until told to stop.
-pub(super) fn read(shared: &Shared, mut random: fastrand::Rng) -> anyhow::Result<()> {
-    let clients = clients(shared, ATTEMPT_MAX);
-    while !shared.stops() {
-        let source = random.choice(&shared.sources).context("there are sources")?;
+/// Runs one reader until told to stop.
+pub(super) fn read(run: &ChaosRun, mut random: fastrand::Rng) -> anyhow::Result<()> {
+    let clients = clients(run, ATTEMPT_MAX);
+    while !run.stops() {
+        let source = random.choice(&run.sources).context("there are sources")?;
         let (asking, stream) = match random.u8(..10) {
             0..5 => (Asking::Strong, stream(&mut random, source)),
             5..8 => (Asking::Eventual, stream(&mut random, source)),
             _ => (Asking::Token, 0),
         };
-        until_answered(shared, &clients, &mut random, source, asking, stream);
+        until_answered(run, &clients, &mut random, source, asking, stream);
         thread::sleep(Duration::from_millis(random.u64(0..60)));
     }
     Ok(())
 }
 
-pub(super) fn clients(shared: &Shared, attempt: Duration) -> Vec<Client> {
-    shared.query_services.iter().map(|address| Client::new(address.clone(), attempt)).collect()
+pub(super) fn clients(run: &ChaosRun, attempt: Duration) -> Vec<Client> {
+    run.query_services.iter().map(|address| Client::new(address.clone(), attempt)).collect()
 }
 
-/// Mostly one that is written now, sometimes an old one.
+/// Picks a stream: usually one that is being written, sometimes an old one.
 fn stream(random: &mut fastrand::Rng, source: &Source) -> StreamNumber {
     let streams = source.streams();
     let newest = streams.saturating_sub(STREAMS);
@@ -61,9 +61,9 @@ fn stream(random: &mut fastrand::Rng, source: &Source) -> StreamNumber {
     }
 }
 
-/// Tries again until there is an answer or the run ends; notes how long it took and what was wrong with it.
+/// Retries a read until it is answered or the run ends. Records its duration and its differences.
 fn until_answered(
-    shared: &Shared,
+    run: &ChaosRun,
     clients: &[Client],
     random: &mut fastrand::Rng,
     source: &Source,
@@ -77,27 +77,27 @@ fn until_answered(
         let began = Instant::now();
         match checked(&clients[turn % clients.len()], source, asking, stream) {
             Ok(differences) => {
-                return answered(shared, source, asking, stream, [first, began, Instant::now()], differences);
+                return answered(run, source, asking, stream, [first, began, Instant::now()], differences);
             }
             Err(error) => {
-                let kinds = shared.timeline.during(began, Instant::now());
-                shared.count_failed(&kinds, &format!("{error:#}"));
-                if is_inexcusable(&kinds) && !shared.stops() {
+                let kinds = run.timeline.during(began, Instant::now());
+                run.count_failed(&kinds, &format!("{error:#}"));
+                if is_inexcusable(&kinds) && !run.stops() {
                     let names: Vec<&str> = kinds.iter().map(|k| k.name()).collect();
                     let at = &clients[turn % clients.len()].base;
-                    shared.complain(format!(
+                    run.complain(format!(
                         "a read ({asking:?}, {at}) failed while nothing was wrong but {names:?}: {error:#}"
                     ));
                 }
             }
         }
-        if shared.stops() {
+        if run.stops() {
             return;
         }
-        let without_sources = shared.timeline.without_sources(first, Instant::now());
+        let without_sources = run.timeline.without_sources(first, Instant::now());
         if first.elapsed() > RETRIES_MAX + without_sources && !complained {
             complained = true;
-            shared.complain(format!("a read ({asking:?}) got no answer for {:.1} s", first.elapsed().as_secs_f64()));
+            run.complain(format!("a read ({asking:?}) got no answer for {:.1} s", first.elapsed().as_secs_f64()));
         }
         turn += 1;
         thread::sleep(Duration::from_millis(random.u64(50..250)));
@@ -105,16 +105,16 @@ fn until_answered(
 }
 
 fn answered(
-    shared: &Shared,
+    run: &ChaosRun,
     source: &Source,
     asking: Asking,
     stream: StreamNumber,
     [first, began, ended]: [Instant; 3],
     differences: Differences,
 ) {
-    let without_sources = shared.timeline.without_sources(first, ended);
+    let without_sources = run.timeline.without_sources(first, ended);
     {
-        let mut tally = shared.tally();
+        let mut tally = run.tally();
         *tally.reads.entry(asking).or_default() += 1;
         tally.during.add(differences);
         tally.with_retries_longest = tally.with_retries_longest.max(ended - first);
@@ -124,14 +124,13 @@ fn answered(
         }
     }
     if differences.any() {
-        let kinds: Vec<&str> = shared.timeline.during(first, ended).into_iter().map(|k| k.name()).collect();
+        let kinds: Vec<&str> = run.timeline.during(first, ended).into_iter().map(|k| k.name()).collect();
         let (tenant, writer) = (&source.writer.tenant, &source.writer.name);
-        shared
-            .complain(format!("{asking:?} read of {tenant} {writer} stream {stream} amid {kinds:?}: {differences:?}"));
+        run.complain(format!("{asking:?} read of {tenant} {writer} stream {stream} amid {kinds:?}: {differences:?}"));
     }
 }
 
-/// One attempt: the lines of a stream and their count, compared.
+/// Makes one attempt: queries the lines of a stream and their count, and compares them.
 fn checked(client: &Client, source: &Source, asking: Asking, stream: StreamNumber) -> anyhow::Result<Differences> {
     let writer = &source.writer;
     let push = source.last_push().filter(|_| asking == Asking::Token);

@@ -1,4 +1,4 @@
-//! What a run found: a table for people, JSON for scripts, and whether the promises held.
+//! The report of a run: a table for people, JSON for scripts, and the broken promises.
 
 use std::{
     collections::BTreeMap,
@@ -11,11 +11,11 @@ use super::{
     account::Account,
     lost::LostAccount,
     schedule::Kind,
-    shared::{Asking, Shared, Tally},
+    state::{Asking, ChaosRun, Tally},
     watch::Seen,
 };
 
-/// Everything about a run.
+/// All results of a run.
 pub(crate) struct Report {
     pub(crate) seed: u64,
     pub(crate) faults: Vec<(f64, f64, Kind, String)>,
@@ -34,14 +34,14 @@ impl Report {
         seed: u64,
         began: Instant,
         seconds: f64,
-        shared: &Shared,
+        run: &ChaosRun,
         seen: Seen,
         (after, lost): (Option<Account>, Option<LostAccount>),
         store: Value,
     ) -> Self {
         use std::sync::atomic::Ordering::Relaxed;
-        let pushes = (shared.pushes.load(Relaxed), shared.pushes_unknown.load(Relaxed));
-        let (faults, lines, tally) = (shared.timeline.all(began), shared.lines(), shared.tally().clone());
+        let pushes = (run.pushes.load(Relaxed), run.pushes_unknown.load(Relaxed));
+        let (faults, lines, tally) = (run.timeline.all(began), run.lines(), run.tally().clone());
         Self { seed, faults, seconds, lines, pushes, tally, seen, after, lost, store }
     }
 
@@ -57,7 +57,7 @@ impl Report {
         counts
     }
 
-    /// What was promised and did not hold, in words.
+    /// Describes each broken promise.
     pub(crate) fn broken(&self) -> Vec<String> {
         let mut broken = Vec::new();
         let mut require = |holds: bool, text: String| {

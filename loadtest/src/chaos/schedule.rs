@@ -1,61 +1,61 @@
-//! What goes wrong, when, and to whom: an endless list of steps that a seed decides.
+//! The schedule of faults: an endless, seeded list of steps.
 //!
-//! Kinds come from a deck that is shuffled anew when it is used up, so that each comes about as often as its weight
-//! says, and all of them come early. The list does not depend on what processes do.
+//! Kinds come from a deck that is reshuffled when it is empty, so that each kind appears in proportion to its weight and
+//! all kinds appear early. The schedule does not depend on what processes do.
 
 use std::{collections::VecDeque, time::Duration};
 
 use crate::cluster::{Counts, Role};
 
-/// Something that goes wrong, or is done on purpose, and to whom.
+/// A fault or a planned change, and its target.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
-    /// SIGKILL; started again after the hold.
+    /// SIGKILL; the process starts again after the hold.
     Kill { role: Role, index: usize },
-    /// SIGSTOP, SIGCONT after the hold.
+    /// SIGSTOP, and SIGCONT after the hold.
     Pause { role: Role, index: usize, long: bool },
-    /// SIGTERM; started again when it has ended.
+    /// SIGTERM; the process starts again after its exit.
     Terminate { role: Role, index: usize },
-    /// This many consumers from now on.
+    /// A change of the number of consumers.
     Scale { consumers: usize },
-    /// This many partitions from now on.
+    /// An increase of the number of partitions.
     Partitions { count: u32 },
     /// SIGKILL of a broker.
     BrokerKill { broker: usize },
     /// SIGSTOP of a broker.
     BrokerPause { broker: usize },
-    /// A broker is ended and started again: its partitions' leaders go to others and come back.
+    /// A clean restart of a broker: the leaders of its partitions move to other brokers and back.
     LeaderMove { broker: usize },
-    /// All brokers are paused.
+    /// SIGSTOP of all brokers.
     KafkaAway,
-    /// Share of requests that the store answers with 5xx, in percent.
+    /// The store answers this share of requests with 5xx, in percent.
     StoreErrors { percent: u8 },
-    /// Every request to the store waits so long.
+    /// Every request to the store is delayed.
     StoreSlow { millis: u64 },
-    /// Share of requests that the store carries out without the answer getting through, in percent.
+    /// The store carries out this share of requests but loses the reply, in percent.
     StoreReplyLost { percent: u8 },
-    /// No connection to the store.
+    /// The store is unreachable.
     StoreAway,
-    /// The store is away while much is pushed, until the consumers' memory is full.
+    /// The store is unreachable during heavy pushes, until the consumers' memory is full.
     MemoryFull,
-    /// The wall clock of a process is off.
+    /// The wall clock of a process is shifted.
     ClockJump { role: Role, index: usize, millis: i64 },
-    /// Somebody deletes the control topic.
+    /// The control topic is deleted.
     ControlDeleted,
 }
 
-/// What is done between two rests.
+/// One step of the schedule.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Step {
-    /// At once, one after the other.
+    /// Faults that are active together. They are injected one after the other.
     pub(crate) faults: Vec<Fault>,
-    /// How long they last.
+    /// Duration of the faults.
     pub(crate) hold: Duration,
-    /// Whether all must be well again before the next step; else it comes after a short rest.
+    /// Whether the cluster must recover before the next step. Otherwise the next step follows after a short rest.
     pub(crate) settle: bool,
 }
 
-/// A kind of fault, as reports name it.
+/// A kind of fault, for reports and excuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Kind {
     KillConsumer,
@@ -112,23 +112,23 @@ impl Kind {
         }
     }
 
-    /// Takes away what reads need: they may fail until it is over.
+    /// True for faults that take away what reads need. Reads may fail until they are over.
     pub(crate) fn takes_sources(self) -> bool {
         matches!(self, Self::KafkaAway | Self::StoreAway | Self::MemoryFull)
     }
 
-    /// Ordinary operation: no read may fail.
+    /// True for ordinary operation, during which no read may fail.
     pub(crate) fn is_planned(self) -> bool {
         matches!(self, Self::DrainConsumer | Self::DrainBuilder | Self::Scale | Self::Partitions)
     }
 
-    /// What strikes the log or the store, and not a process of ours.
+    /// True for faults of Kafka or of the store.
     fn is_below(self) -> bool {
         use Kind::{BrokerKill, BrokerPause, LeaderMove, StoreAway, StoreErrors, StoreReplyLost, StoreSlow};
         matches!(self, BrokerKill | BrokerPause | LeaderMove | StoreErrors | StoreSlow | StoreReplyLost | StoreAway)
     }
 
-    /// What strikes a process of ours, and can come with something below.
+    /// True for faults of our own processes that may be combined with a fault below them.
     fn is_above(self) -> bool {
         use Kind::{ClockJump, KillBuilder, KillConsumer, KillGateway, KillQueryService, PauseLong, PauseShort};
         matches!(self, KillConsumer | KillGateway | KillBuilder | KillQueryService | PauseLong | PauseShort | ClockJump)
@@ -165,7 +165,7 @@ impl Fault {
     }
 }
 
-/// How often each kind is in the deck. Raising partitions is not: it comes once in a run.
+/// The deck: how often it contains each kind. Raising partitions happens once per run and is not in it.
 const DECK: [(Kind, usize); 22] = [
     (Kind::KillConsumer, 4),
     (Kind::KillGateway, 1),
@@ -191,19 +191,19 @@ const DECK: [(Kind, usize); 22] = [
     (Kind::ControlDeleted, 1),
 ];
 
-/// Consumers after each part of a scaling: down to one, up to four, and back.
+/// Number of consumers after each part of a scaling: down to one, up to four, and back.
 const SCALES: [usize; 5] = [1, 2, 4, 2, 3];
 
-/// The step at which partitions are raised, or soon after it.
+/// The step at, or soon after, which partitions are raised.
 const PARTITIONS_AT: usize = 6;
 
-/// The list of steps. It never ends.
+/// An endless list of steps.
 pub(crate) struct Schedule {
     random: fastrand::Rng,
     counts: Counts,
     partitions_later: u32,
     consumers: usize,
-    /// The whole deck, in order.
+    /// The full deck, in order.
     kinds: Vec<Kind>,
     deck: VecDeque<Kind>,
     scales: VecDeque<usize>,
@@ -212,10 +212,10 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// Kinds come out of `only`, or out of all where that is empty.
+    /// Makes a schedule of the kinds in `only`, or of all kinds if it is empty.
     ///
     /// # Errors
-    /// When none of them can be done in such a cluster.
+    /// Fails if none of the kinds is possible in this cluster.
     pub(crate) fn new(seed: u64, counts: &Counts, partitions_later: u32, only: &[Kind]) -> anyhow::Result<Self> {
         let mut kinds: Vec<Kind> = DECK.iter().flat_map(|(kind, n)| std::iter::repeat_n(*kind, *n)).collect();
         kinds.retain(|kind| counts.brokers > 1 || !matches!(kind, Kind::BrokerKill | Kind::LeaderMove));
@@ -244,17 +244,17 @@ impl Schedule {
         self.deck.pop_front().expect("the deck is not empty")
     }
 
-    /// Takes the first card that fits out of the deck, if there is one.
+    /// Removes the first matching kind from the deck, if there is one.
     fn draw_that(&mut self, fits: impl Fn(Kind) -> bool) -> Option<Kind> {
         let at = self.deck.iter().position(|kind| fits(*kind))?;
         self.deck.remove(at)
     }
 
-    /// What a kind is this time, and how many milliseconds it lasts.
+    /// Picks the target of a fault and its duration in milliseconds.
     fn fault(&mut self, kind: Kind) -> (Fault, u64) {
         let Self { random, counts, consumers, .. } = self;
         let consumer = random.usize(..*consumers);
-        // Where there are followers, a third of what strikes consumers strikes one of them.
+        // If there are followers, a third of the consumer faults hit one of them.
         let (holder, at) = match counts.followers {
             0 => (Role::Consumer, consumer),
             followers if random.u8(..3) == 0 => (Role::Follower, random.usize(..followers)),
@@ -263,7 +263,7 @@ impl Schedule {
         let index = |random: &mut fastrand::Rng, count: usize| random.usize(..count.max(1));
         let broker = random.usize(..usize::from(counts.brokers));
         match kind {
-            // A third stays away for longer than its session: others take over.
+            // A third of the kills last longer than a session, so that others take over.
             Kind::KillConsumer => {
                 let hold = if random.u8(..3) == 0 { random.u64(8_000..12_000) } else { random.u64(0..3_000) };
                 (Fault::Kill { role: holder, index: at }, hold)
@@ -318,7 +318,7 @@ impl Iterator for Schedule {
     fn next(&mut self) -> Option<Step> {
         self.steps += 1;
         let kind = if !self.scales.is_empty() {
-            // A scaling that was begun goes on.
+            // A scaling in progress continues.
             Kind::Scale
         } else if self.steps >= PARTITIONS_AT && !self.raised {
             self.raised = true;
@@ -331,7 +331,7 @@ impl Iterator for Schedule {
         }
         let (fault, mut millis) = self.fault(kind);
         let mut faults = vec![fault];
-        // Every third time something below and something above come together.
+        // A third of the steps combine a fault of our processes with one below them.
         let wants_second = self.random.u8(..3) == 0;
         let second = match kind {
             kind if wants_second && kind.is_below() => self.draw_that(Kind::is_above),

@@ -1,4 +1,4 @@
-//! What was wrong when: lets a failed read be put down to its cause, and says which failures have no excuse.
+//! The timeline of faults. It attributes failed reads to faults and tells which failures have no excuse.
 
 use std::{
     collections::BTreeSet,
@@ -8,7 +8,7 @@ use std::{
 
 use super::schedule::Kind;
 
-/// So long after its end a fault still excuses a failed read, unless all was seen to be well meanwhile.
+/// A fault still excuses failed reads for this long after its end, unless the cluster has recovered since.
 const AFTERMATH: Duration = Duration::from_secs(15);
 
 /// All faults of a run.
@@ -18,7 +18,7 @@ pub(crate) struct Timeline(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     spans: Vec<Span>,
-    /// All was seen to be well at this moment.
+    /// The moment at which the cluster was last seen to have recovered.
     settled: Option<Instant>,
 }
 
@@ -31,7 +31,7 @@ struct Span {
 }
 
 impl Timeline {
-    /// A fault begins; the answer names it for [`Timeline::end`].
+    /// Records the begin of a fault. Returns its number for [`Timeline::end`].
     pub(crate) fn begin(&self, kind: Kind, target: String) -> usize {
         let mut inner = self.lock();
         inner.spans.push(Span { kind, target, from: Instant::now(), to: None });
@@ -42,12 +42,12 @@ impl Timeline {
         self.lock().spans[fault].to = Some(Instant::now());
     }
 
-    /// All is well: what ended before excuses nothing any more.
+    /// Records that the cluster has recovered: earlier faults excuse nothing any more.
     pub(crate) fn settled(&self) {
         self.lock().settled = Some(Instant::now());
     }
 
-    /// The kinds that were wrong, or had been a moment before, between two moments.
+    /// Returns the kinds of faults that were active, or had just ended, between two moments.
     pub(crate) fn during(&self, from: Instant, to: Instant) -> BTreeSet<Kind> {
         let inner = self.lock();
         let excuses = |span: &&Span| {
@@ -63,14 +63,14 @@ impl Timeline {
         inner.spans.iter().filter(excuses).map(|span| span.kind).collect()
     }
 
-    /// For how long between two moments reads had no sources.
+    /// Returns for how long reads had no sources between two moments.
     pub(crate) fn without_sources(&self, from: Instant, to: Instant) -> Duration {
         let inner = self.lock();
         let spans = inner.spans.iter().filter(|s| s.kind.takes_sources());
         spans.map(|s| s.to.unwrap_or(to).min(to).saturating_duration_since(s.from.max(from))).sum()
     }
 
-    /// Everything so far: seconds since `origin`, how long it lasted, kind and target.
+    /// Returns all faults so far: seconds since `origin`, duration, kind and target.
     pub(crate) fn all(&self, origin: Instant) -> Vec<(f64, f64, Kind, String)> {
         let seconds = |d: Duration| (d.as_secs_f64() * 10.0).round() / 10.0;
         let line = |s: &Span| {
@@ -85,8 +85,7 @@ impl Timeline {
     }
 }
 
-/// Whether a read that failed while these were wrong breaks a promise: nothing was wrong, or only what is ordinary
-/// operation.
+/// Returns whether a read that failed during these faults breaks a promise: none was active, or only ordinary operation.
 pub(crate) fn is_inexcusable(kinds: &BTreeSet<Kind>) -> bool {
     kinds.iter().all(|kind| kind.is_planned())
 }

@@ -1,4 +1,4 @@
-//! Watches the consumers' metrics: how long partitions have no leader, and how often memory was full.
+//! Watches the consumers' metrics: how long partitions are without a leader, and how often memory is full.
 
 use std::{
     collections::BTreeMap,
@@ -10,38 +10,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{shared::Shared, timeline::is_inexcusable};
+use super::{state::ChaosRun, timeline::is_inexcusable};
 use crate::cluster::{Metrics, metrics};
 
-/// How often all are asked.
+/// Interval between two readings of all consumers.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// What is watched and what was seen.
+/// The watch: its targets and its observations.
 pub(crate) struct Watch {
     consumers: Mutex<Vec<String>>,
-    /// So many partitions must have a leader.
+    /// Number of partitions that must have a leader.
     partitions: AtomicU32,
     seen: Mutex<Seen>,
 }
 
-/// What was seen.
+/// Observations of a watch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
-    /// When each partition had a leader last, and whether it has one now.
+    /// When each partition last had a leader, and whether it has one now.
     led: BTreeMap<u32, (Instant, bool)>,
-    /// The longest time without a leader, its partition, and what was wrong meanwhile.
+    /// The longest time without a leader, its partition, and the faults that were active.
     pub(crate) longest: Option<(Duration, u32, Vec<&'static str>)>,
-    /// The longest while Kafka and the store were there.
+    /// The longest time without a leader while Kafka and the store were available.
     pub(crate) longest_with_sources: Option<(Duration, u32, Vec<&'static str>)>,
-    /// The longest while only ordinary things were done: scaling, draining, raising partitions.
+    /// The longest time without a leader during ordinary operation: scaling, draining, raising partitions.
     pub(crate) longest_planned: Option<(Duration, u32, Vec<&'static str>)>,
     pub(crate) handoffs: u64,
     counters: BTreeMap<(String, &'static str), f64>,
-    /// How much counters rose over all processes.
+    /// Increase of counters, summed over all processes.
     pub(crate) rose: BTreeMap<&'static str, f64>,
 }
 
-/// Counters whose rise is told in the report.
+/// Counters whose increase is reported.
 const COUNTERS: [&str; 3] =
     ["millrace_consumer_memory_full_total", "millrace_consumer_fenced_total", "millrace_consumer_not_held_total"];
 
@@ -62,7 +62,7 @@ impl Watch {
         self.lock().clone()
     }
 
-    /// Whether each partition has a leader.
+    /// Returns whether every partition has a leader.
     pub(crate) fn all_led(&self) -> bool {
         let seen = self.lock();
         let led = seen.led.values().filter(|(_, led)| *led).count();
@@ -73,22 +73,22 @@ impl Watch {
         self.seen.lock().expect("no thread panics while it holds what was seen")
     }
 
-    /// Asks all consumers again and again, until told to stop.
-    pub(crate) fn run(&self, shared: &Shared) {
-        while !shared.watch_stops() {
+    /// Reads all consumers repeatedly until told to stop.
+    pub(crate) fn run(&self, run: &ChaosRun) {
+        while !run.watch_stops() {
             let began = Instant::now();
             let consumers = self.consumers.lock().expect("nobody panics with it").clone();
-            // All at once: one that is paused holds up nobody.
+            // Consumers are read in parallel, so that a paused one delays no other.
             let answers: Vec<(String, Option<Metrics>)> = thread::scope(|scope| {
                 let asked: Vec<_> = consumers.into_iter().map(|c| scope.spawn(move || (metrics(&c).ok(), c))).collect();
                 asked.into_iter().filter_map(|a| a.join().ok()).map(|(m, c)| (c, m)).collect()
             });
-            self.note(shared, &answers);
+            self.note(run, &answers);
             thread::sleep(PERIOD.saturating_sub(began.elapsed()));
         }
     }
 
-    fn note(&self, shared: &Shared, answers: &[(String, Option<Metrics>)]) {
+    fn note(&self, run: &ChaosRun, answers: &[(String, Option<Metrics>)]) {
         let now = Instant::now();
         let mut seen = self.lock();
         let led: Vec<u32> = answers.iter().filter_map(|(_, m)| m.as_ref()).flat_map(Metrics::partitions_led).collect();
@@ -96,7 +96,7 @@ impl Watch {
             let (since, was_led) = *seen.led.entry(partition).or_insert((now, false));
             let is_led = led.contains(&partition);
             if is_led && !was_led {
-                seen.handoff(shared, partition, since, now);
+                seen.handoff(run, partition, since, now);
             }
             seen.led.insert(partition, (if is_led { now } else { since }, is_led));
         }
@@ -104,7 +104,7 @@ impl Watch {
             for name in COUNTERS {
                 let Some(value) = metrics.as_ref().and_then(|m| m.sum(name)) else { continue };
                 let before = seen.counters.insert((consumer.clone(), name), value).unwrap_or_default();
-                // A process that was started again counts from 0.
+                // A restarted process counts from 0.
                 *seen.rose.entry(name).or_default() += if value >= before { value - before } else { value };
             }
         }
@@ -112,11 +112,11 @@ impl Watch {
 }
 
 impl Seen {
-    /// A partition has a leader again.
-    fn handoff(&mut self, shared: &Shared, partition: u32, since: Instant, now: Instant) {
-        let kinds = shared.timeline.during(since, now);
+    /// Records that a partition has a leader again.
+    fn handoff(&mut self, run: &ChaosRun, partition: u32, since: Instant, now: Instant) {
+        let kinds = run.timeline.during(since, now);
         if kinds.is_empty() {
-            // Its first leader, before anything went wrong.
+            // The partition's first leader is not a hand-over.
             return;
         }
         self.handoffs += 1;

@@ -1,4 +1,4 @@
-//! What a cluster on this machine is like: how many of each, where its data lie, and the settings of all roles.
+//! The layout of a cluster: the number of processes, the folders of its data, and the settings of all roles.
 
 use std::{
     fs,
@@ -7,34 +7,34 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::Role;
+use super::role::Role;
 
-/// The bucket that blocks and heads go to.
+/// Bucket of blocks and heads.
 pub(super) const BUCKET: &str = "millrace";
-/// The topic that is the log.
+/// Topic of the log.
 pub(crate) const TOPIC: &str = "millrace";
-/// How many of each.
+/// Number of processes of each role, of brokers, and of partitions.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Counts {
-    /// Kafka brokers: 1, or 3 with replication
+    /// Number of Kafka brokers: 1, or 3 with replication
     #[arg(long, default_value_t = 3)]
     pub(crate) brokers: u16,
-    /// Processes that take pushes
+    /// Number of processes that take pushes
     #[arg(long, default_value_t = 2)]
     pub(crate) gateways: usize,
-    /// Processes that share the partitions
+    /// Number of processes that share the partitions
     #[arg(long, default_value_t = 3)]
     pub(crate) consumers: usize,
-    /// Processes that follow all partitions in a group of their own, as warm readers
+    /// Number of processes that follow all partitions in a consumer group of their own, as warm readers
     #[arg(long, default_value_t = 0)]
     pub(crate) followers: usize,
-    /// Processes that turn cuts into blocks
+    /// Number of processes that turn cuts into blocks
     #[arg(long, default_value_t = 1)]
     pub(crate) builders: usize,
-    /// Processes that answer queries
+    /// Number of processes that answer queries
     #[arg(long, default_value_t = 2)]
     pub(crate) query_services: usize,
-    /// Partitions of the log
+    /// Number of partitions of the log
     #[arg(long, default_value_t = 4)]
     pub(crate) partitions: u32,
 }
@@ -57,7 +57,7 @@ impl Counts {
     }
 }
 
-/// A cluster before it runs.
+/// The layout of a cluster, before it runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) folder: PathBuf,
@@ -70,7 +70,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// A cluster with the settings that all clusters here share.
+    /// Returns a layout with the settings that all clusters of this tool share.
     pub(crate) fn new(folder: &Path, binary: PathBuf, counts: Counts) -> Self {
         let (replicas, in_sync) = if counts.brokers == 1 { (1, 1) } else { (3, 2) };
         let settings = json!({
@@ -90,7 +90,7 @@ impl Layout {
         Self { folder: folder.to_owned(), binary, counts, settings, environment: Vec::new() }
     }
 
-    /// Gives all roles a setting, by its path with dots.
+    /// Sets a setting of all roles, by its path with dots.
     pub(crate) fn set(&mut self, path: &str, value: impl Into<Value>) {
         let mut at = &mut self.settings;
         for key in path.split('.') {
@@ -102,13 +102,13 @@ impl Layout {
         *at = value.into();
     }
 
-    /// As `MILLRACE_…` variables name settings: `CONSUMER__CUT_BYTES`. Numbers are numbers, as there.
+    /// Sets a setting of all roles, named as in `MILLRACE_…` variables: `CONSUMER__CUT_BYTES`. A number stays a number.
     pub(crate) fn set_by_variable(&mut self, variable: &str, value: &str) {
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
         self.set(&variable.to_lowercase().replace("__", "."), value);
     }
 
-    /// Gives all roles a variable.
+    /// Sets an environment variable of all roles.
     pub(crate) fn set_environment(&mut self, name: &str, value: impl Into<String>) {
         self.environment.push((name.to_owned(), value.into()));
     }
@@ -129,13 +129,13 @@ impl Layout {
         self.folder.join("s3")
     }
 
-    /// Writes the one configuration of all roles. JSON is YAML, too.
+    /// Writes the configuration of all roles. It is JSON, which is also YAML.
     pub(super) fn write_config(&self) -> anyhow::Result<()> {
         fs::write(self.config_file(), serde_json::to_string_pretty(&self.settings)?)?;
         Ok(())
     }
 
-    /// Removes what an earlier cluster left in a folder, and nothing else.
+    /// Removes the files of an earlier cluster from a folder, and nothing else.
     pub(super) fn clear(folder: &Path) -> anyhow::Result<()> {
         for part in ["kafka", "s3", "logs", "clocks", "pids", "millrace.yaml", "cluster.json", "supervisor.log"] {
             let path = folder.join(part);

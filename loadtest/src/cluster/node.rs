@@ -1,59 +1,21 @@
-//! One process of a role: its port, settings, clock, and whether it runs.
+//! One process of a role: its port, its clock, and whether it runs.
 
-use std::{fmt, fs, path::PathBuf, process::Command, time::Duration};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 
-use super::{Layout, is_ready, warden::Warden};
+use super::{layout::Layout, probe::is_ready, role::Role, warden::Warden};
 use crate::process::{Process, free_port};
 
-/// What a process does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Role {
-    Gateway,
-    Consumer,
-    /// A consumer that follows partitions in a group of its own and never leads one.
-    Follower,
-    Builder,
-    QueryService,
-}
-
-impl Role {
-    /// In the order in which they start; they end in the opposite one.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Builder, Self::Consumer, Self::Follower, Self::QueryService, Self::Gateway];
-
-    /// The command of the binary.
-    fn command(self) -> &'static str {
-        if self == Self::Follower { Self::Consumer.name() } else { self.name() }
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Gateway => "gateway",
-            Self::Consumer => "consumer",
-            Self::Follower => "follower",
-            Self::Builder => "builder",
-            Self::QueryService => "query-service",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A process of a role that runs, or can.
+/// A process of a role, running or not.
 pub(crate) struct Node {
     pub(crate) role: Role,
     pub(crate) id: String,
     port: u16,
     zone: String,
     log_file: PathBuf,
-    /// Milliseconds that its wall clock is off, as a text; it reads the file again each second.
+    /// File with the offset of the process's wall clock in milliseconds. The process reads it every second.
     clock_file: PathBuf,
     process: Option<Process>,
     paused: bool,
@@ -114,7 +76,7 @@ impl Node {
         Ok(())
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub(crate) fn kill(&mut self, warden: &Warden) -> anyhow::Result<()> {
         self.paused = false;
         if let Some(process) = self.process.take() {
@@ -123,7 +85,7 @@ impl Node {
         warden.forget(&self.id)
     }
 
-    /// SIGTERM; says how long the end took.
+    /// Sends SIGTERM and waits. Returns how long the exit took.
     pub(crate) fn terminate(&mut self, warden: &Warden, limit: Duration) -> anyhow::Result<Duration> {
         if self.paused {
             self.resume()?;
@@ -134,14 +96,14 @@ impl Node {
         took
     }
 
-    /// SIGSTOP.
+    /// Sends SIGSTOP.
     pub(crate) fn pause(&mut self) -> anyhow::Result<()> {
         self.process.as_ref().with_context(|| format!("{} does not run", self.id))?.signal(Signal::STOP)?;
         self.paused = true;
         Ok(())
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub(crate) fn resume(&mut self) -> anyhow::Result<()> {
         self.paused = false;
         match &self.process {
@@ -150,9 +112,9 @@ impl Node {
         }
     }
 
-    /// Puts its wall clock off by so much.
+    /// Shifts the process's wall clock.
     pub(crate) fn set_clock_offset(&self, millis: i64) -> anyhow::Result<()> {
-        // In one step, so that it never reads half a number.
+        // The rename makes the change atomic, so the process never reads half a number.
         let beside = self.clock_file.with_extension("new");
         fs::write(&beside, millis.to_string())?;
         fs::rename(beside, &self.clock_file)?;
@@ -163,7 +125,7 @@ impl Node {
         self.runs() && is_ready(&self.address())
     }
 
-    /// How it ended by itself, when it did. It can be started again then.
+    /// Returns how the process ended, if it ended by itself. It can then be started again.
     pub(crate) fn ended_by_itself(&mut self, warden: &Warden) -> anyhow::Result<Option<String>> {
         let Some(process) = &mut self.process else { return Ok(None) };
         let Some(status) = process.ended()? else { return Ok(None) };

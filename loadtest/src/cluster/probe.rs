@@ -1,4 +1,4 @@
-//! What a process says about itself: `/ready` and `/metrics`.
+//! Reads `/ready` and `/metrics` of a process.
 
 use std::time::Duration;
 
@@ -6,26 +6,26 @@ use crate::http::Client;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Whether a process says that it can do its work.
+/// Returns whether a process is ready.
 pub(crate) fn is_ready(address: &str) -> bool {
     Client::new(address.to_owned(), PATIENCE).get("/ready", "probe", &[]).is_ok_and(|a| a.is_success())
 }
 
-/// The metrics of a process.
+/// Reads the metrics of a process.
 pub(crate) fn metrics(address: &str) -> anyhow::Result<Metrics> {
     let answer = Client::new(address.to_owned(), PATIENCE).get("/metrics", "probe", &[])?;
     anyhow::ensure!(answer.is_success(), "{address} answered {}", answer.status);
     Ok(Metrics::parse(&answer.text()))
 }
 
-/// Metrics as Prometheus reads them.
+/// Metrics in Prometheus's text format, parsed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics(Vec<Sample>);
 
 #[derive(Clone, Debug)]
 struct Sample {
     name: String,
-    /// Between the braces.
+    /// The text between the braces.
     labels: String,
     value: f64,
 }
@@ -44,22 +44,22 @@ impl Metrics {
         self.0.iter().filter(move |s| s.name == name)
     }
 
-    /// The sum over all labels; none when there is no such metric.
+    /// Returns the sum over all label sets, or `None` if the metric does not exist.
     pub(crate) fn sum(&self, name: &str) -> Option<f64> {
         self.of(name).map(|s| s.value).reduce(|a, b| a + b)
     }
 
-    /// The sum over all metrics with this in their names.
+    /// Returns the sum over all metrics whose names contain `part`.
     pub(crate) fn sum_of_names_with(&self, part: &str) -> Option<f64> {
         self.0.iter().filter(|s| s.name.contains(part)).map(|s| s.value).reduce(|a, b| a + b)
     }
 
-    /// The largest over all labels.
+    /// Returns the maximum over all label sets.
     pub(crate) fn most(&self, name: &str) -> Option<f64> {
         self.of(name).map(|s| s.value).reduce(f64::max)
     }
 
-    /// The partitions this process leads now.
+    /// Returns the partitions that this process leads.
     pub(crate) fn partitions_led(&self) -> Vec<u32> {
         let led = self.of("millrace_consumer_leading").filter(|s| s.value > 0.0);
         let mut led: Vec<u32> = led.filter_map(|s| label(&s.labels, "partition")?.parse().ok()).collect();
@@ -68,7 +68,7 @@ impl Metrics {
     }
 }
 
-/// The value of a label. Good for values without quotes and commas.
+/// Returns the value of a label. Values must not contain quotes or commas.
 fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
     let mut all = labels.split(',').filter_map(|l| l.split_once('='));
     all.find(|(n, _)| *n == name).map(|(_, value)| value.trim_matches('"'))

@@ -1,4 +1,4 @@
-//! A cluster that runs: brokers, S3 server, and the processes of all roles.
+//! A running cluster: brokers, the S3 server, and the processes of all roles.
 
 use std::{
     fs, thread,
@@ -10,18 +10,18 @@ use testbed::kafka::{KafkaCluster, KafkaOptions};
 
 use crate::http::Client;
 
-use super::{Layout, Node, Role, store::StoreServer, warden::Warden};
+use super::{layout::Layout, node::Node, role::Role, store::StoreServer, warden::Warden};
 
-/// The grace period of the roles is 30 s; a little more for a busy machine.
+/// Time limit for a process to stop: the grace period of 30 s, and some more for a busy machine.
 pub(crate) const STOP_MAX: Duration = Duration::from_secs(45);
 
-/// Blocks of all that is in memory are made within this time.
+/// Time limit for a flush.
 const FLUSH_MAX: Duration = Duration::from_secs(600);
 
-/// All processes. Dropping it kills them.
+/// All processes of a cluster. Dropping it kills them.
 pub(crate) struct Cluster {
     pub(crate) layout: Layout,
-    // The roles go first, then what they stand on.
+    // Fields are dropped in this order: roles first, then what they depend on.
     pub(crate) nodes: Vec<Node>,
     pub(crate) store: StoreServer,
     pub(crate) kafka: KafkaCluster,
@@ -29,7 +29,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts everything, and does not wait for the roles.
+    /// Starts everything. Does not wait until the roles are ready.
     pub(crate) fn start(mut layout: Layout) -> anyhow::Result<Self> {
         for folder in [layout.kafka_folder(), layout.store_folder(), layout.logs()] {
             fs::create_dir_all(folder)?;
@@ -55,7 +55,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts one more of a role.
+    /// Starts one more process of a role.
     pub(crate) fn add(&mut self, role: Role) -> anyhow::Result<()> {
         let index = self.of(role).count();
         let mut node = Node::new(&self.layout, role, index)?;
@@ -80,13 +80,13 @@ impl Cluster {
         node.start(&self.layout, &self.warden)
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL to a node.
     pub(crate) fn kill_node(&mut self, role: Role, index: usize) -> anyhow::Result<()> {
         let mut all = self.nodes.iter_mut().filter(|n| n.role == role);
         all.nth(index).with_context(|| format!("there is no {role} {index}"))?.kill(&self.warden)
     }
 
-    /// SIGTERM, and waits; says how long the end took.
+    /// Sends SIGTERM to a node and waits. Returns how long the exit took.
     pub(crate) fn terminate_node(&mut self, role: Role, index: usize) -> anyhow::Result<Duration> {
         let mut all = self.nodes.iter_mut().filter(|n| n.role == role);
         all.nth(index).with_context(|| format!("there is no {role} {index}"))?.terminate(&self.warden, STOP_MAX)
@@ -96,12 +96,12 @@ impl Cluster {
         self.of(role).map(Node::address).collect()
     }
 
-    /// Those that run and are not ready.
+    /// Returns the names of nodes that run and are not ready.
     pub(crate) fn not_ready(&self) -> Vec<String> {
         self.nodes.iter().filter(|n| n.runs() && !n.is_ready()).map(|n| n.id.clone()).collect()
     }
 
-    /// What ended by itself since the last call, in words.
+    /// Returns the nodes that ended by themselves since the last call, each with a description.
     pub(crate) fn ended_by_themselves(&mut self) -> anyhow::Result<Vec<(Role, usize, String)>> {
         let mut found = Vec::new();
         for role in Role::ALL {
@@ -112,7 +112,7 @@ impl Cluster {
         Ok(found)
     }
 
-    /// Waits until everything that runs is ready.
+    /// Waits until all running nodes are ready.
     pub(crate) fn wait_ready(&mut self, limit: Duration) -> anyhow::Result<()> {
         let began = Instant::now();
         loop {
@@ -130,7 +130,7 @@ impl Cluster {
         }
     }
 
-    /// Ends everything in order: those who push first, what they stand on last.
+    /// Stops everything in order: gateways first, brokers and the store last.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         let mut problems = Vec::new();
         while let Some(mut node) = self.nodes.pop() {
@@ -145,7 +145,7 @@ impl Cluster {
     }
 }
 
-/// Everything that was pushed becomes blocks.
+/// Waits until everything that was pushed is in blocks.
 pub(crate) fn flush(cluster: &Cluster) -> anyhow::Result<()> {
     let began = Instant::now();
     let address = cluster.addresses(Role::QueryService).into_iter().next().context("there is no query service")?;

@@ -1,4 +1,4 @@
-//! `cluster.json`: who and where everybody is, for `status` and `down`, and for people's own scripts.
+//! `cluster.json`: all processes and their addresses, for `status`, `down`, and scripts.
 
 use std::{
     fs,
@@ -7,10 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cluster, layout::TOPIC};
+use super::{layout::TOPIC, running::Cluster};
 use crate::procstat::start_ticks;
 
-/// A cluster, written down.
+/// The content of `cluster.json`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(super) struct State {
     pub(super) ready: bool,
@@ -24,7 +24,7 @@ pub(super) struct State {
     pub(super) nodes: Vec<Node>,
 }
 
-/// A process, told apart from later ones with the same number.
+/// A process. Its start time tells it from a later process with the same pid.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(super) struct Process {
     pub(super) pid: u32,
@@ -57,7 +57,7 @@ impl Process {
 }
 
 impl State {
-    /// Only this process, the supervisor.
+    /// Returns the state of a cluster that is starting: only the supervisor, which is this process.
     pub(super) fn starting() -> anyhow::Result<Self> {
         Ok(Self { supervisor: Process::of(Some(std::process::id())), ..Self::default() })
     }
@@ -85,7 +85,7 @@ impl State {
         })
     }
 
-    /// All but the supervisor, in the order in which they are ended.
+    /// Returns all processes but the supervisor, in the order in which they are stopped.
     pub(super) fn processes(&self) -> impl Iterator<Item = &Process> {
         let nodes = self.nodes.iter().rev().map(|n| &n.process);
         nodes.chain([&self.store.process]).chain(&self.brokers)
@@ -96,7 +96,7 @@ impl State {
     }
 
     pub(super) fn write(&self, folder: &Path) -> anyhow::Result<()> {
-        // In one step, so that nobody reads half of it.
+        // The rename makes the change atomic for readers.
         let beside = folder.join("cluster.json.new");
         fs::write(&beside, serde_json::to_string_pretty(self)?)?;
         Ok(fs::rename(beside, folder.join("cluster.json"))?)

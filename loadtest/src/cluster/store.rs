@@ -1,4 +1,4 @@
-//! The S3 server as a process of its own, and the faults it is told to make.
+//! The S3 server as a process of its own, and control over its faults.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use testbed::s3::{FaultSettings, S3Server};
 use super::{layout::BUCKET, warden::Warden};
 use crate::{http::Client, process::Process};
 
-/// What the server tells its starter, as a file.
+/// The endpoint and keys of the server, which it writes to a file.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Access {
     pub(super) endpoint: String,
@@ -23,28 +23,28 @@ pub(super) struct Access {
     pub(super) secret_key: String,
 }
 
-/// `loadtest s3`: what [`StoreServer`] starts.
+/// Arguments of `loadtest s3`, which [`StoreServer`] starts.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StoreArgs {
-    /// Objects are files in here
+    /// Folder of the objects
     #[arg(long)]
     folder: PathBuf,
-    /// Listen here on 127.0.0.1; 0 is a free port
+    /// Port on 127.0.0.1; 0 picks a free one
     #[arg(long, default_value_t = 0)]
     port: u16,
-    /// Write endpoint and keys to this file once it listens
+    /// Write the endpoint and the keys to this file once the server listens
     #[arg(long)]
     access: Option<PathBuf>,
 }
 
-/// Serves until the process is ended.
+/// Serves until the process is killed.
 pub(crate) fn serve_store(args: &StoreArgs) -> anyhow::Result<()> {
     let server = S3Server::start_on(args.port, &args.folder, BUCKET)?;
     let (access_key, secret_key) = (server.access_key().to_owned(), server.secret_key().to_owned());
     let access = Access { endpoint: server.endpoint(), access_key, secret_key };
     println!("bucket {BUCKET} at {}", access.endpoint);
     if let Some(file) = &args.access {
-        // In one step, so that nobody reads half of it.
+        // The rename makes the change atomic for readers.
         let beside = file.with_extension("new");
         fs::write(&beside, serde_json::to_vec(&access)?)?;
         fs::rename(beside, file)?;
@@ -84,7 +84,7 @@ impl StoreServer {
         self.process.pid()
     }
 
-    /// What goes wrong from now on; the default is nothing.
+    /// Replaces the faults that the server injects. The default injects none.
     pub(crate) fn set_faults(&self, faults: &FaultSettings) -> anyhow::Result<()> {
         let client = Client::new(self.access.endpoint.clone(), Duration::from_secs(10));
         let answer = client.post("/__faults", "probe", &[], &serde_json::to_vec(faults)?)?;
@@ -92,7 +92,7 @@ impl StoreServer {
         Ok(())
     }
 
-    /// How many requests came, and what was done to them, as the server counts it.
+    /// Returns the server's counts of requests and of injected faults.
     pub(crate) fn fault_counts(&self) -> anyhow::Result<serde_json::Value> {
         let client = Client::new(self.access.endpoint.clone(), Duration::from_secs(10));
         let mut answer = client.get("/__faults", "probe", &[])?.json()?;

@@ -1,6 +1,6 @@
-//! Ends the processes of a cluster when the one that started them dies without a word.
+//! Kills the processes of a cluster if the process that started them dies.
 //!
-//! A shell waits on a pipe that closes with this process, and then kills those whose numbers are in a folder.
+//! A shell waits on a pipe that closes when this process dies. It then kills the processes whose pids are in a folder.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 
-/// Dropping it does nothing to the processes: then they were ended in order.
+/// A running warden. Dropping it leaves the processes alone, since they were stopped in order.
 pub(crate) struct Warden {
     folder: PathBuf,
     shell: Child,
@@ -42,7 +42,7 @@ impl Warden {
 
 impl Drop for Warden {
     fn drop(&mut self) {
-        // Before its pipe is closed: what it watches may be others' numbers by now.
+        // The shell must die before its pipe closes: the pids may belong to other processes by now.
         let _ = self.shell.kill();
         let _ = self.shell.wait();
     }

@@ -1,4 +1,4 @@
-//! What tests do to topics.
+//! Administration of topics for tests.
 
 use std::time::{Duration, Instant};
 
@@ -14,19 +14,19 @@ use super::KafkaCluster;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Makes, changes and removes topics and records.
+/// Creates, changes and deletes topics and records.
 pub struct KafkaAdmin {
     client: AdminClient<DefaultClientContext>,
 }
 
-/// What a topic is like.
+/// Options of a topic.
 #[derive(Clone, Debug)]
 pub struct TopicOptions {
-    /// How many partitions.
+    /// Number of partitions.
     pub partitions: i32,
-    /// How many copies of each; the brokers' default when it is -1.
+    /// Number of replicas; -1 is the brokers' default.
     pub replication: i32,
-    /// The topic's settings under Kafka's names.
+    /// The topic's settings, by Kafka's names.
     pub settings: Vec<(String, String)>,
 }
 
@@ -38,10 +38,10 @@ impl Default for TopicOptions {
 }
 
 impl KafkaCluster {
-    /// An administrator of this cluster.
+    /// Returns an administrator of this cluster.
     ///
     /// # Errors
-    /// When the client cannot be made.
+    /// If the client cannot be created.
     pub fn admin(&self) -> Result<KafkaAdmin> {
         KafkaAdmin::new(&self.bootstrap())
     }
@@ -52,10 +52,10 @@ fn options() -> AdminOptions {
 }
 
 impl KafkaAdmin {
-    /// An administrator of the cluster that has these brokers.
+    /// Returns an administrator of the cluster with these brokers.
     ///
     /// # Errors
-    /// When the client cannot be made.
+    /// If the client cannot be created.
     pub fn new(bootstrap: &str) -> Result<Self> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", bootstrap).set("reconnect.backoff.max.ms", "500");
@@ -63,10 +63,10 @@ impl KafkaAdmin {
         Ok(Self { client: config.create()? })
     }
 
-    /// Makes a topic.
+    /// Creates a topic.
     ///
     /// # Errors
-    /// When Kafka refuses.
+    /// If Kafka refuses.
     pub async fn create_topic(&self, topic: &str, what: &TopicOptions) -> Result<()> {
         let mut new = NewTopic::new(topic, what.partitions, TopicReplication::Fixed(what.replication));
         for (name, value) in &what.settings {
@@ -76,28 +76,28 @@ impl KafkaAdmin {
         check(results.into_iter().map(|result| result.map(|_| ())))
     }
 
-    /// Removes a topic with all its records.
+    /// Deletes a topic and all its records.
     ///
     /// # Errors
-    /// When Kafka refuses.
+    /// If Kafka refuses.
     pub async fn delete_topic(&self, topic: &str) -> Result<()> {
         let results = self.client.delete_topics(&[topic], &options()).await?;
         check(results.into_iter().map(|result| result.map(|_| ())))
     }
 
-    /// Raises the number of a topic's partitions.
+    /// Increases the number of partitions of a topic.
     ///
     /// # Errors
-    /// When Kafka refuses.
+    /// If Kafka refuses.
     pub async fn grow_topic(&self, topic: &str, partitions: usize) -> Result<()> {
         let results = self.client.create_partitions([&NewPartitions::new(topic, partitions)], &options()).await?;
         check(results.into_iter().map(|result| result.map(|_| ())))
     }
 
-    /// Gives a topic these settings. All others fall back to the brokers' defaults.
+    /// Replaces the settings of a topic. All other settings fall back to the brokers' defaults.
     ///
     /// # Errors
-    /// When Kafka refuses.
+    /// If Kafka refuses.
     pub async fn set_topic(&self, topic: &str, settings: &[(&str, &str)]) -> Result<()> {
         let mut alter = AlterConfig::new(ResourceSpecifier::Topic(topic));
         for (name, value) in settings {
@@ -107,10 +107,10 @@ impl KafkaAdmin {
         check(results.into_iter().map(|result| result.map(|_| ()).map_err(|(_, code)| ((), code))))
     }
 
-    /// Removes the records of a partition below an offset, as retention does.
+    /// Deletes the records of a partition below an offset, as retention does.
     ///
     /// # Errors
-    /// When Kafka refuses.
+    /// If Kafka refuses.
     pub async fn delete_records(&self, topic: &str, partition: i32, below: i64) -> Result<()> {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(below))?;
@@ -118,10 +118,10 @@ impl KafkaAdmin {
         results.elements().iter().try_for_each(|element| Ok(element.error()?))
     }
 
-    /// The leaders of a topic's partitions, in their order; none where a partition has no leader now.
+    /// Returns the leader of each partition of a topic, or `None` for a partition without a leader.
     ///
     /// # Errors
-    /// When Kafka does not answer.
+    /// If Kafka does not answer.
     pub fn leaders(&self, topic: &str) -> Result<Vec<Option<i32>>> {
         let metadata = self.client.inner().fetch_metadata(Some(topic), PATIENCE)?;
         let topic = metadata.topics().first().context("there is no such topic")?;
@@ -131,11 +131,11 @@ impl KafkaAdmin {
         Ok(partitions.iter().map(|partition| Some(partition.leader()).filter(|leader| *leader >= 0)).collect())
     }
 
-    /// The leaders of a topic's partitions, in their order, once each has one: a broker may hear of a topic some time
-    /// after another one has made it.
+    /// Waits until each partition of a topic has a leader, and returns the leaders. A broker may learn of a topic some time
+    /// after another broker created it.
     ///
     /// # Errors
-    /// When that is not so in time.
+    /// If a partition has no leader in time.
     pub async fn all_leaders(&self, topic: &str) -> Result<Vec<i32>> {
         let began = Instant::now();
         loop {

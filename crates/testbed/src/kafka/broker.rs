@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{KafkaOptions, tls::Certificate};
+use super::{options::KafkaOptions, tls::Certificate};
 use crate::free_ports;
 
-/// Small and quick to start; nothing here runs for long enough to need the second compiler.
+/// Java options for a small heap and a quick start. Tests are too short to profit from the second compiler.
 const JAVA: [&str; 4] = [
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
@@ -21,7 +21,7 @@ const JAVA: [&str; 4] = [
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
 ];
 
-/// A broker that runs, or can.
+/// A broker, running or not.
 pub(super) struct Broker {
     id: i32,
     port: u16,
@@ -33,14 +33,14 @@ pub(super) struct Broker {
     process: Option<Process>,
 }
 
-/// A broker's process and the one that ends it when this process dies without a word.
+/// The process of a broker, and a warden that kills it if this process dies.
 struct Process {
     broker: Child,
-    /// Waits until the pipe to it is closed, then kills the broker.
+    /// Waits until its pipe closes, then kills the broker.
     warden: Child,
 }
 
-/// Chooses ports and writes the properties of all brokers.
+/// Picks ports and writes the properties of all brokers.
 pub(super) fn layout(
     options: &KafkaOptions,
     certificate: Option<&Certificate>,
@@ -117,11 +117,11 @@ fn properties(broker: &Broker, options: &KafkaOptions, voters: &str, controller:
     set("group.consumer.min.heartbeat.interval.ms", "100".into());
     set("group.consumer.heartbeat.interval.ms", "500".into());
     set("group.consumer.session.timeout.ms", "6000".into());
-    // Retention and deletion are seen within seconds.
+    // Retention and deletion take effect within seconds.
     set("log.retention.check.interval.ms", "500".into());
     set("log.initial.task.delay.ms", "500".into());
     set("log.segment.delete.delay.ms", "500".into());
-    // A broker that is gone is noticed within seconds, and gets its partitions back when it returns.
+    // A dead broker is noticed within seconds. It gets its partitions back when it returns.
     set("broker.session.timeout.ms", "3000".into());
     set("broker.heartbeat.interval.ms", "500".into());
     set("leader.imbalance.check.interval.seconds", "5".into());
@@ -130,17 +130,17 @@ fn properties(broker: &Broker, options: &KafkaOptions, voters: &str, controller:
     all
 }
 
-/// 16 random bytes in the letters Kafka uses for ids.
+/// Returns 16 random bytes in the encoding that Kafka uses for ids.
 fn cluster_id() -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    // The first letter is no dash, so that the tool does not take it for an option; the last one has two bits.
+    // The first letter must not be a dash, or the tool takes it for an option. The last letter holds two bits.
     let mut id: String =
         (0..21).map(|i| char::from(LETTERS[fastrand::usize(..if i == 0 { 62 } else { 64 })])).collect();
     id.push('A');
     id
 }
 
-/// Prepares the data folders of all brokers, at once.
+/// Formats the data folders of all brokers in parallel.
 pub(super) fn format(brokers: &[Broker]) -> Result<()> {
     let tools: Vec<Child> = brokers
         .iter()
@@ -239,13 +239,13 @@ impl Broker {
         Ok(())
     }
 
-    /// What a broker that ended by itself said.
+    /// Describes how the broker ended, if it ended by itself.
     pub(super) fn unexpected_end(&mut self) -> Option<String> {
         let status = self.process.as_mut()?.broker.try_wait().ok()??;
         Some(format!("broker {} ended with {status}\n{}", self.id, self.log_tail()))
     }
 
-    /// The end of its log file.
+    /// Returns the end of the broker's log file.
     pub(super) fn log_tail(&self) -> String {
         let text = std::fs::read(self.log_file()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();
@@ -256,7 +256,7 @@ impl Broker {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The warden first: it must not kill a process that gets the broker's number later.
+        // The warden goes first: it must not kill a later process that gets the broker's pid.
         let _ = self.warden.kill();
         let _ = self.warden.wait();
         let _ = self.broker.kill();

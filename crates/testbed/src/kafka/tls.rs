@@ -1,4 +1,4 @@
-//! A certificate that names 127.0.0.1 and is its own authority, made with Java's `keytool`.
+//! A self-signed certificate for 127.0.0.1, made with Java's `keytool`.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,14 +9,14 @@ use anyhow::{Context as _, Result, ensure};
 
 const PASSWORD: &str = "testbed";
 
-/// The files of a certificate.
+/// A certificate, as files.
 #[derive(Clone, Debug)]
 pub(super) struct Certificate {
     folder: PathBuf,
 }
 
 impl Certificate {
-    /// Makes one in `folder`.
+    /// Creates a certificate in `folder`.
     pub(super) fn make(folder: &Path) -> Result<Self> {
         let made = Self { folder: folder.to_owned() };
         if made.key_store().exists() {
@@ -30,12 +30,12 @@ impl Certificate {
         Ok(made)
     }
 
-    /// What clients must trust, as PEM.
+    /// Returns the PEM file that clients must trust.
     pub(super) fn authority(&self) -> PathBuf {
         self.folder.join("ca.pem")
     }
 
-    /// The properties of a listener that shows it.
+    /// Returns the broker properties of a listener with this certificate.
     pub(super) fn properties(&self, listener: &str) -> Vec<(String, String)> {
         let name = |setting: &str| format!("listener.name.{listener}.ssl.{setting}");
         vec![
@@ -50,7 +50,7 @@ impl Certificate {
         self.folder.join("broker.p12")
     }
 
-    /// What the tool prints.
+    /// Runs the tool and returns its output.
     fn keytool(&self, arguments: &[&str]) -> Result<Vec<u8>> {
         let mut command = Command::new("keytool");
         command.args(arguments).args(["-alias", "broker", "-storetype", "PKCS12", "-storepass", PASSWORD, "-keystore"]);

@@ -1,8 +1,8 @@
-//! The folder behind the server, made atomic.
+//! The folder behind the server, with atomic operations.
 //!
-//! `s3s_fs` looks at a condition, replaces the file and then writes its ETag, each by itself: of two conditional puts
-//! both can go through, and a reader can see one content with the ETag of another. Here changes of objects exclude one
-//! another and reads, and a body is received whole before the lock is taken, so that a slow client holds up nobody.
+//! `s3s_fs` checks a condition, replaces the file, and writes its ETag in separate steps: two conditional puts can both
+//! succeed, and a reader can see one content with the ETag of another. This module takes a lock for each change. It
+//! receives a body completely before it takes the lock, so that a slow client delays nobody.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -12,12 +12,12 @@ use s3s_fs::FileSystem;
 use tokio::sync::RwLock;
 use uuid::Uuid;
 
-use super::S3Faults;
+use super::faults::S3Faults;
 
 pub(super) struct Backend {
     pub(super) files: FileSystem,
     pub(super) root: PathBuf,
-    /// Held shared by reads, exclusively by changes of objects.
+    /// Reads hold it shared; changes of objects hold it exclusively.
     pub(super) lock: Arc<RwLock<()>>,
     pub(super) faults: Arc<S3Faults>,
 }
@@ -25,12 +25,12 @@ pub(super) struct Backend {
 type Answer<T> = S3Result<S3Response<T>>;
 
 impl Backend {
-    /// S3 tells a missing bucket from a missing object; the folder does so only sometimes.
+    /// Tells a missing bucket from a missing object, as S3 does. `s3s_fs` does so only in some cases.
     fn check_bucket(&self, bucket: &str) -> S3Result<()> {
         if self.root.join(bucket).is_dir() { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
     }
 
-    /// The folder says 403 to an upload that was completed or given up; S3 says 404.
+    /// Answers 404 for an upload that was completed or aborted, as S3 does. `s3s_fs` answers 403.
     fn check_upload(&self, id: &str) -> S3Result<()> {
         let is_known = Uuid::parse_str(id).is_ok_and(|id| self.root.join(format!(".upload-{id}.json")).is_file());
         if is_known { Ok(()) } else { Err(s3_error!(NoSuchUpload)) }
@@ -51,7 +51,7 @@ async fn receive_whole(body: &mut Option<StreamingBlob>) -> S3Result<()> {
 impl S3 for Backend {
     async fn get_object(&self, req: S3Request<GetObjectInput>) -> Answer<GetObjectOutput> {
         self.check_bucket(&req.input.bucket)?;
-        // The file stays open after the lock is gone: what is replaced then is another file.
+        // The file stays open after the lock is released. A later change replaces the file and does not touch this one.
         let _shared = self.lock.read().await;
         self.files.get_object(req).await
     }

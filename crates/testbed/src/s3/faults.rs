@@ -1,30 +1,29 @@
-//! What goes wrong on purpose, and how often it did.
+//! The faults that the server injects, and their counts.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-/// What goes wrong. The default: nothing.
+/// Settings of faults. The default injects none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FaultSettings {
-    /// Share of requests, from 0 to 1, that are answered 500 or 503 (by turns) and not carried out.
+    /// Share of requests, from 0 to 1, that are answered 500 or 503 in turn and not carried out.
     pub error_share: f64,
-    /// Share of requests that are carried out, but whose answer is lost: the connection is cut, or 500 is answered, by
-    /// turns.
+    /// Share of requests that are carried out but whose reply is lost: in turn, the connection is cut or 500 is answered.
     pub lose_reply_share: f64,
-    /// So long struck requests wait before anything else.
+    /// Delay of slow requests before anything else happens.
     pub slow_ms: u64,
-    /// Share of requests that `slow_ms` strikes.
+    /// Share of requests that are slow.
     pub slow_share: f64,
-    /// Every connection is cut at its first request, before the request is carried out.
+    /// Cuts every connection at its first request, before the request is carried out.
     pub down: bool,
-    /// HTTP methods that the above strike; empty for all. `down` strikes all.
+    /// HTTP methods that these faults apply to; empty for all. `down` applies to all methods.
     pub methods: Vec<String>,
-    /// `If-Match` and `If-None-Match` of puts are ignored, as servers do that do not know them.
+    /// Ignores `If-Match` and `If-None-Match` of puts, like a server without conditional writes.
     pub ignore_conditions: bool,
-    /// Starts the random numbers anew, so that the same requests in the same order meet the same faults.
+    /// Seed of the random numbers: the same requests in the same order meet the same faults.
     pub seed: Option<u64>,
 }
 
@@ -43,26 +42,26 @@ impl Default for FaultSettings {
     }
 }
 
-/// How many requests came, and what was done to them.
+/// Counts of requests and of injected faults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultCounts {
-    /// Requests in all.
+    /// Number of requests.
     pub requests: u64,
-    /// Answered 500 before the effect.
+    /// Number of requests answered 500 and not carried out.
     pub errors: u64,
-    /// Answered 503 `SlowDown` before the effect.
+    /// Number of requests answered 503 `SlowDown` and not carried out.
     pub slow_downs: u64,
-    /// Carried out, then the connection was cut.
+    /// Number of requests that were carried out before the connection was cut.
     pub replies_cut: u64,
-    /// Carried out, then answered 500.
+    /// Number of requests that were carried out and answered 500.
     pub replies_replaced: u64,
-    /// Made to wait.
+    /// Number of delayed requests.
     pub slowed: u64,
-    /// Cut since the server was "down".
+    /// Number of requests cut because the server was "down".
     pub refused: u64,
 }
 
-/// The faults of a running server. Setters take effect with the next request.
+/// The faults of a running server. Changes take effect with the next request.
 #[derive(Debug, Default)]
 pub struct S3Faults(Mutex<State>);
 
@@ -75,22 +74,22 @@ struct State {
 
 /// What happens to one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct RequestFate {
     pub(super) delay: Duration,
     pub(super) blow: Option<Blow>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Blow {
-    /// Cut, not carried out.
+    /// Cut the connection; do not carry out the request.
     Refuse,
-    /// 500, not carried out.
+    /// Answer 500; do not carry out the request.
     Error,
-    /// 503, not carried out.
+    /// Answer 503; do not carry out the request.
     SlowDown,
-    /// Carried out, then cut.
+    /// Carry out the request, then cut the connection.
     CutReply,
-    /// Carried out, then 500.
+    /// Carry out the request, then answer 500.
     ReplaceReply,
 }
 
@@ -112,17 +111,17 @@ impl S3Faults {
         self.set(settings);
     }
 
-    /// Share of requests answered 500 or 503, not carried out.
+    /// Sets the share of requests that are answered 500 or 503 and not carried out.
     pub fn set_error_share(&self, share: f64) {
         self.change(|settings| settings.error_share = share);
     }
 
-    /// Share of requests that are carried out but whose answer is lost.
+    /// Sets the share of requests that are carried out but whose reply is lost.
     pub fn set_lose_reply_share(&self, share: f64) {
         self.change(|settings| settings.lose_reply_share = share);
     }
 
-    /// Every request waits so long.
+    /// Delays every request.
     pub fn set_slow(&self, delay: Duration) {
         self.change(|settings| {
             settings.slow_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
@@ -130,32 +129,32 @@ impl S3Faults {
         });
     }
 
-    /// The whole server is away, or back.
+    /// Makes the whole server unreachable, or reachable again.
     pub fn set_down(&self, down: bool) {
         self.change(|settings| settings.down = down);
     }
 
-    /// Which HTTP methods are struck; empty for all.
+    /// Sets the HTTP methods that faults apply to; empty for all.
     pub fn set_methods(&self, methods: &[&str]) {
         self.change(|settings| settings.methods = methods.iter().map(|method| (*method).to_owned()).collect());
     }
 
-    /// Conditions of puts are ignored.
+    /// Makes puts ignore their conditions, or not.
     pub fn set_ignore_conditions(&self, ignore: bool) {
         self.change(|settings| settings.ignore_conditions = ignore);
     }
 
-    /// All is well again. Counts stay.
+    /// Removes all faults. Counts stay.
     pub fn clear(&self) {
         self.set(FaultSettings::default());
     }
 
-    /// What is set.
+    /// Returns the settings.
     pub fn settings(&self) -> FaultSettings {
         self.0.lock().settings.clone()
     }
 
-    /// What happened so far.
+    /// Returns the counts so far.
     pub fn counts(&self) -> FaultCounts {
         self.0.lock().counts
     }
@@ -164,21 +163,21 @@ impl S3Faults {
         self.0.lock().settings.ignore_conditions
     }
 
-    /// Decides about one request and counts it.
-    pub(super) fn judge(&self, method: &str) -> Verdict {
+    /// Decides the fate of one request and counts it.
+    pub(super) fn judge(&self, method: &str) -> RequestFate {
         let mut state = self.0.lock();
         let State { settings, counts, random } = &mut *state;
         counts.requests += 1;
         if settings.down {
             counts.refused += 1;
-            return Verdict { delay: Duration::ZERO, blow: Some(Blow::Refuse) };
+            return RequestFate { delay: Duration::ZERO, blow: Some(Blow::Refuse) };
         }
         if !settings.methods.is_empty() && !settings.methods.iter().any(|struck| struck.eq_ignore_ascii_case(method)) {
-            return Verdict::default();
+            return RequestFate::default();
         }
-        // Always three numbers, so that one setting does not move the others' fate.
+        // Always three random numbers, so that one setting does not change what the others do.
         let (slow, error, lose) = (random.f64(), random.f64(), random.f64());
-        let mut verdict = Verdict::default();
+        let mut verdict = RequestFate::default();
         if settings.slow_ms > 0 && slow < settings.slow_share {
             counts.slowed += 1;
             verdict.delay = Duration::from_millis(settings.slow_ms);

@@ -33,10 +33,14 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{ACCESS_KEY, FaultSettings, S3Faults, SECRET_KEY, backend::Backend, faults::Blow};
+use super::{
+    backend::Backend,
+    faults::{Blow, FaultSettings, S3Faults},
+    keys::{ACCESS_KEY, SECRET_KEY},
+};
 
 const CONTROL_PATH: &str = "/__faults";
-/// A change that is under way when the server ends has so long to become whole.
+/// Time limit for changes in progress when the server stops.
 const END_WAIT: Duration = Duration::from_secs(5);
 
 pub(super) struct Server {
@@ -50,7 +54,7 @@ struct Shared {
     requests: AtomicU64,
 }
 
-/// The connection is cut.
+/// An error that cuts the connection.
 #[derive(Debug)]
 struct Cut;
 
@@ -89,11 +93,11 @@ impl Server {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    // Without this the parts of a request wait for one another's acknowledgement.
+                    // Without this, the parts of a reply wait for each other's acknowledgement.
                     let _ = stream.set_nodelay(true);
                     connections.spawn(serve_connection(self.shared.clone(), stream));
                 }
-                // Out of files, for example: clients that end make room.
+                // For example, no file descriptor is free. Clients that leave free some.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         }
@@ -104,7 +108,7 @@ impl Server {
 
 async fn serve_connection(shared: Arc<Shared>, stream: tokio::net::TcpStream) {
     let service = service_fn(move |request| shared.clone().answer(request));
-    // Clients cut connections, and so do we: no error.
+    // Clients cut connections, and so do injected faults. This is no error.
     let _ = Builder::new(TokioExecutor::new()).http1_only().serve_connection(TokioIo::new(stream), service).await;
 }
 
@@ -125,7 +129,7 @@ impl Shared {
             }
             Some(Blow::SlowDown) => refuse(request, error_answer(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")).await,
             blow => {
-                // A task of its own: what was begun is carried out to its end, also when the client goes away.
+                // A task of its own completes the request even if the client goes away.
                 let carry_out = tokio::spawn(self.clone().carry_out(request));
                 let response = carry_out.await.map_err(|_| Cut)?.map_err(|_| Cut)?;
                 match blow {
@@ -162,7 +166,7 @@ impl Shared {
     }
 }
 
-/// Reads the request to its end, so that its client is there to read the answer.
+/// Reads the whole request, so that the client gets to read the reply.
 async fn refuse(request: Request<Incoming>, answer: Response<Body>) -> Response<Body> {
     let mut body = request.into_body();
     while let Some(Ok(_)) = body.frame().await {}
@@ -192,7 +196,7 @@ mod tests {
 
     use super::super::{FaultSettings, S3Server};
 
-    /// Status line and body of one request; empty when the connection was cut.
+    /// Returns the status line and the body of the reply to one request, or an empty text if the connection was cut.
     fn ask(server: &S3Server, method: &str, path: &str, body: &str) -> (String, String) {
         let mut stream = TcpStream::connect(server.address()).unwrap();
         let (length, host) = (body.len(), server.address());

@@ -1,4 +1,4 @@
-//! What the threads of a run share: sources of lines, addresses, the timeline, what was found.
+//! State that the threads of a run share: sources of lines, addresses, the timeline, and results.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,20 +16,20 @@ use crate::{
     lines::Writer,
 };
 
-/// Streams that a writer fills at a time.
+/// Number of streams that a writer fills at a time.
 pub(crate) const STREAMS: StreamNumber = 4;
-/// After so many lines a writer goes on with new streams, so that whole streams stay readable in a long run.
+/// Number of lines after which a writer continues with new streams, so that whole streams stay short enough to read.
 pub(crate) const GENERATION_LINES: u64 = 3000;
-/// No more complaints than this are kept word for word.
+/// Maximum number of complaints that are kept in full.
 const COMPLAINTS_MAX: usize = 50;
 
-/// One writer and what it pushed last.
+/// A writer and its last acknowledged push.
 pub(crate) struct Source {
     pub(crate) writer: Writer,
     last_push: Mutex<Option<LastPush>>,
 }
 
-/// A push that was acknowledged, and the token that asks for it.
+/// An acknowledged push and its read token.
 #[derive(Clone)]
 pub(crate) struct LastPush {
     pub(crate) token: String,
@@ -50,7 +50,7 @@ impl Source {
         *self.last_push.lock().expect("nobody panics with it") = Some(push);
     }
 
-    /// How many streams it has begun.
+    /// Returns the number of streams that the writer has begun.
     pub(crate) fn streams(&self) -> StreamNumber {
         let (_, sent) = self.writer.ledger.counts();
         let generations = sent.div_ceil(GENERATION_LINES).max(1);
@@ -58,7 +58,7 @@ impl Source {
     }
 }
 
-/// How a read asks.
+/// The consistency that a read asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Asking {
     Strong,
@@ -66,49 +66,49 @@ pub(crate) enum Asking {
     Token,
 }
 
-/// Everything that threads share.
-pub(crate) struct Shared {
+/// State of a run, run by its threads.
+pub(crate) struct ChaosRun {
     pub(crate) sources: Vec<Source>,
     pub(crate) gateways: Vec<String>,
     pub(crate) query_services: Vec<String>,
     pub(crate) timeline: Timeline,
     stop: AtomicBool,
     stop_watch: AtomicBool,
-    /// Lines are long now.
+    /// Set while writers send long lines.
     pub(crate) burst: AtomicBool,
     pub(crate) pushes: AtomicU64,
     pub(crate) pushes_unknown: AtomicU64,
     tally: Mutex<Tally>,
 }
 
-/// What was found.
+/// Results so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    /// Reads that were answered and checked.
+    /// Number of reads that were answered and checked.
     pub(crate) reads: BTreeMap<Asking, u64>,
-    /// Attempts of reads that failed, by what was wrong meanwhile. An attempt counts for each kind.
+    /// Number of failed attempts by active fault. An attempt counts for each active kind.
     pub(crate) failed: BTreeMap<Kind, u64>,
     pub(crate) failed_in_all: u64,
-    /// What failed reads said: the text without names and numbers, how often, and one of them with what was wrong meanwhile.
+    /// Texts of failed reads without names and numbers: the number of occurrences, and one example with its active faults.
     pub(crate) failures: BTreeMap<String, (u64, String)>,
     pub(crate) during: Differences,
     pub(crate) strong_longest: Duration,
     pub(crate) with_retries_longest: Duration,
-    /// Likewise, without the time in which there was no Kafka or no store.
+    /// The same, not counting time without Kafka or without the store.
     pub(crate) with_sources_longest: Duration,
     pub(crate) tail_lines: u64,
-    /// Entries of tails that had to be dropped, as they said themselves.
+    /// Number of entries that tails reported as dropped.
     pub(crate) tail_dropped: u64,
-    /// Lines that should have come in a tail, and did not.
+    /// Number of lines that a tail should have contained and did not.
     pub(crate) tail_missing: u64,
     pub(crate) drains: BTreeMap<Kind, Vec<Duration>>,
     pub(crate) ended_by_themselves: Vec<String>,
-    /// Promises that were broken.
+    /// Broken promises.
     pub(crate) complaints: Vec<String>,
     pub(crate) complaints_in_all: u64,
 }
 
-impl Shared {
+impl ChaosRun {
     pub(crate) fn new(sources: Vec<Source>, gateways: Vec<String>, query_services: Vec<String>) -> Self {
         Self {
             sources,
@@ -144,7 +144,7 @@ impl Shared {
         self.tally.lock().expect("no thread panics while it holds the tally")
     }
 
-    /// Notes a broken promise.
+    /// Records a broken promise.
     pub(crate) fn complain(&self, text: impl Into<String>) {
         let text = text.into();
         println!("  WRONG: {text}");
@@ -158,7 +158,7 @@ impl Shared {
     pub(crate) fn count_failed(&self, kinds: &BTreeSet<Kind>, said: &str) {
         let mut tally = self.tally();
         tally.failed_in_all += 1;
-        // Without names and numbers, which differ each time.
+        // Names and numbers differ each time, so they are left out.
         let words: String = said.split('"').step_by(2).collect();
         let form: String = words.chars().filter(|c| !c.is_ascii_digit()).take(160).collect();
         let names: Vec<&str> = kinds.iter().map(|k| k.name()).collect();
@@ -168,7 +168,7 @@ impl Shared {
         }
     }
 
-    /// Lines acknowledged, and lines sent.
+    /// Returns the number of acknowledged lines and the number of lines sent.
     pub(crate) fn lines(&self) -> (u64, u64) {
         let all = self.sources.iter().map(|s| s.writer.ledger.counts());
         all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))

@@ -10,10 +10,11 @@ use crate::{
     ast::{Conversion, Grouping, LogExpr, RangeAggregation},
     duration,
     entries::{Entries, EntryKey, FoundEntry},
+    error::QueryError,
     number,
+    params::{Direction, Params},
     partial::{Found, Partial, SeriesData, SeriesTable, push_key},
     pipeline::{Category, ERROR, LabelTest, Pipeline, Row, RowError, RowLabels, Rows, Want, columns, parse_bytes},
-    query::{Direction, Params, QueryError},
     stats::ScanStats,
     steps::{RunCache, Windows},
 };

@@ -5,9 +5,9 @@ use crate::{
     ast::RangeOp,
     binary,
     error::QueryError,
-    partial::{Found, Partial, SeriesData},
+    partial::{Found, Partial},
     plan::{MetricPlan, Node, RangeNode},
-    samples,
+    samples, states,
     tracks::{Track, Value, with_label},
     vector,
 };
@@ -96,10 +96,9 @@ impl Evaluator {
         let mut tracks: Vec<Track> = series
             .into_iter()
             .map(|data| {
-                let labels = data.labels.clone();
-                let points =
-                    if node.is_unwrapped { samples::points(node, data.samples) } else { counted(node, data, steps) };
-                Track { labels, points }
+                let points = states::points(data.states, node.op, &node.grid)
+                    .unwrap_or_else(|samples| samples::points(node.op, node.parameter, &node.grid, samples));
+                Track { labels: data.labels, points }
             })
             .collect();
         tracks.retain(|t| !t.points.is_empty());
@@ -110,24 +109,5 @@ impl Evaluator {
             tracks = vec![Track { labels: node.absent.clone(), points }];
         }
         Ok(tracks)
-    }
-}
-
-/// The values of the counting functions.
-fn counted(node: &RangeNode, data: SeriesData, steps: u32) -> Vec<(u32, f64)> {
-    let seconds = node.windows.range as f64 / 1e9;
-    let counts = data.counts.sums(steps);
-    let present = |step: &u32| counts[*step as usize] > 0;
-    let of_counts =
-        |divisor: f64| (0..steps).filter(present).map(|s| (s, counts[s as usize] as f64 / divisor)).collect();
-    let of_bytes = |divisor: f64| {
-        let bytes = data.bytes.sums(steps);
-        (0..steps).filter(present).map(|s| (s, bytes[s as usize] as f64 / divisor)).collect()
-    };
-    match node.op {
-        RangeOp::Rate => of_counts(seconds),
-        RangeOp::BytesOverTime => of_bytes(1.0),
-        RangeOp::BytesRate => of_bytes(seconds),
-        _ => of_counts(1.0),
     }
 }

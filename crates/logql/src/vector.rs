@@ -6,7 +6,7 @@ use model::Labels;
 
 use crate::{
     ast::{Grouping, VectorOp},
-    samples::{mean, variance},
+    statistics::{mean, variance},
     tracks::{Track, group_labels},
 };
 

@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::proto::Body;
 
 /// The format that is written.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// Why a body is not read.
 #[derive(Debug, Error)]

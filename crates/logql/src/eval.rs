@@ -1,31 +1,16 @@
 //! From the windows of scans to the answer of a metric query.
 
-use model::Labels;
-
 use crate::{
     answer::{Answer, Sample, Series},
-    ast::{Grouping, RangeOp},
+    ast::RangeOp,
     binary,
-    partial::{Found, Partial, SeriesData},
+    error::QueryError,
+    partial::{Found, Partial},
     plan::{MetricPlan, Node, RangeNode},
-    query::QueryError,
-    samples, vector,
+    samples, states,
+    tracks::{Track, Value, with_label},
+    vector,
 };
-
-/// One series: values by the number of the step, ascending; steps without a value are left out.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Track {
-    pub(crate) labels: Labels,
-    pub(crate) points: Vec<(u32, f64)>,
-}
-
-/// What a node yields.
-#[derive(Clone, Debug)]
-pub(crate) enum Value {
-    /// The same number at each step.
-    Scalar(f64),
-    Tracks(Vec<Track>),
-}
 
 pub(crate) fn evaluate(plan: &MetricPlan, partials: Vec<Partial>, series_max: u32) -> Result<Answer, QueryError> {
     let mut evaluator = Evaluator { steps: plan.steps.steps, partials: partials.into_iter().map(Some).collect() };
@@ -111,10 +96,9 @@ impl Evaluator {
         let mut tracks: Vec<Track> = series
             .into_iter()
             .map(|data| {
-                let labels = data.labels.clone();
-                let points =
-                    if node.is_unwrapped { samples::points(node, data.samples) } else { counted(node, data, steps) };
-                Track { labels, points }
+                let points = states::points(data.states, node.op, &node.grid)
+                    .unwrap_or_else(|samples| samples::points(node.op, node.parameter, &node.grid, samples));
+                Track { labels: data.labels, points }
             })
             .collect();
         tracks.retain(|t| !t.points.is_empty());
@@ -126,37 +110,4 @@ impl Evaluator {
         }
         Ok(tracks)
     }
-}
-
-/// The values of the counting functions.
-fn counted(node: &RangeNode, data: SeriesData, steps: u32) -> Vec<(u32, f64)> {
-    let seconds = node.windows.range as f64 / 1e9;
-    let counts = data.counts.sums(steps);
-    let present = |step: &u32| counts[*step as usize] > 0;
-    let of_counts =
-        |divisor: f64| (0..steps).filter(present).map(|s| (s, counts[s as usize] as f64 / divisor)).collect();
-    let of_bytes = |divisor: f64| {
-        let bytes = data.bytes.sums(steps);
-        (0..steps).filter(present).map(|s| (s, bytes[s as usize] as f64 / divisor)).collect()
-    };
-    match node.op {
-        RangeOp::Rate => of_counts(seconds),
-        RangeOp::BytesOverTime => of_bytes(1.0),
-        RangeOp::BytesRate => of_bytes(seconds),
-        _ => of_counts(1.0),
-    }
-}
-
-/// A set with one label set, or removed.
-pub(crate) fn with_label(labels: &Labels, name: &str, value: Option<&str>) -> Labels {
-    let others = labels.iter().filter(|(n, _)| *n != name);
-    Labels::with_empty_values(others.chain(value.map(|v| (name, v))))
-}
-
-/// The labels that make a group.
-pub(crate) fn group_labels(labels: &Labels, grouping: Option<&Grouping>) -> Labels {
-    let Some(grouping) = grouping else { return Labels::empty() };
-    let listed = |name: &str| grouping.labels.iter().any(|l| l == name);
-    let kept = labels.iter().filter(|(name, _)| listed(name) != grouping.without);
-    if kept.clone().count() == labels.len() { labels.clone() } else { Labels::with_empty_values(kept) }
 }

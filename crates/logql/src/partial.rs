@@ -2,10 +2,15 @@
 
 use std::collections::HashMap;
 
-use model::Labels;
+use model::{Labels, TimeRange};
 use serde::{Deserialize, Serialize};
 
-use crate::{entries::Entries, stats::ScanStats, steps::Differences};
+use crate::{
+    entries::Entries,
+    grid::Grid,
+    states::{SeriesStates, StateKind},
+    stats::ScanStats,
+};
 
 /// What a scan has found in some of the rows. Partials of one scan merge in any order with the same result, and can be
 /// sent. Made by [`crate::Scan::partial`], filled by [`crate::Scan::accept`].
@@ -44,9 +49,10 @@ impl Partial {
 /// The series of one range aggregation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SeriesTable {
-    pub(crate) steps: u32,
+    cells: u32,
+    kind: StateKind,
     pub(crate) series: Vec<SeriesData>,
-    /// Numbers of series by [`SeriesTable`]'s key; made anew when it was not sent.
+    /// Numbers of series by [`push_key`]'s key; made anew when it was not sent.
     #[serde(skip)]
     index: HashMap<Box<[u8]>, u32>,
 }
@@ -55,12 +61,7 @@ pub(crate) struct SeriesTable {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SeriesData {
     pub(crate) labels: Labels,
-    /// Entries for each step's window.
-    pub(crate) counts: Differences,
-    /// Bytes of their lines.
-    pub(crate) bytes: Differences,
-    /// Unwrapped values: time, and the bits of the number (so that NaN can be sent).
-    pub(crate) samples: Vec<(i64, u64)>,
+    pub(crate) states: SeriesStates,
 }
 
 /// Appends one label to a series' key.
@@ -72,14 +73,27 @@ pub(crate) fn push_key(key: &mut Vec<u8>, name: &str, value: &str) {
 }
 
 impl SeriesTable {
-    pub(crate) fn new(steps: u32) -> Self {
-        Self { steps, series: Vec::new(), index: HashMap::new() }
+    pub(crate) fn new(grid: &Grid, kind: StateKind) -> Self {
+        Self { cells: grid.cells(), kind, series: Vec::new(), index: HashMap::new() }
     }
 
-    /// Whether this is of a scan with so many steps, and nothing in it points outside of them.
-    pub(crate) fn fits(&self, steps: u32) -> bool {
-        let are_inside = |data: &SeriesData| data.counts.fits(steps) && data.bytes.fits(steps);
-        self.steps == steps && self.series.iter().all(are_inside)
+    /// Whether this holds states of this kind for the cells of this grid, and nothing in it points outside of them.
+    pub(crate) fn fits(&self, grid: &Grid, kind: StateKind) -> bool {
+        let is_alike = self.cells == grid.cells() && self.kind == kind;
+        is_alike && self.series.iter().all(|series| series.states.fits(kind, self.cells))
+    }
+
+    /// The same states under the cell numbers of another grid; `time` is that of its windows.
+    pub(crate) fn moved(mut self, from: &Grid, to: &Grid, time: TimeRange) -> Self {
+        let renumber = |cell: u32| {
+            let number = from.base() + i128::from(cell) - to.base();
+            u32::try_from(number).ok().filter(|number| *number < to.cells())
+        };
+        for series in &mut self.series {
+            series.states.move_cells(&renumber, time);
+        }
+        self.cells = to.cells();
+        self
     }
 
     fn refresh_index(&mut self) {
@@ -101,27 +115,19 @@ impl SeriesTable {
             return *number;
         }
         let number = self.series.len() as u32;
-        self.series.push(SeriesData {
-            labels: labels(),
-            counts: Differences::default(),
-            bytes: Differences::default(),
-            samples: Vec::new(),
-        });
+        self.series.push(SeriesData { labels: labels(), states: SeriesStates::new(self.kind) });
         self.index.insert(key.into(), number);
         number
     }
 
     fn merge(&mut self, other: Self) {
-        let steps = self.steps;
+        let cells = self.cells;
         let mut key = Vec::new();
         for theirs in other.series {
             key.clear();
             theirs.labels.iter().for_each(|(n, v)| push_key(&mut key, n, v));
             let number = self.number(&key, || theirs.labels.clone());
-            let mine = &mut self.series[number as usize];
-            mine.counts.merge(theirs.counts, steps);
-            mine.bytes.merge(theirs.bytes, steps);
-            mine.samples.extend(theirs.samples);
+            self.series[number as usize].states.merge(theirs.states, cells);
         }
     }
 }

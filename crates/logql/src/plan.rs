@@ -6,9 +6,12 @@ use model::MatchOp;
 
 use crate::{
     ast::{BinaryOp, Expr, Grouping, Matching, MetricExpr, RangeAggregation, RangeOp, VectorAggregation, VectorOp},
+    error::QueryError,
+    grid::Grid,
+    params::Params,
     pipeline::whole_regex,
-    query::{Params, QueryError},
-    scan::{Metric, Sample, Scan},
+    scan::{Metric, Scan},
+    states::StateKind,
     steps::Windows,
 };
 
@@ -66,9 +69,8 @@ pub(crate) struct RangeNode {
     /// Its number among the scans.
     pub(crate) scan: usize,
     pub(crate) op: RangeOp,
-    pub(crate) is_unwrapped: bool,
     pub(crate) parameter: f64,
-    pub(crate) windows: Windows,
+    pub(crate) grid: Grid,
     /// The labels of `absent_over_time`.
     pub(crate) absent: model::Labels,
 }
@@ -81,9 +83,9 @@ pub(crate) fn plan(expr: &Expr, params: &Params) -> Result<(Plan, Vec<Scan>), Qu
         Expr::Log(log) => Ok((Plan::Log, vec![Scan::log(log, params)?])),
         Expr::Metric(metric) => {
             let steps = steps(params)?;
-            let mut planner = Planner { steps, series_max: params.series_max, scans: Vec::new() };
-            let root = planner.node(metric, true)?;
             let is_instant = params.step.is_zero();
+            let mut planner = Planner { steps, is_instant, series_max: params.series_max, scans: Vec::new() };
+            let root = planner.node(metric, true)?;
             let plan = MetricPlan { root, steps, is_instant, is_sorted: is_instant && sorts(metric) };
             Ok((Plan::Metric(plan), planner.scans))
         }
@@ -119,6 +121,7 @@ fn sorts(expr: &MetricExpr) -> bool {
 
 struct Planner {
     steps: Windows,
+    is_instant: bool,
     series_max: u32,
     scans: Vec<Scan>,
 }
@@ -179,13 +182,11 @@ impl Planner {
         grouping: Option<&Grouping>,
         is_root: bool,
     ) -> Result<Node, QueryError> {
-        let windows = Windows { range: nanos(range.range), offset: range.offset_ns, ..self.steps };
-        let is_unwrapped = range.unwrap.is_some();
-        let sample = match range.op {
-            _ if is_unwrapped => Sample::Unwrapped,
-            RangeOp::BytesRate | RangeOp::BytesOverTime => Sample::Bytes,
-            _ => Sample::Count,
-        };
+        let length = nanos(range.range);
+        // The only window of an instant query is one cell.
+        let step = if self.is_instant { length.max(1) } else { self.steps.step };
+        let windows = Windows { step, range: length, offset: range.offset_ns, ..self.steps };
+        let kind = StateKind::of(range.op, range.unwrap.is_some());
         let all = Grouping { without: false, labels: Vec::new() };
         let grouping = match range.op {
             RangeOp::AbsentOverTime => Some(&all),
@@ -194,15 +195,15 @@ impl Planner {
         // Without gaps between windows every series found is one of the answer.
         let is_answer = is_root && range.op != RangeOp::AbsentOverTime && windows.step <= windows.range;
         let series_max = if is_answer { self.series_max } else { 0 };
-        let metric = Metric { sample, windows, series_max };
+        let grid = Grid::new(windows);
+        let metric = Metric { kind, grid, series_max };
         let scan = self.scans.len();
         self.scans.push(Scan::metric(range, grouping, metric)?);
         Ok(Node::Range(RangeNode {
             scan,
             op: range.op,
-            is_unwrapped,
             parameter: range.parameter.unwrap_or(f64::NAN),
-            windows,
+            grid,
             absent: absent_labels(&range.log.matchers),
         }))
     }

@@ -1,105 +1,187 @@
-//! Range aggregations of unwrapped values.
+//! Range aggregations that need every value of a window: quantiles, and rates of counters.
 
-use crate::{ast::RangeOp, plan::RangeNode};
+use crate::{ast::RangeOp, exact::ExactSum, grid::Grid};
 
 /// One value and when it was.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Point {
+struct Sample {
     ts: i64,
     value: f64,
 }
 
-/// The value of each step whose window is not empty.
-pub(crate) fn points(node: &RangeNode, mut samples: Vec<(i64, u64)>) -> Vec<(u32, f64)> {
-    // Equal times in a fixed order, whoever found them.
+/// The value of each step whose window is not empty. `parameter`: the quantile.
+pub(crate) fn points(op: RangeOp, parameter: f64, grid: &Grid, mut samples: Vec<(i64, u64)>) -> Vec<(u32, f64)> {
+    // Equal times in a fixed order, whatever the order in which they were found.
     samples.sort_unstable();
-    let samples: Vec<Point> = samples.into_iter().map(|(ts, bits)| Point { ts, value: f64::from_bits(bits) }).collect();
-    let windows = &node.windows;
+    let samples: Vec<Sample> =
+        samples.into_iter().map(|(ts, bits)| Sample { ts, value: f64::from_bits(bits) }).collect();
+    match op {
+        RangeOp::RateCounter => {
+            let mut falls = Falls::default();
+            windows(grid, &samples, &mut falls, |falls, window, start, end| {
+                rate_counter(window, falls.sum(), start, end)
+            })
+        }
+        _ => {
+            let mut ranks = Ranks::new(&samples);
+            windows(grid, &samples, &mut ranks, |ranks, window, _, _| ranks.quantile(parameter, window.len()))
+        }
+    }
+}
+
+/// What is known of a window whose ends only move forward.
+trait Window {
+    /// Sample `at` enters; `is_first` when the window was empty.
+    fn enter(&mut self, samples: &[Sample], at: usize, is_first: bool);
+
+    /// Sample `at` leaves; `is_last` when the window is empty then.
+    fn leave(&mut self, samples: &[Sample], at: usize, is_last: bool);
+}
+
+fn windows<W: Window>(
+    grid: &Grid,
+    samples: &[Sample],
+    known: &mut W,
+    value: impl Fn(&W, &[Sample], i64, i64) -> f64,
+) -> Vec<(u32, f64)> {
+    let windows = grid.windows();
     let mut points = Vec::new();
     let (mut from, mut to) = (0, 0);
     for step in 0..windows.steps {
         let end = windows.at(step).saturating_sub(windows.offset);
         let start = end.saturating_sub(windows.range);
-        while samples.get(to).is_some_and(|p| p.ts <= end) {
+        while samples.get(to).is_some_and(|sample| sample.ts <= end) {
+            known.enter(samples, to, from == to);
             to += 1;
         }
-        while samples.get(from).is_some_and(|p| p.ts <= start) {
+        while from < to && samples[from].ts <= start {
             from += 1;
+            known.leave(samples, from - 1, from == to);
         }
         if from < to {
-            points.push((step, aggregate(node, &samples[from..to], start, end)));
+            points.push((step, value(known, &samples[from..to], start, end)));
         }
     }
     points
 }
 
-/// The value of one window `(start, end]`, which is not empty.
-fn aggregate(node: &RangeNode, window: &[Point], start: i64, end: i64) -> f64 {
-    let values = || window.iter().map(|p| p.value);
-    let seconds = node.windows.range as f64 / 1e9;
-    match node.op {
-        RangeOp::Rate => values().sum::<f64>() / seconds,
-        RangeOp::SumOverTime => values().sum(),
-        RangeOp::AvgOverTime => mean(values()),
-        RangeOp::MinOverTime => values().fold(f64::NAN, f64::min),
-        RangeOp::MaxOverTime => values().fold(f64::NAN, f64::max),
-        RangeOp::StdvarOverTime => variance(values()),
-        RangeOp::StddevOverTime => variance(values()).sqrt(),
-        RangeOp::QuantileOverTime => quantile(node.parameter, values().collect()),
-        RangeOp::FirstOverTime => window.first().map_or(f64::NAN, |p| p.value),
-        RangeOp::LastOverTime => window.last().map_or(f64::NAN, |p| p.value),
-        RangeOp::RateCounter => rate_counter(window, start, end),
-        RangeOp::CountOverTime | RangeOp::BytesRate | RangeOp::BytesOverTime | RangeOp::AbsentOverTime => {
-            window.len() as f64
+/// How many values of each rank are in a window, as a Fenwick tree over ranks.
+struct Ranks {
+    /// All values in order; NaN first.
+    values: Vec<f64>,
+    /// The rank of each sample, from 1.
+    ranks: Vec<u32>,
+    /// The count of the ranks `(i - lowest bit of i, i]` at `i`.
+    tree: Vec<u32>,
+}
+
+impl Ranks {
+    fn new(samples: &[Sample]) -> Self {
+        let mut order: Vec<u32> = (0..).take(samples.len()).collect();
+        let value = |at: u32| samples[at as usize].value;
+        order.sort_unstable_by(|a, b| {
+            let (a, b) = (value(*a), value(*b));
+            b.is_nan().cmp(&a.is_nan()).then(a.total_cmp(&b))
+        });
+        let mut ranks = vec![0; samples.len()];
+        (1..).zip(&order).for_each(|(rank, at)| ranks[*at as usize] = rank);
+        Self { values: order.into_iter().map(value).collect(), ranks, tree: vec![0; samples.len() + 1] }
+    }
+
+    fn add(&mut self, at: usize, change: impl Fn(&mut u32)) {
+        let mut node = self.ranks[at] as usize;
+        while let Some(count) = self.tree.get_mut(node) {
+            change(count);
+            node += node & node.wrapping_neg();
         }
     }
-}
 
-/// A running mean that does not overflow; infinities as in Prometheus.
-pub(crate) fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let mut mean = 0.0f64;
-    for (n, value) in values.enumerate() {
-        if mean.is_infinite() && (value == mean || value.is_finite()) {
-            continue;
+    /// The value that `below` others of the window are not greater than.
+    fn nth(&self, mut below: usize) -> f64 {
+        let mut rank = 0;
+        let mut stride = self.values.len().next_power_of_two();
+        while stride > 0 {
+            if let Some(count) = self.tree.get(rank + stride).filter(|count| **count as usize <= below) {
+                below -= *count as usize;
+                rank += stride;
+            }
+            stride /= 2;
         }
-        let count = (n + 1) as f64;
-        mean += value / count - mean / count;
+        self.values.get(rank).copied().unwrap_or(f64::NAN)
     }
-    mean
+
+    fn quantile(&self, q: f64, count: usize) -> f64 {
+        if q.is_nan() || count == 0 {
+            return f64::NAN;
+        }
+        if !(0.0..=1.0).contains(&q) {
+            return if q < 0.0 { f64::NEG_INFINITY } else { f64::INFINITY };
+        }
+        let rank = q * (count - 1) as f64;
+        let below = rank.floor() as usize;
+        let above = (below + 1).min(count - 1);
+        let weight = rank - rank.floor();
+        self.nth(below) * (1.0 - weight) + self.nth(above) * weight
+    }
 }
 
-/// The population's variance (Welford).
-pub(crate) fn variance(values: impl Iterator<Item = f64>) -> f64 {
-    let (mut count, mut mean, mut squares) = (0.0, 0.0, 0.0);
-    for value in values {
-        count += 1.0;
-        let delta = value - mean;
-        mean += delta / count;
-        squares += delta * (value - mean);
+impl Window for Ranks {
+    fn enter(&mut self, _samples: &[Sample], at: usize, _is_first: bool) {
+        self.add(at, |count| *count += 1);
     }
-    squares / count
+
+    fn leave(&mut self, _samples: &[Sample], at: usize, _is_last: bool) {
+        self.add(at, |count| *count -= 1);
+    }
 }
 
-fn quantile(q: f64, mut values: Vec<f64>) -> f64 {
-    if q.is_nan() || values.is_empty() {
-        return f64::NAN;
+/// The values from which a counter fell, where it was reset.
+#[derive(Default)]
+struct Falls {
+    finite: ExactSum,
+    /// How often it fell from infinity.
+    infinite: usize,
+}
+
+impl Falls {
+    /// From which value sample `at` fell.
+    fn before(samples: &[Sample], at: usize) -> Option<f64> {
+        let before = samples[at - 1].value;
+        (samples[at].value < before).then_some(before)
     }
-    if !(0.0..=1.0).contains(&q) {
-        return if q < 0.0 { f64::NEG_INFINITY } else { f64::INFINITY };
+
+    fn sum(&self) -> f64 {
+        if self.infinite > 0 { f64::INFINITY } else { self.finite.total() }
     }
-    // NaN counts as the smallest.
-    values.sort_unstable_by(|a, b| b.is_nan().cmp(&a.is_nan()).then(a.total_cmp(b)));
-    let rank = q * (values.len() - 1) as f64;
-    let below = rank.floor() as usize;
-    let above = (below + 1).min(values.len() - 1);
-    let weight = rank - rank.floor();
-    values[below] * (1.0 - weight) + values[above] * weight
+}
+
+impl Window for Falls {
+    fn enter(&mut self, samples: &[Sample], at: usize, is_first: bool) {
+        if is_first {
+            return;
+        }
+        match Self::before(samples, at) {
+            Some(f64::INFINITY) => self.infinite += 1,
+            Some(before) => self.finite.add(before),
+            None => {}
+        }
+    }
+
+    fn leave(&mut self, samples: &[Sample], at: usize, is_last: bool) {
+        if is_last {
+            return;
+        }
+        match Self::before(samples, at + 1) {
+            Some(f64::INFINITY) => self.infinite -= 1,
+            Some(before) => self.finite.add(-before),
+            None => {}
+        }
+    }
 }
 
 /// As `rate` of Prometheus: the increase, extrapolated to the window's ends where the first and last values are near.
-fn rate_counter(window: &[Point], start: i64, end: i64) -> f64 {
+fn rate_counter(window: &[Sample], falls: f64, start: i64, end: i64) -> f64 {
     let [first, .., last] = window else { return 0.0 };
-    let falls = window.windows(2).filter(|p| p[1].value < p[0].value).map(|p| p[0].value).sum::<f64>();
     let increase = last.value - first.value + falls;
     let seconds = |from: i64, to: i64| (to.saturating_sub(from)) as f64 / 1e9;
     let covered = seconds(first.ts, last.ts);
@@ -121,26 +203,40 @@ fn rate_counter(window: &[Point], start: i64, end: i64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::steps::Windows;
+
+    fn at_once(op: RangeOp, parameter: f64, range: i64, samples: &[(i64, f64)]) -> Option<f64> {
+        let second = 1_000_000_000;
+        let end = samples.last().map_or(0, |(ts, _)| *ts);
+        let windows = Windows { start: end * second, step: 1, steps: 1, range: range * second, offset: 0 };
+        let samples = samples.iter().map(|(ts, value)| (ts * second, value.to_bits())).collect();
+        points(op, parameter, &Grid::new(windows), samples).first().map(|(_, value)| *value)
+    }
 
     #[test]
-    fn values() {
-        const INF: f64 = f64::INFINITY;
-        let same = |found: f64, expected: f64| {
-            assert!(found == expected || (found.is_nan() && expected.is_nan()), "{found} {expected}")
+    fn quantiles() {
+        let check = |q: f64, values: &[f64], expected: f64| {
+            let samples: Vec<(i64, f64)> = (0..).zip(values.iter().copied()).collect();
+            let found = at_once(RangeOp::QuantileOverTime, q, 100, &samples).unwrap_or(f64::NAN);
+            assert!(found == expected || (found.is_nan() && expected.is_nan()), "{q} of {values:?}: {found}");
         };
-        same(mean([1.0, 2.0, 6.0].into_iter()), 3.0);
-        same(mean([1.0, INF, 2.0].into_iter()), INF);
-        same(mean([INF, -INF].into_iter()), f64::NAN);
-        same(mean([INF, f64::NAN].into_iter()), f64::NAN);
-        same(variance([1.0, 3.0].into_iter()), 1.0);
-        same(variance([1.0, INF].into_iter()), f64::NAN);
-        same(quantile(0.5, vec![3.0, 1.0, 2.0]), 2.0);
-        same(quantile(0.25, vec![1.0, 2.0]), 1.25);
-        same(quantile(0.99, vec![7.0]), 7.0);
-        same(quantile(1.5, vec![7.0]), INF);
-        let window: Vec<Point> =
-            [(75, 30.0), (105, 90.0)].map(|(s, value)| Point { ts: s * 1_000_000_000, value }).to_vec();
-        same(rate_counter(&window, 45_000_000_000, 105_000_000_000), 1.5);
-        same(rate_counter(&window[..1], 45_000_000_000, 105_000_000_000), 0.0);
+        check(0.5, &[3.0, 1.0, 2.0], 2.0);
+        check(0.25, &[1.0, 2.0], 1.25);
+        check(0.99, &[7.0], 7.0);
+        check(1.5, &[7.0], f64::INFINITY);
+        check(-1.0, &[7.0], f64::NEG_INFINITY);
+        check(f64::NAN, &[7.0], f64::NAN);
+        check(1.0, &[3.0, f64::NAN, 1.0], 3.0);
+        check(0.0, &[3.0, f64::NAN, 1.0], f64::NAN);
+        check(0.5, &[], f64::NAN);
+    }
+
+    #[test]
+    fn counters() {
+        let rate = |samples: &[(i64, f64)]| at_once(RangeOp::RateCounter, 0.0, 60, samples);
+        assert_eq!(rate(&[(75, 30.0), (105, 90.0)]), Some(1.5));
+        assert_eq!(rate(&[(75, 30.0)]), Some(0.0));
+        // The counter was reset in between, so it rose by 10. The first value lies 30 s behind the window's start.
+        assert_eq!(rate(&[(60, 0.0), (90, 30.0), (120, 10.0)]), Some(10.0 * 60.0 / 30.0 / 60.0));
     }
 }

@@ -10,12 +10,15 @@ use crate::{
     ast::{Conversion, Grouping, LogExpr, RangeAggregation},
     duration,
     entries::{Entries, EntryKey, FoundEntry},
+    error::QueryError,
+    grid::{CellCursor, Grid},
     number,
-    partial::{Found, Partial, SeriesData, SeriesTable, push_key},
+    params::{Direction, Params},
+    partial::{Found, Partial, SeriesTable, push_key},
     pipeline::{Category, ERROR, LabelTest, Pipeline, Row, RowError, RowLabels, Rows, Want, columns, parse_bytes},
-    query::{Direction, Params, QueryError},
+    scan_id::ScanId,
+    states::StateKind,
     stats::ScanStats,
-    steps::{RunCache, Windows},
 };
 
 /// One pass over the rows of some streams. Cheap to clone; any number of threads may use it, each with a [`Partial`].
@@ -26,6 +29,7 @@ pub struct Scan {
 
 #[derive(Debug)]
 struct Inner {
+    id: ScanId,
     matchers: Vec<Matcher>,
     time: TimeRange,
     needs: Needs,
@@ -39,19 +43,11 @@ enum Sink {
     Metric(MetricSink),
 }
 
-/// What a range aggregation adds up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sample {
-    Count,
-    Bytes,
-    Unwrapped,
-}
-
 /// The part of a range aggregation that its log part does not say.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Metric {
-    pub(crate) sample: Sample,
-    pub(crate) windows: Windows,
+    pub(crate) kind: StateKind,
+    pub(crate) grid: Grid,
     /// Most series; 0: any number.
     pub(crate) series_max: u32,
 }
@@ -86,8 +82,11 @@ impl Scan {
         let pipeline = Pipeline::new(&log.stages, Want::All, true)?;
         let needs = Needs::everything();
         let time = TimeRange::new(params.start, params.end);
-        let sink = Sink::Log { direction: params.direction, limit: params.limit };
-        Ok(Self { inner: Arc::new(Inner { matchers: log.matchers.clone(), time, needs, pipeline, sink }) })
+        let (direction, limit) = (params.direction, params.limit);
+        let sink = Sink::Log { direction, limit };
+        let (start, end) = (params.start, params.end);
+        let id = ScanId::of(&format!("entries {log}\nfrom {start} to {end}, {limit} {direction:?}"));
+        Ok(Self { inner: Arc::new(Inner { id, matchers: log.matchers.clone(), time, needs, pipeline, sink }) })
     }
 
     pub(crate) fn metric(
@@ -118,7 +117,7 @@ impl Scan {
                 Some(Unwrap { label: unwrap.label.clone(), conversion: unwrap.conversion, filters })
             }
         };
-        let measures = metric.sample == Sample::Bytes;
+        let measures = metric.kind == StateKind::Bytes;
         let pipeline = Pipeline::new(&range.log.stages, want, measures)?;
         let lines = match (pipeline.reads_line(), measures) {
             (true, _) => LineNeed::Content,
@@ -126,9 +125,13 @@ impl Scan {
             (false, false) => LineNeed::None,
         };
         let metadata = metadata_need(pipeline.want(), &range.log.matchers);
-        let (start, end) = metric.windows.entries();
+        let (start, end) = metric.grid.windows().entries();
+        let (labels, states) = (grouping.map(Grouping::to_string), metric.kind.name());
+        let values = range.unwrap.as_ref().map(ToString::to_string).unwrap_or_default();
+        let id = format!("{states} {} {values}\n{}\n{}", range.log, labels.unwrap_or_default(), metric.grid.key());
         Ok(Self {
             inner: Arc::new(Inner {
+                id: ScanId::of(&id),
                 matchers: range.log.matchers.clone(),
                 time: TimeRange::new(TimestampNs::from_nanos(start), TimestampNs::from_nanos(end)),
                 needs: Needs { lines, metadata, offsets: false },
@@ -136,6 +139,11 @@ impl Scan {
                 sink: Sink::Metric(MetricSink { metric, grouping: keys, unwrap, keeps_errors }),
             }),
         })
+    }
+
+    /// What tells this scan apart from others, for caches.
+    pub fn id(&self) -> ScanId {
+        self.inner.id
     }
 
     /// Which streams: those whose labels match all of them.
@@ -157,7 +165,7 @@ impl Scan {
     pub fn partial(&self) -> Partial {
         let found = match &self.inner.sink {
             Sink::Log { direction, limit } => Found::Entries(Entries::new(*direction, *limit)),
-            Sink::Metric(sink) => Found::Series(SeriesTable::new(sink.metric.windows.steps)),
+            Sink::Metric(sink) => Found::Series(SeriesTable::new(&sink.metric.grid, sink.metric.kind)),
         };
         Partial { stats: ScanStats::default(), found }
     }
@@ -166,8 +174,23 @@ impl Scan {
     pub fn fits(&self, partial: &Partial) -> bool {
         match (&self.inner.sink, &partial.found) {
             (Sink::Log { direction, limit }, Found::Entries(entries)) => entries.fits(*direction, *limit),
-            (Sink::Metric(sink), Found::Series(table)) => table.fits(sink.metric.windows.steps),
+            (Sink::Metric(sink), Found::Series(table)) => table.fits(&sink.metric.grid, sink.metric.kind),
             _ => false,
+        }
+    }
+
+    /// Makes what another scan of the same [`Scan::id`] found a partial of this scan, whose query may begin and end whole
+    /// steps elsewhere. Leaves out what lies in none of this scan's windows. `None` when it cannot be.
+    pub fn adopt(&self, other: &Self, found: Partial) -> Option<Partial> {
+        if self.id() != other.id() || !other.fits(&found) {
+            return None;
+        }
+        match (&self.inner.sink, &other.inner.sink, found.found) {
+            (Sink::Metric(mine), Sink::Metric(other), Found::Series(table)) => {
+                let table = table.moved(&other.metric.grid, &mine.metric.grid, self.inner.time);
+                Some(Partial { found: Found::Series(table), ..found })
+            }
+            (_, _, entries) => Some(Partial { found: entries, ..found }),
         }
     }
 
@@ -220,14 +243,7 @@ impl Scan {
             }
             (Sink::Metric(sink), Found::Series(table)) => {
                 let by_class = !inner.pipeline.has_line_steps() && sink.unwrap.is_none();
-                let counter = Counter {
-                    sink,
-                    batch,
-                    table,
-                    runs: RunCache::new(sink.metric.windows),
-                    passed: 0,
-                    key: Vec::new(),
-                };
+                let counter = Counter::new(sink, batch, table);
                 let passed = if by_class {
                     counter.by_class(&inner.pipeline, &rows)
                 } else {
@@ -238,6 +254,61 @@ impl Scan {
             }
             _ => Err(QueryError::Evaluation("a partial of another query".to_owned())),
         }
+    }
+
+    /// Whether [`Scan::count`] may add all rows of one stream at once: nothing is needed of a row but its time (and the
+    /// length of its line, where `line_bytes` are known), and all rows of `time` lie in the same windows.
+    pub fn counts_whole(&self, time: TimeRange, line_bytes: Option<u64>) -> bool {
+        let Sink::Metric(sink) = &self.inner.sink else { return false };
+        let needs = &self.inner.needs;
+        let lines_are_known = match needs.lines {
+            LineNeed::None => true,
+            LineNeed::Lengths => line_bytes.is_some(),
+            LineNeed::Content => false,
+        };
+        let is_blind = lines_are_known && needs.metadata == MetadataNeed::None && sink.unwrap.is_none();
+        if !is_blind || time.is_empty() {
+            return is_blind;
+        }
+        sink.metric.grid.is_one_cell(time.start.nanos(), time.end.nanos().saturating_sub(1))
+    }
+
+    /// Adds all `rows` rows of one stream without looking at them. They lie in `time`, and their lines have
+    /// `line_bytes` bytes together, which a scan of line lengths needs. As [`Scan::accept`] of all these rows.
+    ///
+    /// # Errors
+    /// When the labels fail the query, there are too many series, or [`Scan::counts_whole`] does not hold.
+    pub fn count(
+        &self,
+        labels: &Labels,
+        rows: u64,
+        line_bytes: Option<u64>,
+        time: TimeRange,
+        partial: &mut Partial,
+    ) -> Result<(), QueryError> {
+        let inner = &*self.inner;
+        if !self.counts_whole(time, line_bytes) {
+            return Err(QueryError::Evaluation("this scan cannot count rows that it does not see".to_owned()));
+        }
+        let (Sink::Metric(sink), Found::Series(table)) = (&inner.sink, &mut partial.found) else {
+            return Err(QueryError::Evaluation("a partial of another query".to_owned()));
+        };
+        if rows == 0 || !time.overlaps(&inner.time) {
+            return Ok(());
+        }
+        let line_bytes = if inner.needs.lines == LineNeed::None { 0 } else { line_bytes.unwrap_or(0) };
+        partial.stats.lines += rows;
+        partial.stats.bytes += line_bytes;
+        let batch = Batch {
+            labels: labels.clone(),
+            timestamps: vec![time.start.nanos()],
+            lines: ByteColumn::default(),
+            metadata: Vec::new(),
+            offsets: Vec::new(),
+        };
+        let counter = Counter::new(sink, &batch, table);
+        partial.stats.post_filter_lines += counter.whole(&inner.pipeline, rows, line_bytes)?;
+        Ok(())
     }
 
     /// Returns how many rows passed.
@@ -335,12 +406,24 @@ struct Counter<'p, 'b> {
     sink: &'p MetricSink,
     batch: &'b Batch,
     table: &'p mut SeriesTable,
-    runs: RunCache,
+    cursor: CellCursor<'p>,
     passed: u64,
     key: Vec<u8>,
 }
 
-impl<'b> Counter<'_, 'b> {
+impl<'p, 'b> Counter<'p, 'b> {
+    fn new(sink: &'p MetricSink, batch: &'b Batch, table: &'p mut SeriesTable) -> Self {
+        Self { sink, batch, table, cursor: sink.metric.grid.cursor(), passed: 0, key: Vec::new() }
+    }
+
+    /// The only row of the batch stands for many rows, all in the same windows.
+    fn whole(mut self, pipeline: &Pipeline, rows: u64, line_bytes: u64) -> Result<u64, QueryError> {
+        let mut row = Row::new(RowLabels::new(&self.batch.labels, &[]));
+        let Some(series) = self.class(pipeline, &mut row, 0)? else { return Ok(0) };
+        self.add(series, self.batch.timestamps[0], rows, line_bytes);
+        Ok(rows)
+    }
+
     /// What becomes of a row depends on its metadata alone: it is found out once for each combination of values.
     fn by_class(mut self, pipeline: &Pipeline, rows: &Rows) -> Result<u64, QueryError> {
         let batch = self.batch;
@@ -433,27 +516,19 @@ impl<'b> Counter<'_, 'b> {
             if !pipeline.run(&mut row) {
                 continue;
             }
-            let mut value = 0.0;
+            let mut value = None;
             if let Some(unwrap) = &self.sink.unwrap {
-                match unwrap.sample(&mut row.labels) {
-                    Some(found) => value = found,
-                    None => continue,
+                value = unwrap.sample(&mut row.labels);
+                if value.is_none() {
+                    continue;
                 }
             }
             let series = self.series(&row.labels)?;
             self.passed += 1;
             let ts = batch.timestamps[i];
-            let steps = self.sink.metric.windows.steps;
-            let run = self.runs.run_of(ts);
-            let data = &mut self.table.series[series as usize];
-            match self.sink.metric.sample {
-                Sample::Count => data.counts.add(run, 1, steps),
-                Sample::Bytes => {
-                    data.counts.add(run, 1, steps);
-                    data.bytes.add(run, row.line().len() as u64, steps);
-                }
-                Sample::Unwrapped if run.from < run.to => data.samples.push((ts, value.to_bits())),
-                Sample::Unwrapped => {}
+            match value {
+                Some(value) => self.add_value(series, ts, value),
+                None => self.add(series, ts, 1, row.line().len() as u64),
             }
         }
         Ok(self.passed)
@@ -496,37 +571,49 @@ impl<'b> Counter<'_, 'b> {
 
     #[inline]
     fn add_row(&mut self, series: u32, i: usize) {
-        let run = self.runs.run_of(self.batch.timestamps[i]);
-        let steps = self.sink.metric.windows.steps;
-        let data: &mut SeriesData = &mut self.table.series[series as usize];
-        data.counts.add(run, 1, steps);
-        if self.sink.metric.sample == Sample::Bytes {
-            data.bytes.add(run, self.batch.lines.bytes_of(i) as u64, steps);
-        }
+        let bytes = if self.measures() { self.batch.lines.bytes_of(i) as u64 } else { 0 };
+        self.add(series, self.batch.timestamps[i], 1, bytes);
         self.passed += 1;
     }
 
-    /// Adds many rows of one series, run by run.
+    /// Adds many rows of one series, cell by cell.
     fn add_rows(&mut self, series: u32, rows: &Rows) {
         let Rows::Span(span) = rows else {
             return rows.iter().for_each(|i| self.add_row(series, i));
         };
         let timestamps = &self.batch.timestamps[..span.end];
-        let steps = self.sink.metric.windows.steps;
-        let data = &mut self.table.series[series as usize];
         let mut from = span.start;
         while from < span.end {
-            let run = self.runs.run_of(timestamps[from]);
-            let more = timestamps[from..].iter().take_while(|ts| self.runs.holds(**ts)).count();
+            let first = timestamps[from];
+            self.cursor.cell(first);
+            let more = timestamps[from..].iter().take_while(|ts| self.cursor.holds(**ts)).count();
             let to = from + more.max(1);
-            data.counts.add(run, (to - from) as u64, steps);
-            if self.sink.metric.sample == Sample::Bytes {
-                let offsets = self.batch.lines.offsets();
-                data.bytes.add(run, u64::from(offsets[to] - offsets[from]), steps);
-            }
+            let offsets = self.batch.lines.offsets();
+            let bytes = if self.measures() { u64::from(offsets[to] - offsets[from]) } else { 0 };
+            self.add(series, first, (to - from) as u64, bytes);
             from = to;
         }
         self.passed += span.len() as u64;
+    }
+
+    fn measures(&self) -> bool {
+        self.sink.metric.kind == StateKind::Bytes
+    }
+
+    /// Adds rows of the cell of `ts`, unless it lies in no window.
+    #[inline]
+    fn add(&mut self, series: u32, ts: i64, rows: u64, bytes: u64) {
+        if let Some(cell) = self.cursor.cell(ts) {
+            let cells = self.sink.metric.grid.cells();
+            self.table.series[series as usize].states.add_rows(cell, cells, rows, bytes);
+        }
+    }
+
+    fn add_value(&mut self, series: u32, ts: i64, value: f64) {
+        if let Some(cell) = self.cursor.cell(ts) {
+            let cells = self.sink.metric.grid.cells();
+            self.table.series[series as usize].states.add_value(cell, cells, ts, value);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use model::{Batch, ByteColumn, Labels, Needs, Offset, OffsetRange, PartitionId};
+use model::{Batch, Labels, Lines, Needs, Offset, OffsetRange, PartitionId};
 use owner::{CatchUp, TailBatch, TailRequest, TailSender, TailStream, tail_channel};
 use parking_lot::RwLock;
 use schemas::record::Record;
@@ -135,7 +135,7 @@ fn no_rows() -> Batch {
     Batch {
         labels: Labels::empty(),
         timestamps: Vec::new(),
-        lines: ByteColumn::default(),
+        lines: Lines::Absent,
         metadata: Vec::new(),
         offsets: Vec::new(),
     }

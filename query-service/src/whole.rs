@@ -5,7 +5,7 @@
 //! times takes their number, and no page is fetched.
 
 use logql::{Partial, Query, QueryError, QueryKind, Scan};
-use model::{Batch, ByteColumn, Labels, LineNeed, MetadataNeed, TimeRange};
+use model::{Batch, Labels, LineNeed, Lines, MetadataNeed, TimeRange};
 
 use crate::check;
 
@@ -73,7 +73,7 @@ pub(crate) fn accept_rows(
     let mut batch = Batch {
         labels: labels.clone(),
         timestamps: vec![time.start.nanos(); usize::try_from(rows.min(BATCH_ROWS)).unwrap_or(0)],
-        lines: ByteColumn::default(),
+        lines: Lines::Absent,
         metadata: Vec::new(),
         offsets: Vec::new(),
     };

@@ -166,6 +166,7 @@ impl Sender<'_> {
     ) -> Result<(), Error> {
         let columns = slice.batch(offset, &Needs::everything());
         let label_bytes: usize = slice.labels().iter().map(|(name, value)| name.len() + value.len() + 6).sum();
+        let lines = columns.lines.content().expect("a slice hands on the lines it was asked for");
         let mut stream = None;
         for row in 0..columns.len() {
             let place = before + row as u64;
@@ -176,8 +177,8 @@ impl Sender<'_> {
                 columns.metadata.iter().filter_map(|c| Some((c.name.to_string(), c.values.get(row)?.to_owned())));
             let mut metadata: Vec<(String, String)> = values.collect();
             metadata.sort_unstable();
-            let bounds = columns.lines.offsets();
-            let line = columns.lines.data().slice(bounds[row] as usize..bounds[row + 1] as usize);
+            let bounds = lines.offsets();
+            let line = lines.data().slice(bounds[row] as usize..bounds[row + 1] as usize);
             let pairs: usize = metadata.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
             let bytes = ENTRY_BYTES + line.len() + pairs;
             let with_labels = if stream.is_none() { bytes + label_bytes } else { bytes };

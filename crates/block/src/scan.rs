@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use model::{Batch, ByteColumn, LineNeed, MetadataColumn, MetadataNeed, MetadataValues, Needs, TimeRange};
+use model::{Batch, ByteColumn, LineNeed, Lines, MetadataColumn, MetadataNeed, MetadataValues, Needs, TimeRange};
 
 use crate::{
     BlockError, BlockIndex,
@@ -67,8 +67,6 @@ pub struct BlockScan {
     supplied: Vec<(u64, Bytes)>,
     pages: PageReader,
     stats: ScanStats,
-    /// Zeros for lines of which only the lengths are known.
-    zeros: Bytes,
     stream: Option<u32>,
 }
 
@@ -144,7 +142,6 @@ impl BlockScan {
             supplied: Vec::new(),
             pages: PageReader::new(),
             stats: ScanStats::default(),
-            zeros: Bytes::new(),
             stream: None,
         }
     }
@@ -387,7 +384,7 @@ impl BlockScan {
         let timestamps = times[rows].to_vec();
 
         let lines = match self.wanted.lines {
-            LineNeed::None => ByteColumn::default(),
+            LineNeed::None => Lines::Absent,
             wanted => {
                 let (page, reference, rows) = place(LINE)?;
                 if group.lines.as_ref().is_none_or(|(held, _)| *held != page) {
@@ -405,18 +402,10 @@ impl BlockScan {
                     Some(LinePage::Content(column)) => {
                         let offsets = &column.offsets()[rows.start..=rows.end];
                         let data = column.data().slice(offsets[0] as usize..offsets[rows.len()] as usize);
-                        ByteColumn::new(rebase(offsets), data)
+                        ByteColumn::new(rebase(offsets), data).into()
                     }
-                    Some(LinePage::Lengths(offsets)) => {
-                        let offsets = rebase(&offsets[rows.start..=rows.end]);
-                        let bytes = offsets.last().copied().unwrap_or(0) as usize;
-                        if self.zeros.len() < bytes {
-                            // Zeroed pages are not backed by memory until they are read, and nobody reads them.
-                            self.zeros = Bytes::from(vec![0; bytes.next_power_of_two()]);
-                        }
-                        ByteColumn::new(offsets, self.zeros.slice(..bytes))
-                    }
-                    None => ByteColumn::default(),
+                    Some(LinePage::Lengths(offsets)) => Lines::Lengths(rebase(&offsets[rows.start..=rows.end])),
+                    None => Lines::Absent,
                 }
             }
         };
@@ -474,7 +463,7 @@ impl BlockScan {
 
         self.stream = Some(piece.stream);
         self.stats.rows += timestamps.len() as u64;
-        self.stats.line_bytes += lines.data().len() as u64;
+        self.stats.line_bytes += lines.bytes_in(0..lines.len());
         let labels = index.table().labels(&index.table().streams[piece.stream as usize]);
         Ok(Batch { labels, timestamps, lines, metadata, offsets })
     }

@@ -53,7 +53,7 @@ pub(crate) struct Rows {
     offsets: Vec<i64>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Column {
     /// Where each row ends.
     ends: Vec<u32>,
@@ -98,7 +98,7 @@ impl From<&Batch> for Rows {
         Self {
             labels: batch.labels.clone(),
             timestamps: batch.timestamps.clone(),
-            lines: (&batch.lines).into(),
+            lines: batch.lines.content().map_or_else(Column::default, Column::from),
             metadata: batch.metadata.iter().map(|c| (c.name.to_string(), values(&c.values))).collect(),
             offsets: batch.offsets.clone(),
         }
@@ -130,7 +130,13 @@ impl TryFrom<Rows> for Batch {
             };
             metadata.push(MetadataColumn { name: Arc::from(name), values });
         }
-        Ok(Self { labels: rows.labels, timestamps: rows.timestamps, lines, metadata, offsets: rows.offsets })
+        Ok(Self {
+            labels: rows.labels,
+            timestamps: rows.timestamps,
+            lines: lines.into(),
+            metadata,
+            offsets: rows.offsets,
+        })
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use model::{
-    Batch, ByteColumn, Labels, LineNeed, Matcher, MetadataNeed, MetadataValues, Needs, TimeRange, TimestampNs,
-};
+use model::{Batch, Labels, LineNeed, Lines, Matcher, MetadataNeed, MetadataValues, Needs, TimeRange, TimestampNs};
 
 use crate::{
     ast::{Conversion, Grouping, LogExpr, RangeAggregation},
@@ -218,8 +216,14 @@ impl Scan {
     /// When a row's error fails the query, there are too many series, or the batch lacks what the scan needs.
     pub fn accept(&self, batch: &Batch, partial: &mut Partial) -> Result<(), QueryError> {
         let inner = &*self.inner;
-        if inner.needs.lines != LineNeed::None && batch.lines.len() != batch.len() {
-            let text = format!("a batch has {} rows and {} lines", batch.len(), batch.lines.len());
+        let has_lines = batch.lines.len() == batch.len();
+        let has_enough = match inner.needs.lines {
+            LineNeed::None => true,
+            LineNeed::Lengths => has_lines,
+            LineNeed::Content => has_lines && (batch.lines.has_content() || batch.is_empty()),
+        };
+        if !has_enough {
+            let text = format!("a batch of {} rows lacks lines ({} are there)", batch.len(), batch.lines.len());
             return Err(QueryError::Evaluation(text));
         }
         let time = self.still_wanted(partial).unwrap_or(inner.time);
@@ -235,7 +239,10 @@ impl Scan {
             partial.stats.bytes += line_bytes(&batch.lines, &rows);
         }
         partial.stats.metadata_bytes += metadata_bytes(batch);
-        let rows = inner.pipeline.select(&batch.lines, rows);
+        let rows = match batch.lines.content() {
+            Some(lines) if inner.needs.lines == LineNeed::Content => inner.pipeline.select(lines, rows),
+            _ => rows,
+        };
         match (&inner.sink, &mut partial.found) {
             (Sink::Log { direction, .. }, Found::Entries(entries)) => {
                 partial.stats.post_filter_lines += self.accept_entries(batch, &rows, *direction, entries);
@@ -315,6 +322,7 @@ impl Scan {
     fn accept_entries(&self, batch: &Batch, rows: &Rows, direction: Direction, entries: &mut Entries) -> u64 {
         let columns = columns(batch);
         let mut row = Row::new(RowLabels::new(&batch.labels, &columns));
+        let lines = batch.lines.content();
         let first_row = entries.rows_seen;
         entries.rows_seen += batch.len() as u64;
         let mut passed = 0;
@@ -328,7 +336,7 @@ impl Scan {
             if !entries.wants(&key) {
                 return;
             }
-            row.begin(i, batch.lines.get(i));
+            row.begin(i, lines.map_or(b"", |lines| lines.get(i)));
             if !self.inner.pipeline.run(&mut row) {
                 return;
             }
@@ -380,10 +388,9 @@ fn metadata_need(want: &Want, matchers: &[Matcher]) -> MetadataNeed {
     if names.is_empty() { MetadataNeed::None } else { MetadataNeed::Names(names) }
 }
 
-fn line_bytes(lines: &ByteColumn, rows: &Rows) -> u64 {
+fn line_bytes(lines: &Lines, rows: &Rows) -> u64 {
     match rows {
-        Rows::Span(span) if span.is_empty() => 0,
-        Rows::Span(span) => u64::from(lines.offsets()[span.end] - lines.offsets()[span.start]),
+        Rows::Span(span) => lines.bytes_in(span.clone()),
         Rows::List(_) => rows.iter().map(|row| lines.bytes_of(row) as u64).sum(),
     }
 }
@@ -510,9 +517,9 @@ impl<'p, 'b> Counter<'p, 'b> {
         let batch = self.batch;
         let columns = self.columns(pipeline);
         let mut row = Row::new(RowLabels::new(&batch.labels, &columns));
-        let has_lines = batch.lines.len() == batch.len();
+        let lines = batch.lines.content().filter(|lines| lines.len() == batch.len());
         for i in rows.iter() {
-            row.begin(i, if has_lines { batch.lines.get(i) } else { b"" });
+            row.begin(i, lines.map_or(b"", |lines| lines.get(i)));
             if !pipeline.run(&mut row) {
                 continue;
             }
@@ -588,8 +595,7 @@ impl<'p, 'b> Counter<'p, 'b> {
             self.cursor.cell(first);
             let more = timestamps[from..].iter().take_while(|ts| self.cursor.holds(**ts)).count();
             let to = from + more.max(1);
-            let offsets = self.batch.lines.offsets();
-            let bytes = if self.measures() { u64::from(offsets[to] - offsets[from]) } else { 0 };
+            let bytes = if self.measures() { self.batch.lines.bytes_in(from..to) } else { 0 };
             self.add(series, first, (to - from) as u64, bytes);
             from = to;
         }

@@ -45,7 +45,7 @@ fn batch(labels: &str, entries: &[Entry<'_>]) -> Batch {
     Batch {
         labels: parse_labels(labels).unwrap(),
         timestamps: entries.iter().map(|(t, _, _)| (t * SECOND as f64) as i64).collect(),
-        lines: strings(&entries.iter().map(|(_, line, _)| *line).collect::<Vec<_>>()),
+        lines: strings(&entries.iter().map(|(_, line, _)| *line).collect::<Vec<_>>()).into(),
         metadata: names.iter().map(column).collect(),
         offsets: (0..entries.len() as i64).collect(),
     }

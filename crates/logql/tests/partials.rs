@@ -46,7 +46,7 @@ fn batch(rows: &[&Row]) -> Batch {
     Batch {
         labels: labels(rows[0].stream),
         timestamps: rows.iter().map(|r| r.ts).collect(),
-        lines: ByteColumn::new(offsets, data.into()),
+        lines: ByteColumn::new(offsets, data.into()).into(),
         metadata: vec![MetadataColumn { name: "level".into(), values: MetadataValues::Dictionary { dictionary, ids } }],
         offsets: rows.iter().map(|r| r.offset).collect(),
     }

@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod byte_column;
 mod clock;
 mod escape;
 mod labels;
+mod lines;
 mod matcher;
 mod needs;
 mod offset;
@@ -18,10 +20,12 @@ mod tenant;
 mod time;
 mod token;
 
-pub use batch::{Batch, ByteColumn, MetadataColumn, MetadataValues};
+pub use batch::{Batch, MetadataColumn, MetadataValues};
+pub use byte_column::ByteColumn;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use escape::{EscapeError, read_go_escape};
 pub use labels::{Labels, LabelsError, Quoted, StreamHash, parse_labels};
+pub use lines::{LazyLines, LineSource, Lines};
 pub use matcher::{MatchOp, Matcher};
 pub use needs::{LineNeed, MetadataNeed, Needs};
 pub use offset::{Offset, OffsetRange, PartitionId};

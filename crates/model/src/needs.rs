@@ -23,10 +23,10 @@ impl Needs {
 /// What is needed of lines. Variants are ordered: each includes the ones before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LineNeed {
-    /// Nothing: [`Batch::lines`](crate::Batch::lines) may be empty.
+    /// Nothing: [`Batch::lines`](crate::Batch::lines) may be absent.
     #[default]
     None,
-    /// Their lengths: the offsets of [`Batch::lines`](crate::Batch::lines) are right, the bytes may be any.
+    /// Their lengths, not their bytes.
     Lengths,
     /// Their bytes.
     Content,

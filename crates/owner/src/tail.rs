@@ -106,7 +106,7 @@ impl TailSender {
 
 #[cfg(test)]
 mod tests {
-    use model::{ByteColumn, Labels};
+    use model::{Labels, Lines};
 
     use super::*;
 
@@ -114,7 +114,7 @@ mod tests {
         let columns = Batch {
             labels: Labels::empty(),
             timestamps: vec![0; rows],
-            lines: ByteColumn::default(),
+            lines: Lines::Absent,
             metadata: Vec::new(),
             offsets: Vec::new(),
         };

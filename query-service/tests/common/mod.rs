@@ -81,7 +81,7 @@ pub fn batch(labels: &Labels, rows: &[(i64, &Row)]) -> Batch {
     Batch {
         labels: labels.clone(),
         timestamps: rows.iter().map(|(_, r)| r.ts.nanos()).collect(),
-        lines: ByteColumn::new(ends, Bytes::from(data)),
+        lines: ByteColumn::new(ends, Bytes::from(data)).into(),
         metadata: names.into_iter().map(column).collect(),
         offsets: rows.iter().map(|(offset, _)| *offset).collect(),
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use model::{
-    Batch, ByteColumn, Labels, LineNeed, MetadataColumn, MetadataValues, Needs, Offset, TimeRange, TimestampNs,
+    Batch, ByteColumn, Labels, LineNeed, Lines, MetadataColumn, MetadataValues, Needs, Offset, TimeRange, TimestampNs,
 };
 
 use super::ABSENT;
@@ -201,7 +201,7 @@ impl StreamSlice {
         Batch {
             labels: self.0.labels.clone(),
             timestamps: self.timestamps(),
-            lines: if needs.lines == LineNeed::None { ByteColumn::default() } else { self.lines() },
+            lines: if needs.lines == LineNeed::None { Lines::Absent } else { self.lines().into() },
             metadata: columns,
             offsets: if needs.offsets { vec![offset.value(); self.len()] } else { Vec::new() },
         }

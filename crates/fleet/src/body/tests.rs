@@ -40,7 +40,7 @@ fn batch(rows: &[Row], stream: usize) -> Batch {
     Batch {
         labels: Labels::from_pairs([("app", ["a", "b", "c"][stream]), ("env", "test")]),
         timestamps: rows.iter().map(|(_, r)| r.ts * 1_000_000_000 + 7).collect(),
-        lines: ByteColumn::new(offsets, data.into()),
+        lines: ByteColumn::new(offsets, data.into()).into(),
         metadata: vec![
             MetadataColumn { name: "level".into(), values: MetadataValues::Dictionary { dictionary, ids } },
             MetadataColumn { name: "pod".into(), values: MetadataValues::Constant("p1".into()) },

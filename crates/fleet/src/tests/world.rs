@@ -381,7 +381,7 @@ pub(super) fn tail_batch(offset: i64) -> TailBatch {
     let batch = model::Batch {
         labels: Labels::from_pairs([("app", "web")]),
         timestamps: vec![offset],
-        lines: model::ByteColumn::new(vec![0, line.len() as u32], line.into_bytes().into()),
+        lines: model::ByteColumn::new(vec![0, line.len() as u32], line.into_bytes().into()).into(),
         metadata: Vec::new(),
         offsets: vec![offset],
     };

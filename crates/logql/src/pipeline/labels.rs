@@ -348,7 +348,7 @@ impl<'b> RowLabels<'b> {
 mod tests {
     use std::sync::Arc;
 
-    use model::{ByteColumn, MetadataValues};
+    use model::{Lines, MetadataValues};
 
     use super::*;
 
@@ -360,7 +360,7 @@ mod tests {
         Batch {
             labels: Labels::from_pairs([("app", "a"), ("k", "stream")]),
             timestamps: vec![1],
-            lines: ByteColumn::default(),
+            lines: Lines::Absent,
             metadata: metadata.iter().map(column).collect(),
             offsets: vec![],
         }

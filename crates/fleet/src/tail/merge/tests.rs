@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{Batch, ByteColumn, Labels};
+use model::{Batch, Labels, Lines};
 use proptest::prelude::*;
 
 use super::*;
@@ -23,7 +23,7 @@ fn of_rows(offset: i64, offsets: Vec<i64>) -> TailBatch {
     let rows = Batch {
         labels: Labels::empty(),
         timestamps: offsets.clone(),
-        lines: ByteColumn::default(),
+        lines: Lines::Absent,
         metadata: Vec::new(),
         offsets,
     };

@@ -34,6 +34,7 @@ mod print;
 mod query;
 mod samples;
 mod scan;
+mod selectors;
 mod size;
 mod stats;
 mod steps;

@@ -97,31 +97,43 @@ pub struct Query {
 
 #[derive(Debug)]
 struct Inner {
+    expr: Expr,
     text: String,
     params: Params,
-    kind: QueryKind,
     plan: Plan,
     scans: Vec<Scan>,
 }
 
 impl Query {
-    /// Reads, checks and plans a query. The same text and parameters give the same scans everywhere.
+    /// Plans the query of a tree. The same tree and parameters give the same scans everywhere.
     ///
     /// # Errors
-    /// When the query cannot be read, or uses what is not evaluated.
-    pub fn prepare(text: &str, params: Params) -> Result<Self, QueryError> {
-        let expr = crate::parse(text)?;
-        let kind = match &expr {
-            Expr::Log(_) => QueryKind::Log,
-            Expr::Metric(_) => QueryKind::Metric,
-        };
+    /// When the query uses what is not evaluated.
+    pub fn of(expr: Expr, params: Params) -> Result<Self, QueryError> {
         let (plan, scans) = plan::plan(&expr, &params)?;
-        Ok(Self { inner: Arc::new(Inner { text: text.to_owned(), params, kind, plan, scans }) })
+        let text = expr.to_string();
+        Ok(Self { inner: Arc::new(Inner { expr, text, params, plan, scans }) })
+    }
+
+    /// Reads a query's text and plans it: [`parse`](crate::parse) and [`Query::of`].
+    ///
+    /// # Errors
+    /// When the text is no query, or uses what is not evaluated.
+    pub fn prepare(text: &str, params: Params) -> Result<Self, QueryError> {
+        Self::of(crate::parse(text)?, params)
     }
 
     /// Whether it yields entries or numbers.
     pub fn kind(&self) -> QueryKind {
-        self.inner.kind
+        match &self.inner.expr {
+            Expr::Log(_) => QueryKind::Log,
+            Expr::Metric(_) => QueryKind::Metric,
+        }
+    }
+
+    /// The tree it was made of.
+    pub fn expr(&self) -> &Expr {
+        &self.inner.expr
     }
 
     /// What must be read: one scan for a log query, one for each range aggregation of a metric query.
@@ -129,7 +141,7 @@ impl Query {
         &self.inner.scans
     }
 
-    /// The text it was made of.
+    /// The tree in canonical form, which [`Query::prepare`] reads back as the same tree.
     pub fn text(&self) -> &str {
         &self.inner.text
     }

@@ -1,38 +1,36 @@
 //! Counting whole streams without reading a row.
 //!
-//! A block's stream table says how many rows a stream has and from when to when. Where no window of a query begins or
-//! ends between its first and its last row, all rows count in the same windows; so a query that needs nothing but
-//! times takes their number, and no page is fetched.
+//! The stream table of a block has the number of rows and the first and last time of each stream. If no window of a
+//! query begins or ends between these times, all rows of the stream are in the same windows. A query that needs only
+//! times then takes the number, and no page is fetched.
 
 use logql::{Partial, Query, QueryError, QueryKind, Scan};
 use model::{Batch, ByteColumn, Labels, LineNeed, MetadataNeed, TimeRange};
 
-use crate::check;
-
-/// Rows are handed to a scan in batches of this many.
+/// Rows are passed to a scan in batches of this size.
 const BATCH_ROWS: u64 = 1 << 16;
 
-/// Where the windows of a metric query begin and end.
+/// The times at which the windows of a metric query begin and end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WindowEdges {
-    /// From step to step, in nanoseconds; 0: there is one window, which the scan's time is.
+    /// The distance between steps in nanoseconds. 0 means that there is only one window: the time of the scan.
     step: i64,
-    /// An edge of each kind; others lie whole steps away. Rows at an edge lie before it, rows after it behind it.
+    /// One begin and one end of a window for each range aggregation. All others are a multiple of `step` away. A row
+    /// exactly at an edge belongs to the time before it.
     edges: Vec<i64>,
 }
 
 impl WindowEdges {
-    /// The edges of all windows of a query; none when more than their number matters of its rows.
+    /// The edges of all windows of a query. `None` if the query needs more of its rows than their number.
     pub(crate) fn of(query: &Query) -> Option<Self> {
         if query.kind() != QueryKind::Metric {
             return None;
         }
         let params = query.params();
         let step = i64::try_from(params.step.as_nanos()).ok()?;
-        let expr = logql::parse(query.text()).ok()?;
         let mut edges = Vec::new();
         let mut has_values = false;
-        check::visit(&expr, &mut |_, range| {
+        query.expr().for_each_selector(&mut |_, range| {
             let Some(range) = range else { return };
             has_values |= range.unwrap.is_some();
             let last = params.start.nanos().saturating_sub(range.offset_ns);
@@ -42,13 +40,13 @@ impl WindowEdges {
         (!has_values).then_some(Self { step, edges })
     }
 
-    /// Whether all rows of this time lie in the same windows.
+    /// True if all rows of this time are in the same windows.
     pub(crate) fn are_outside(&self, time: TimeRange) -> bool {
         let (first, last) = (time.start.nanos(), time.end.nanos().saturating_sub(1));
         if self.step == 0 {
             return true;
         }
-        // The first edge at or after the first row must not lie before the last one.
+        // No edge may be between the first and the last row: the next edge from the first row on is not before the last.
         self.edges.iter().all(|edge| {
             let beyond = i128::from(*edge) - i128::from(first);
             i128::from(first) + beyond.rem_euclid(i128::from(self.step)) >= i128::from(last)
@@ -56,13 +54,13 @@ impl WindowEdges {
     }
 }
 
-/// Whether a scan wants to know nothing of rows but their times.
+/// True if a scan needs nothing of rows but their times.
 pub(crate) fn needs_times_only(scan: &Scan) -> bool {
     let needs = scan.needs();
     needs.lines == LineNeed::None && needs.metadata == MetadataNeed::None && !needs.offsets
 }
 
-/// Counts `rows` rows of one stream, all of them at one time.
+/// Counts `rows` rows of one stream, as if all of them were at the first of these times.
 pub(crate) fn accept_rows(
     scan: &Scan,
     labels: &Labels,

@@ -6,9 +6,9 @@ use model::Labels;
 
 use crate::{
     ast::{BinaryOp, Matching},
-    eval::{Track, Value, with_label},
+    error::QueryError,
     fold,
-    query::QueryError,
+    tracks::{Track, Value, with_label},
 };
 
 /// What is done with the legs.

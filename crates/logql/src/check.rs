@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use model::{RegexMode, compile_regex};
+use model::{Matcher, RegexMode, compile_regex};
 
 use crate::{
     ast::{
@@ -13,7 +13,6 @@ use crate::{
     ip::IpPattern,
     jsonpath::JsonPath,
     linepattern::{CapturePattern, LinePattern},
-    parse::reject_empty_compatible,
     template,
 };
 
@@ -21,6 +20,20 @@ type Result<T, E = ParseError> = std::result::Result<T, E>;
 
 fn fail<T>(message: impl Into<String>) -> Result<T> {
     Err(ParseError::tree(message))
+}
+
+/// Refuses matchers that all match the empty text, and thus streams without any of their labels.
+///
+/// # Errors
+/// When there is no other matcher.
+pub fn reject_empty_compatible(matchers: &[Matcher]) -> Result<(), ParseError> {
+    if matchers.iter().all(Matcher::matches_empty) {
+        return Err(ParseError::tree(
+            "queries require at least one regexp or equality matcher that does not have an empty-compatible value. \
+             For instance, app=~\".*\" does not meet this requirement, but app=~\".+\" will",
+        ));
+    }
+    Ok(())
 }
 
 /// Every selector must ask for something.

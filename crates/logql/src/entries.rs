@@ -10,7 +10,7 @@ use model::{Labels, TimestampNs};
 
 use crate::{
     answer::{ResultEntry, ResultStream},
-    query::Direction,
+    params::Direction,
 };
 
 mod sent;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// A query that cannot be read, or does not pass the static checks. [`fmt::Display`] is the text clients see, such as
 /// `parse error at line 1, col 6: syntax error: unexpected $end, expecting STRING`.
@@ -63,3 +64,37 @@ impl fmt::Display for ParseError {
 }
 
 impl std::error::Error for ParseError {}
+
+/// Why a query has no answer. The texts are what clients see. Sent from owners to who asked them.
+#[derive(Clone, Debug, PartialEq, Error, Serialize, Deserialize)]
+pub enum QueryError {
+    /// It cannot be read. HTTP 400.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    /// It uses what is not evaluated yet; the text names it. HTTP 501.
+    #[error("{0}")]
+    NotEvaluated(String),
+    /// An entry of a metric query has an error that the query does not deal with. HTTP 400.
+    #[error(
+        "pipeline error: '{error}' for series: '{series}'.\n\
+         Use a label filter to intentionally skip this error. (e.g | __error__!=\"{error}\").\n\
+         To skip all potential errors you can match empty errors.(e.g __error__=\"\")\n\
+         The label filter can also be specified after unwrap. (e.g | unwrap latency | __error__=\"\" )\n"
+    )]
+    Pipeline {
+        /// The error, as in `__error__`.
+        error: String,
+        /// The labels of the entry.
+        series: String,
+    },
+    /// The answer would have more series than [`Params::series_max`]. HTTP 400.
+    #[error(
+        "maximum number of series ({0}) reached for a single query; consider reducing query cardinality by adding more \
+         specific stream selectors, reducing the time range, or aggregating results with functions like sum(), count() \
+         or topk()"
+    )]
+    SeriesLimit(u32),
+    /// It cannot be evaluated on what was found, as when the legs of an operation do not match. HTTP 500.
+    #[error("{0}")]
+    Evaluation(String),
+}

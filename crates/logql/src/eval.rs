@@ -1,31 +1,16 @@
 //! From the windows of scans to the answer of a metric query.
 
-use model::Labels;
-
 use crate::{
     answer::{Answer, Sample, Series},
-    ast::{Grouping, RangeOp},
+    ast::RangeOp,
     binary,
+    error::QueryError,
     partial::{Found, Partial, SeriesData},
     plan::{MetricPlan, Node, RangeNode},
-    query::QueryError,
-    samples, vector,
+    samples,
+    tracks::{Track, Value, with_label},
+    vector,
 };
-
-/// One series: values by the number of the step, ascending; steps without a value are left out.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Track {
-    pub(crate) labels: Labels,
-    pub(crate) points: Vec<(u32, f64)>,
-}
-
-/// What a node yields.
-#[derive(Clone, Debug)]
-pub(crate) enum Value {
-    /// The same number at each step.
-    Scalar(f64),
-    Tracks(Vec<Track>),
-}
 
 pub(crate) fn evaluate(plan: &MetricPlan, partials: Vec<Partial>, series_max: u32) -> Result<Answer, QueryError> {
     let mut evaluator = Evaluator { steps: plan.steps.steps, partials: partials.into_iter().map(Some).collect() };
@@ -145,18 +130,4 @@ fn counted(node: &RangeNode, data: SeriesData, steps: u32) -> Vec<(u32, f64)> {
         RangeOp::BytesRate => of_bytes(seconds),
         _ => of_counts(1.0),
     }
-}
-
-/// A set with one label set, or removed.
-pub(crate) fn with_label(labels: &Labels, name: &str, value: Option<&str>) -> Labels {
-    let others = labels.iter().filter(|(n, _)| *n != name);
-    Labels::with_empty_values(others.chain(value.map(|v| (name, v))))
-}
-
-/// The labels that make a group.
-pub(crate) fn group_labels(labels: &Labels, grouping: Option<&Grouping>) -> Labels {
-    let Some(grouping) = grouping else { return Labels::empty() };
-    let listed = |name: &str| grouping.labels.iter().any(|l| l == name);
-    let kept = labels.iter().filter(|(name, _)| listed(name) != grouping.without);
-    if kept.clone().count() == labels.len() { labels.clone() } else { Labels::with_empty_values(kept) }
 }

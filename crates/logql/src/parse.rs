@@ -21,6 +21,9 @@ use crate::{
     lexer::{self, QUERY_BYTES_MAX, Token, TokenKind},
 };
 
+/// The longest printed text: every byte of a client's text may become an escape sequence such as `\u0001`.
+const PRINTED_BYTES_MAX: usize = 8 * QUERY_BYTES_MAX;
+
 /// How deep parentheses and calls may nest.
 const NESTING_MAX: usize = 128;
 
@@ -29,7 +32,17 @@ const NESTING_MAX: usize = 128;
 /// # Errors
 /// When the text is no query, or one that fails a static check.
 pub fn parse(text: &str) -> Result<Expr, ParseError> {
-    let expr = Parser::new(text)?.query()?;
+    checked(Parser::new(text)?)
+}
+
+/// Reads a text that was printed from a tree. Printing escapes what a client may write raw, so that the text may be
+/// longer than a client's.
+pub(crate) fn parse_printed(text: &str) -> Result<Expr, ParseError> {
+    checked(Parser::with_limit(text, PRINTED_BYTES_MAX)?)
+}
+
+fn checked(parser: Parser<'_>) -> Result<Expr, ParseError> {
+    let expr = parser.query()?;
     check::selectors(&expr)?;
     Ok(expr)
 }
@@ -56,20 +69,6 @@ pub fn parse_matchers(text: &str) -> Result<Vec<Matcher>, ParseError> {
     }
 }
 
-/// Refuses matchers that all match the empty text, and thus streams without any of their labels.
-///
-/// # Errors
-/// When there is no other matcher.
-pub fn reject_empty_compatible(matchers: &[Matcher]) -> Result<(), ParseError> {
-    if matchers.iter().all(Matcher::matches_empty) {
-        return Err(ParseError::tree(
-            "queries require at least one regexp or equality matcher that does not have an empty-compatible value. \
-             For instance, app=~\".*\" does not meet this requirement, but app=~\".+\" will",
-        ));
-    }
-    Ok(())
-}
-
 type Result<T, E = ParseError> = std::result::Result<T, E>;
 
 /// A tree and how deep it is.
@@ -93,8 +92,12 @@ struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     fn new(text: &'a str) -> Result<Self> {
-        if text.len() > QUERY_BYTES_MAX {
-            let message = format!("input size too long ({} > {QUERY_BYTES_MAX})", text.len());
+        Self::with_limit(text, QUERY_BYTES_MAX)
+    }
+
+    fn with_limit(text: &'a str, bytes_max: usize) -> Result<Self> {
+        if text.len() > bytes_max {
+            let message = format!("input size too long ({} > {bytes_max})", text.len());
             return Err(ParseError::tree(message));
         }
         Ok(Self { text, tokens: lexer::tokens(text), at: 0, nesting: 0 })

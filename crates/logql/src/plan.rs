@@ -6,8 +6,9 @@ use model::MatchOp;
 
 use crate::{
     ast::{BinaryOp, Expr, Grouping, Matching, MetricExpr, RangeAggregation, RangeOp, VectorAggregation, VectorOp},
+    error::QueryError,
+    params::Params,
     pipeline::whole_regex,
-    query::{Params, QueryError},
     scan::{Metric, Sample, Scan},
     steps::Windows,
 };

@@ -10,10 +10,11 @@ use crate::{
     ast::{Conversion, Grouping, LogExpr, RangeAggregation},
     duration,
     entries::{Entries, EntryKey, FoundEntry},
+    error::QueryError,
     number,
+    params::{Direction, Params},
     partial::{Found, Partial, SeriesData, SeriesTable, push_key},
     pipeline::{Category, ERROR, LabelTest, Pipeline, Row, RowError, RowLabels, Rows, Want, columns, parse_bytes},
-    query::{Direction, Params, QueryError},
     stats::ScanStats,
     steps::{RunCache, Windows},
 };
@@ -220,14 +221,7 @@ impl Scan {
             }
             (Sink::Metric(sink), Found::Series(table)) => {
                 let by_class = !inner.pipeline.has_line_steps() && sink.unwrap.is_none();
-                let counter = Counter {
-                    sink,
-                    batch,
-                    table,
-                    runs: RunCache::new(sink.metric.windows),
-                    passed: 0,
-                    key: Vec::new(),
-                };
+                let counter = Counter::new(sink, batch, table);
                 let passed = if by_class {
                     counter.by_class(&inner.pipeline, &rows)
                 } else {
@@ -238,6 +232,62 @@ impl Scan {
             }
             _ => Err(QueryError::Evaluation("a partial of another query".to_owned())),
         }
+    }
+
+    /// Whether [`Scan::count`] may add all rows of one stream at once: nothing is needed of a row but its time (and the
+    /// length of its line, where `line_bytes` are known), and all rows of `time` lie in the same windows.
+    pub fn counts_whole(&self, time: TimeRange, line_bytes: Option<u64>) -> bool {
+        let Sink::Metric(sink) = &self.inner.sink else { return false };
+        let needs = &self.inner.needs;
+        let lines_are_known = match needs.lines {
+            LineNeed::None => true,
+            LineNeed::Lengths => line_bytes.is_some(),
+            LineNeed::Content => false,
+        };
+        let is_blind = lines_are_known && needs.metadata == MetadataNeed::None && sink.unwrap.is_none();
+        if !is_blind || time.is_empty() {
+            return is_blind;
+        }
+        let windows = &sink.metric.windows;
+        windows.run_of(time.start.nanos()) == windows.run_of(time.end.nanos().saturating_sub(1))
+    }
+
+    /// Adds all `rows` rows of one stream without looking at them. They lie in `time`, and their lines have
+    /// `line_bytes` bytes together, which a scan of line lengths needs. As [`Scan::accept`] of all these rows.
+    ///
+    /// # Errors
+    /// When the labels fail the query, there are too many series, or [`Scan::counts_whole`] does not hold.
+    pub fn count(
+        &self,
+        labels: &Labels,
+        rows: u64,
+        line_bytes: Option<u64>,
+        time: TimeRange,
+        partial: &mut Partial,
+    ) -> Result<(), QueryError> {
+        let inner = &*self.inner;
+        if !self.counts_whole(time, line_bytes) {
+            return Err(QueryError::Evaluation("this scan cannot count rows that it does not see".to_owned()));
+        }
+        let (Sink::Metric(sink), Found::Series(table)) = (&inner.sink, &mut partial.found) else {
+            return Err(QueryError::Evaluation("a partial of another query".to_owned()));
+        };
+        if rows == 0 || !time.overlaps(&inner.time) {
+            return Ok(());
+        }
+        let line_bytes = if inner.needs.lines == LineNeed::None { 0 } else { line_bytes.unwrap_or(0) };
+        partial.stats.lines += rows;
+        partial.stats.bytes += line_bytes;
+        let batch = Batch {
+            labels: labels.clone(),
+            timestamps: vec![time.start.nanos()],
+            lines: ByteColumn::default(),
+            metadata: Vec::new(),
+            offsets: Vec::new(),
+        };
+        let counter = Counter::new(sink, &batch, table);
+        partial.stats.post_filter_lines += counter.whole(&inner.pipeline, rows, line_bytes)?;
+        Ok(())
     }
 
     /// Returns how many rows passed.
@@ -340,7 +390,25 @@ struct Counter<'p, 'b> {
     key: Vec<u8>,
 }
 
-impl<'b> Counter<'_, 'b> {
+impl<'p, 'b> Counter<'p, 'b> {
+    fn new(sink: &'p MetricSink, batch: &'b Batch, table: &'p mut SeriesTable) -> Self {
+        Self { sink, batch, table, runs: RunCache::new(sink.metric.windows), passed: 0, key: Vec::new() }
+    }
+
+    /// The only row of the batch stands for many rows, all in the same windows.
+    fn whole(mut self, pipeline: &Pipeline, rows: u64, line_bytes: u64) -> Result<u64, QueryError> {
+        let mut row = Row::new(RowLabels::new(&self.batch.labels, &[]));
+        let Some(series) = self.class(pipeline, &mut row, 0)? else { return Ok(0) };
+        let run = self.runs.run_of(self.batch.timestamps[0]);
+        let steps = self.sink.metric.windows.steps;
+        let data = &mut self.table.series[series as usize];
+        data.counts.add(run, rows, steps);
+        if self.sink.metric.sample == Sample::Bytes {
+            data.bytes.add(run, line_bytes, steps);
+        }
+        Ok(rows)
+    }
+
     /// What becomes of a row depends on its metadata alone: it is found out once for each combination of values.
     fn by_class(mut self, pipeline: &Pipeline, rows: &Rows) -> Result<u64, QueryError> {
         let batch = self.batch;

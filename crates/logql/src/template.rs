@@ -195,10 +195,3 @@ impl fmt::Display for TemplateError {
         f.write_str(&self.0)
     }
 }
-
-impl Template {
-    /// Reads a template. `name` is for its errors: `line` in `line_format`, `label` in `label_format`.
-    pub(crate) fn parse(name: &str, text: &str) -> Result<Self, TemplateError> {
-        parse::parse(name, text)
-    }
-}

@@ -6,8 +6,8 @@ use model::Labels;
 
 use crate::{
     ast::{Grouping, VectorOp},
-    eval::{Track, group_labels},
     samples::{mean, variance},
+    tracks::{Track, group_labels},
 };
 
 /// A series without labels that has one value at each step.

@@ -380,3 +380,15 @@ fn needs() {
     check(r#"sum(rate({a="b"} | level="error" [1m]))"#, LineNeed::None, names(&["level"]));
     check(r#"absent_over_time({a="b"}[1m])"#, LineNeed::None, MetadataNeed::None);
 }
+
+#[test]
+fn a_printed_query_is_read_back() {
+    // Every byte of the raw text needs an escape, so the printed text is longer than a client's may be.
+    let raw = format!("{{app=\"web\"}} |= `{}`", "\\".repeat(130_000));
+    for text in [r#"sum by ( app ) (rate( {app="web"}|="x" [1m] ))"#, "{app=\"web\"} | json | a = `b`", &raw] {
+        let query = Query::of(millrace_logql::parse(text).unwrap(), params()).unwrap();
+        let read = Query::prepare(query.text(), params()).unwrap();
+        assert_eq!(read.expr(), query.expr());
+        assert_eq!(read.text(), query.text());
+    }
+}

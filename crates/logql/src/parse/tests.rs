@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::ast::*;
+use crate::check::reject_empty_compatible;
 
 const NEED: &str = "parse error : queries require at least one regexp or equality matcher that does not have an \
                     empty-compatible value. For instance, app=~\".*\" does not meet this requirement, but app=~\".+\" will";

@@ -5,11 +5,11 @@ use model::{MatchOp, Matcher, Quoted};
 use super::labels::{ERROR, ERROR_DETAILS, RowError, RowLabels};
 use crate::{
     ast::{CompareOp, FilterValue, LabelFilter, NameOrMatcher},
-    duration, fold,
+    duration,
+    error::QueryError,
+    fold,
     ip::IpPattern,
-    number,
-    query::QueryError,
-    size,
+    number, size,
 };
 
 /// A compiled label filter.

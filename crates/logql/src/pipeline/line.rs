@@ -10,9 +10,9 @@ use model::{ByteColumn, RegexMode, compile_regex_bytes, go_to_rust_regex};
 use super::rows::Rows;
 use crate::{
     ast::{LineFilter, LineOp, LineOperand},
+    error::QueryError,
     ip::IpPattern,
     linepattern::LinePattern,
-    query::QueryError,
 };
 
 /// A compiled line filter.

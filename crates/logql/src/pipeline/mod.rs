@@ -26,9 +26,9 @@ pub(crate) use self::{
 };
 use crate::{
     ast::{LabelFormatSource, Stage},
+    error::QueryError,
     jsonpath::JsonPath,
     linepattern::CapturePattern,
-    query::QueryError,
 };
 
 /// A compiled pipeline.

@@ -13,18 +13,21 @@ const NESTING_MAX: usize = 100;
 
 type Result<T, E = TemplateError> = std::result::Result<T, E>;
 
-pub(super) fn parse(name: &str, text: &str) -> Result<Template> {
-    let mut parser = Parser {
-        name,
-        tokens: tokens(text),
-        at: 0,
-        variables: vec!["$".to_owned()],
-        defines: Vec::new(),
-        ranges: 0,
-        nesting: 0,
-    };
-    let root = parser.root()?;
-    Ok(Template { root, defines: parser.defines })
+impl Template {
+    /// Reads a template. `name` appears in its errors: `line` for `line_format`, `label` for `label_format`.
+    pub(crate) fn parse(name: &str, text: &str) -> Result<Self> {
+        let mut parser = Parser {
+            name,
+            tokens: tokens(text),
+            at: 0,
+            variables: vec!["$".to_owned()],
+            defines: Vec::new(),
+            ranges: 0,
+            nesting: 0,
+        };
+        let root = parser.root()?;
+        Ok(Self { root, defines: parser.defines })
+    }
 }
 
 /// What ended a list of nodes.

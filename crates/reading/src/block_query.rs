@@ -6,14 +6,12 @@ use logql::Query;
 use model::{TenantId, TimeRange};
 use runtime::Abandoned;
 
-use crate::{scan_times::overlapping_groups, whole::WindowEdges};
+use crate::scan_times::overlapping_groups;
 
 /// A query that reads blocks of one tenant.
 pub(crate) struct BlockQuery {
     pub(crate) query: Arc<Query>,
     pub(crate) tenant: TenantId,
-    /// Where whole streams may be counted without reading them.
-    pub(crate) edges: Option<WindowEdges>,
     /// For each scan the number of its group: scans of one group have times that overlap, directly or through others.
     pub(crate) groups: Vec<usize>,
     pub(crate) abandoned: Abandoned,
@@ -22,6 +20,6 @@ pub(crate) struct BlockQuery {
 impl BlockQuery {
     pub(crate) fn new(tenant: TenantId, query: Arc<Query>, abandoned: Abandoned) -> Self {
         let times: Vec<TimeRange> = query.scans().iter().map(|scan| scan.time()).collect();
-        Self { edges: WindowEdges::of(&query), groups: overlapping_groups(&times), query, tenant, abandoned }
+        Self { groups: overlapping_groups(&times), query, tenant, abandoned }
     }
 }

@@ -10,12 +10,12 @@ use std::{
     sync::Arc,
 };
 
-use block::{BlockError, BlockIndex, BlockScan, Step, StreamRef};
+use block::{BlockError, BlockIndex, BlockScan, Step};
 use bytes::Bytes;
 use logql::{Direction, Partial, QueryError, ScanStats};
 use model::{Batch, Needs, TimeRange, TimestampNs};
 
-use crate::{block_query::BlockQuery, stats::ReadStats, wanted_time::WantedTime, whole};
+use crate::{block_query::BlockQuery, stats::ReadStats, wanted_time::WantedTime};
 
 /// Why the work on a block failed.
 pub(crate) enum WorkError {
@@ -127,16 +127,13 @@ impl BlockWork {
         let mut wishes: BTreeMap<(usize, u32), Vec<usize>> = BTreeMap::new();
         for (number, scan) in scans.iter().enumerate() {
             let time = self.wanted.as_ref().map_or(scan.time(), WantedTime::get);
-            let edges = query.edges.as_ref().filter(|_| whole::needs_times_only(scan));
-            let is_whole =
-                |s: &StreamRef<'_>| edges.is_some_and(|edges| scan.time().covers(&s.time) && edges.are_outside(s.time));
             for stream in index.streams(&query.tenant, scan.matchers(), time) {
                 matching.insert(stream.ordinal);
-                if is_whole(&stream) {
+                if scan.counts_whole(stream.time, None) {
+                    // The block's index has the number of rows: no page is fetched.
                     let partial = &mut self.partials[number];
                     let before = partial.stats();
-                    whole::accept_rows(scan, stream.labels, stream.rows, stream.time, partial)
-                        .map_err(WorkError::Query)?;
+                    scan.count(stream.labels, stream.rows, None, stream.time, partial).map_err(WorkError::Query)?;
                     if counted.insert(stream.ordinal) {
                         add_scanned(&mut self.stats, &difference(&before, &partial.stats()));
                     }

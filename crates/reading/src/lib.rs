@@ -41,7 +41,6 @@ mod block_work;
 mod blocks;
 mod index_cache;
 mod wanted_time;
-mod whole;
 
 mod metrics;
 mod stats;

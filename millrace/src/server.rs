@@ -29,6 +29,7 @@ use owner::{LogTail, Owner};
 use partition_consumer::Consumer;
 use prometheus::Registry;
 use query_service::{Consistency, QueryService};
+use runtime::Processors;
 use telemetry::{
     AdminState, ConfigPages, LogLevel, Readiness, RequestMetrics, ServeConfig, ServiceState, TracingConfig,
     admin_router, observe_requests, register_process_metrics, serve, shutdown_signal,
@@ -125,6 +126,8 @@ struct Base {
     log: Log,
     store: Arc<dyn ObjectStore>,
     heads: Arc<Heads>,
+    /// All heavy work of the process takes its turns here.
+    processors: Processors,
     /// What the processes of an installation tell one another; none on one machine.
     control: Option<Arc<Control>>,
 }
@@ -164,7 +167,9 @@ impl Base {
                 Some(Control::new(settings.cluster.control.clone(), state, topic, &registry)?)
             }
         };
-        Ok(Self { role, settings, registry, clock, overrides, log, store, heads, control })
+        let processors = Processors::of_machine();
+        processors.register(&registry)?;
+        Ok(Self { role, settings, registry, clock, overrides, log, store, heads, processors, control })
     }
 
     fn builder(&self) -> anyhow::Result<Arc<Builder>> {
@@ -223,6 +228,7 @@ impl Base {
             older_heads: older_heads(&self.store, self.log.bus().log_id()).await?,
             heads: self.heads.clone(),
             store: self.store.clone(),
+            processors: self.processors.clone(),
             // Asking the local log for its ends costs nothing.
             consistency_default: self.control.is_none().then_some(Consistency::Strong),
             overrides: self.overrides.clone(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use limits::{BlockedQuery, Limits};
-use logql::ast::{Expr, LogExpr, MetricExpr, RangeAggregation, Stage};
+use logql::ast::{Expr, Stage};
 use model::{MatchOp, Matcher, RegexMode, TimestampNs, compile_regex};
 
 use crate::{duration, error::Error, params::Bounds};
@@ -55,7 +55,7 @@ pub(crate) fn check_query(text: &str, expr: &Expr, limits: &Limits, is_drilldown
     check_enabled(limits)?;
     let mut selectors = Vec::new();
     let mut ranges = Vec::new();
-    visit(expr, &mut |log, range| {
+    expr.for_each_selector(&mut |log, range| {
         selectors.push(log.matchers.as_slice());
         ranges.extend(range.map(|r| r.range));
     });
@@ -68,13 +68,10 @@ pub(crate) fn check_query(text: &str, expr: &Expr, limits: &Limits, is_drilldown
         return Err(Error::bad(format!("[interval] value exceeds limit: [{range}] > [{limit}]")));
     }
     if is_blocked(text, QueryClass::of(expr), &limits.blocked_queries) {
-        return Err(Error::bad(BLOCKED));
+        return Err(Error::Blocked);
     }
     Ok(())
 }
-
-/// The text of a query refused by policy.
-pub(crate) const BLOCKED: &str = "query blocked by policy";
 
 /// Refuses a selector.
 pub(crate) fn check_matchers(matchers: &[Matcher], limits: &Limits, is_drilldown: bool) -> Result<(), Error> {
@@ -164,27 +161,6 @@ fn within_lookback(bounds: Bounds, now: TimestampNs, limits: &Limits) -> Reach {
         return Reach::TooOld;
     }
     Reach::Within(Bounds { start: bounds.start.max(oldest), end: bounds.end })
-}
-
-/// Calls `found` for every selector of a query, with its window where it has one.
-pub(crate) fn visit<'a>(expr: &'a Expr, found: &mut impl FnMut(&'a LogExpr, Option<&'a RangeAggregation>)) {
-    match expr {
-        Expr::Log(log) => found(log, None),
-        Expr::Metric(metric) => visit_metric(metric, found),
-    }
-}
-
-fn visit_metric<'a>(expr: &'a MetricExpr, found: &mut impl FnMut(&'a LogExpr, Option<&'a RangeAggregation>)) {
-    match expr {
-        MetricExpr::Range(range) => found(&range.log, Some(range)),
-        MetricExpr::Vector(vector) => visit_metric(&vector.inner, found),
-        MetricExpr::LabelReplace { inner, .. } => visit_metric(inner, found),
-        MetricExpr::Binary(binary) => {
-            visit_metric(&binary.left, found);
-            visit_metric(&binary.right, found);
-        }
-        MetricExpr::Literal(_) | MetricExpr::VectorFn(_) => {}
-    }
 }
 
 fn is_blocked(text: &str, class: QueryClass, policies: &[BlockedQuery]) -> bool {

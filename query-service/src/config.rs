@@ -1,79 +1,75 @@
-//! What an operator turns.
-
-use std::net::SocketAddr;
+//! Settings of the query service.
 
 use limits::PromDuration;
 use owner::LogTailConfig;
+use reading::Consistency;
 use serde::{Deserialize, Serialize};
 
-use crate::{error::Error, goal::Consistency};
+use crate::error::Error;
 
 /// Settings of the query service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where [`crate::run`] listens. A process that serves several roles on one port uses
-    /// [`crate::QueryService::router`] and never reads this.
-    #[serde(skip)]
-    pub listen: SocketAddr,
-    /// Whether requests must name their tenant. Off: all belong to [`Config::no_auth_tenant`]. The binary sets it from its
-    /// own `auth_enabled`.
+    /// Whether requests must name their tenant. If not, all requests belong to [`Config::no_auth_tenant`]. The binary
+    /// sets this from its own `auth_enabled`.
     #[serde(skip)]
     pub auth_enabled: bool,
-    /// The tenant of all requests while authentication is off. Loki's name by default.
+    /// The tenant of all requests while authentication is off. The default is Loki's.
     pub no_auth_tenant: String,
     /// Whether one request may name several tenants (`a|b`).
     pub multi_tenant_queries_enabled: bool,
-    /// How many pieces of work run on processors at one time; 0: as many as there are processors. More than that
-    /// only makes queries take turns more often.
+    /// Number of pieces of work of all queries that may run on processors at a time; 0 means one for each processor.
+    /// More only makes queries take turns more often.
     pub cpu_permits: usize,
-    /// How many queries run at one time; others wait. Each holds pages of a few blocks in memory.
+    /// Number of queries that may run at a time. Others wait. Each holds pages of a few blocks in memory.
     pub queries_concurrent_max: usize,
-    /// How many queries of one tenant may run or wait; above it they are answered 429.
+    /// Number of queries of one tenant that may run or wait. More are answered with status 429.
     pub max_outstanding_per_tenant: usize,
-    /// How many blocks one query reads at one time; 0: two for each processor permit, so that some wait for the store
-    /// while others compute. Raising it costs memory and hides a slow store.
+    /// Number of blocks that one query reads at a time; 0 means two for each processor permit, so that some wait for
+    /// the store while others compute. A larger number takes more memory and hides a slow store.
     pub blocks_parallel: usize,
-    /// Bytes of block indexes kept in memory. An index that is not there costs one read of a block's tail.
+    /// Bytes of block indexes kept in memory. Opening a block whose index is not cached costs one read of its tail.
     pub index_cache_bytes: u64,
-    /// How old a head may be that a plan is made from. An old one is never wrong (memory then serves more, or says that
-    /// it no longer can, and the plan is made again); a young one costs a read of the object store.
+    /// Largest age of a head that a plan is made from. An old head is never wrong: memory serves more, or answers that
+    /// it cannot, and the query plans again. A smaller age costs more reads of the object store.
     pub head_age_max: PromDuration,
-    /// How long the store may take to answer before plans are made from the last heads that were seen, so that recent
-    /// reads go on while it is away.
+    /// How long the store may take to answer before plans use the last heads that were read. This way recent rows can
+    /// be read during an outage of the store.
     pub head_wait_max: PromDuration,
-    /// What queries answer with that do not say it (`X-Millrace-Consistency` or `consistency=`): `eventual`, what owners
-    /// have consumed, or `strong`, all that was acknowledged before, for which every query asks the log for its ends. On the
-    /// local log, where that costs nothing, queries are strong anyway.
+    /// The consistency of queries that name none (with `X-Millrace-Consistency` or `consistency=`). `eventual`: the
+    /// rows that owners have consumed. `strong`: all rows that were acknowledged before; every query asks the log for
+    /// its ends. On the local log this costs nothing, so queries are always strong.
     pub consistency: Consistency,
-    /// How long a query waits for owners to answer and to consume what it asks for, before it fails.
+    /// How long a query waits for owners to answer and to consume what it asks for. Then it fails.
     pub strong_wait_max: PromDuration,
-    /// Reading from the log what no consumer serves.
+    /// Settings for reading partitions that no consumer serves from the log.
     pub log_tail: LogTailConfig,
     /// How long a tail may last.
     pub tail_max_duration: PromDuration,
-    /// The largest form body taken.
+    /// Size of the largest form body that is accepted.
     pub body_bytes_max: usize,
-    /// Answers from this size on are packed with gzip where the client takes that. Smaller ones gain nothing.
+    /// Answers of this size or more are compressed with gzip if the client accepts it. Compressing smaller ones gains
+    /// nothing.
     pub gzip_bytes_min: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
+        let reading = reading::Config::default();
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 3100)),
             auth_enabled: false,
             no_auth_tenant: "fake".to_owned(),
             multi_tenant_queries_enabled: false,
-            cpu_permits: 0,
+            cpu_permits: reading.cpu_permits,
             queries_concurrent_max: 32,
             max_outstanding_per_tenant: 2048,
-            blocks_parallel: 0,
-            index_cache_bytes: 256 << 20,
-            head_age_max: PromDuration::from_secs(1),
-            head_wait_max: PromDuration::from_secs(2),
+            blocks_parallel: reading.blocks_parallel,
+            index_cache_bytes: reading.index_cache_bytes,
+            head_age_max: PromDuration::from(reading.head_age_max),
+            head_wait_max: PromDuration::from(reading.head_wait_max),
             consistency: Consistency::Eventual,
-            strong_wait_max: PromDuration::from_secs(10),
+            strong_wait_max: PromDuration::from(reading.strong_wait_max),
             log_tail: LogTailConfig::default(),
             tail_max_duration: PromDuration::from_hours(1),
             body_bytes_max: 10 << 20,
@@ -86,7 +82,7 @@ impl Config {
     /// Checks what the types do not.
     ///
     /// # Errors
-    /// Names every problem at once.
+    /// When settings are wrong; the text names every one of them.
     pub fn validate(&self) -> Result<(), Error> {
         let mut problems = Vec::new();
         if let Err(error) = model::TenantId::new(&self.no_auth_tenant) {
@@ -98,25 +94,21 @@ impl Config {
             ("body_bytes_max", self.body_bytes_max),
         ];
         problems.extend(positive.iter().filter(|(_, n)| *n == 0).map(|(name, _)| format!("{name} must not be 0")));
-        let lasting = [("head_wait_max", self.head_wait_max), ("strong_wait_max", self.strong_wait_max)];
-        problems.extend(lasting.iter().filter(|(_, d)| d.is_zero()).map(|(name, _)| format!("{name} must not be 0")));
+        problems.extend(self.reading().problems());
         problems.extend(self.log_tail.problems());
         if problems.is_empty() { Ok(()) } else { Err(Error::Start(problems.join("; "))) }
     }
 
-    /// Processor permits with the default worked out.
-    pub(crate) fn cpu_permits(&self) -> usize {
-        match self.cpu_permits {
-            0 => std::thread::available_parallelism().map_or(2, usize::from),
-            set => set,
-        }
-    }
-
-    /// Parallel blocks with the default worked out.
-    pub(crate) fn blocks_parallel(&self) -> usize {
-        match self.blocks_parallel {
-            0 => self.cpu_permits() * 2,
-            set => set,
+    /// The settings of reading among these. In the settings file they are not in a section of their own, so that their
+    /// names stay what they were.
+    pub(crate) fn reading(&self) -> reading::Config {
+        reading::Config {
+            cpu_permits: self.cpu_permits,
+            blocks_parallel: self.blocks_parallel,
+            index_cache_bytes: self.index_cache_bytes,
+            head_age_max: self.head_age_max.get(),
+            head_wait_max: self.head_wait_max.get(),
+            strong_wait_max: self.strong_wait_max.get(),
         }
     }
 }

@@ -1,9 +1,8 @@
-//! Requests over several tenants: each is asked by itself, and the answers are put together.
+//! Requests over several tenants: each tenant is read by itself, and the answers are merged.
 //!
-//! Every label set then says whose it is (`__tenant_id__`), and matchers of that name choose among the tenants. Each
-//! tenant's own limits hold for its part, so that the strictest counts for the whole. Entries and streams are put
-//! together exactly; numbers are not (a sum of sums would need the tenants' parts before they are finished), so metric
-//! queries over several tenants are refused.
+//! Every label set of the answer has a label with its tenant (`__tenant_id__`), and matchers of that name select among
+//! the tenants. Each tenant's own limits apply to its part. Entries and streams can be merged exactly. Numbers cannot: a
+//! sum of sums would need the tenants' partials. So metric queries over several tenants are refused.
 
 use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
@@ -13,67 +12,62 @@ use logql::{
     ast::{Expr, LogExpr},
 };
 use model::{Labels, Matcher, TenantId, TimeRange};
+use reading::{Goal, StreamsRead};
 
 use crate::{
-    check,
     error::Error,
-    goal::Goal,
-    read::FoundStreams,
-    request::Tenants,
-    service::{Outcome, QueryRequest, QueryService},
+    service::{QueryOutcome, QueryRequest, QueryService},
     stats::AnswerStats,
+    tenants::Tenants,
 };
 
-/// The label that says whose a label set is.
+/// The label with the tenant of a label set.
 const TENANT_LABEL: &str = "__tenant_id__";
-/// Where a label of that name goes that was there before.
+/// The new name of a label that had that name before.
 const ORIGINAL_LABEL: &str = "original___tenant_id__";
 
 impl QueryService {
     /// Runs a query for all tenants of a request.
-    pub(crate) async fn query_all(&self, tenants: &Tenants, request: &QueryRequest) -> Result<Outcome, Error> {
+    pub(crate) async fn query_all(&self, tenants: &Tenants, request: &QueryRequest) -> Result<QueryOutcome, Error> {
         if let Ok(tenant) = tenants.single() {
             return self.query(tenant, request).await;
         }
-        let log = match logql::parse(&request.text)? {
-            Expr::Log(log) => log,
-            metric => return self.query_without_entries(tenants, metric, request).await,
+        let Expr::Log(log) = &request.expr else {
+            return self.query_without_entries(tenants, request).await;
         };
         let (chosen, matchers) = choose(tenants, &log.matchers);
-        let text = LogExpr { matchers, stages: log.stages }.to_string();
-        let request = QueryRequest { text, ..request.clone() };
+        if !chosen.is_empty() {
+            logql::reject_empty_compatible(&matchers)?;
+        }
+        let expr = Expr::Log(LogExpr { matchers, stages: log.stages.clone() });
+        let request = QueryRequest { expr, ..request.clone() };
         let (mut streams, mut warnings, mut stats) = (Vec::new(), BTreeSet::new(), AnswerStats::default());
         for tenant in &chosen {
-            let found = self.query(tenant, &request).await?;
-            let Answer::Streams(of_tenant) = found.answer else { continue };
+            let outcome = self.query(tenant, &request).await?;
+            let Answer::Streams(of_tenant) = outcome.answer else { continue };
             streams.extend(of_tenant.into_iter().map(|stream| stream_of(tenant, stream)));
-            // Those about partitions are the same for each tenant.
-            warnings.extend(found.warnings);
-            stats.read.add(&found.stats.read);
-            stats.exec_time += found.stats.exec_time;
-            stats.queue_time += found.stats.queue_time;
+            // Warnings about partitions are the same for each tenant.
+            warnings.extend(outcome.warnings);
+            stats.read += &outcome.stats.read;
+            stats.exec_time += outcome.stats.exec_time;
+            stats.queue_time += outcome.stats.queue_time;
         }
         let streams = limited(streams, request.limit as usize, request.direction);
         stats.entries_returned = streams.iter().map(|s| s.entries.len() as u64).sum();
-        Ok(Outcome { answer: Answer::Streams(streams), stats, warnings: warnings.into_iter().collect() })
+        Ok(QueryOutcome { answer: Answer::Streams(streams), stats, warnings: warnings.into_iter().collect() })
     }
 
-    /// Literals and the like are the same whoever asks.
-    async fn query_without_entries(
-        &self,
-        tenants: &Tenants,
-        expr: Expr,
-        request: &QueryRequest,
-    ) -> Result<Outcome, Error> {
+    /// A metric query without selectors, such as `1 + 1`, has the same answer for all tenants.
+    async fn query_without_entries(&self, tenants: &Tenants, request: &QueryRequest) -> Result<QueryOutcome, Error> {
         let mut reads_entries = false;
-        check::visit(&expr, &mut |_, _| reads_entries = true);
+        request.expr.for_each_selector(&mut |_, _| reads_entries = true);
         match tenants.all().first() {
             Some(tenant) if !reads_entries => self.query(tenant, request).await,
             _ => Err(Error::NotImplemented("a metric query over several tenants".to_owned())),
         }
     }
 
-    /// The streams of all tenants of a request, as [`QueryService::streams`] finds them.
+    /// The streams of all tenants of a request; see [`QueryService::streams`].
     pub(crate) async fn streams_all(
         &self,
         tenants: &Tenants,
@@ -81,17 +75,17 @@ impl QueryService {
         time: TimeRange,
         goal: &Goal,
         kind: &'static str,
-    ) -> Result<FoundStreams, Error> {
+    ) -> Result<StreamsRead, Error> {
         if let Ok(tenant) = tenants.single() {
             return self.streams(tenant, matchers, time, goal, kind).await;
         }
         let (chosen, matchers) = choose(tenants, matchers);
-        let mut all = FoundStreams::default();
+        let mut all = StreamsRead::default();
         for tenant in &chosen {
-            let found = self.streams(tenant, &matchers, time, goal, kind).await?;
-            all.stats.add(&found.stats);
-            all.warnings.extend(found.warnings);
-            all.parts.extend(found.parts.into_iter().map(|mut part| {
+            let read = self.streams(tenant, &matchers, time, goal, kind).await?;
+            all.stats += &read.stats;
+            all.warnings.extend(read.warnings);
+            all.parts.extend(read.parts.into_iter().map(|mut part| {
                 part.labels = labels_of(tenant, &part.labels);
                 part
             }));
@@ -99,8 +93,7 @@ impl QueryService {
         Ok(all)
     }
 
-    /// The limits that hold for all tenants of a request: of each the strictest, where it is looked at before the tenants
-    /// are asked one by one.
+    /// The limits that apply before the tenants of a request are read one by one: the strictest of each.
     pub(crate) fn limits_all(&self, tenants: &Tenants) -> Arc<Limits> {
         let mut all = tenants.all().iter().map(|tenant| self.limits(tenant));
         let first = all.next().unwrap_or_else(|| self.overrides.defaults().clone());
@@ -123,7 +116,7 @@ fn stricter(a: &Limits, b: &Limits) -> Limits {
     }
 }
 
-/// The tenants that matchers on their name choose, and the other matchers.
+/// The tenants that matchers on [`TENANT_LABEL`] select, and the other matchers.
 fn choose(tenants: &Tenants, matchers: &[Matcher]) -> (Vec<TenantId>, Vec<Matcher>) {
     let (choosing, others): (Vec<Matcher>, Vec<Matcher>) =
         matchers.iter().cloned().partition(|m| m.name() == TENANT_LABEL);
@@ -144,7 +137,7 @@ fn stream_of(tenant: &TenantId, stream: ResultStream) -> ResultStream {
     }
 }
 
-/// The first entries of all streams in query direction; streams in the order of their text.
+/// The first entries of all streams in query direction. Streams are in the order of their text.
 fn limited(streams: Vec<ResultStream>, limit: usize, direction: Direction) -> Vec<ResultStream> {
     let mut entries: Vec<(usize, ResultEntry)> = Vec::new();
     let mut empty: Vec<(String, ResultStream)> = Vec::new();

@@ -1,4 +1,4 @@
-//! Packs answers for clients that take gzip.
+//! Compresses answers for clients that accept gzip.
 
 use std::io::Write;
 
@@ -10,44 +10,53 @@ use axum::{
 };
 use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use runtime::Share;
 
 use crate::error::{Error, text_response};
 
-/// From this size on packing leaves the async threads.
+/// Answers of this size or more are compressed on processors, off the async threads.
 const LARGE_BYTES: usize = 64 << 10;
 
-/// The layer. `bytes_min` is the size from which on answers are packed.
-pub(crate) async fn pack(State(bytes_min): State<usize>, request: Request, next: Next) -> Response {
+/// What the layer works with.
+#[derive(Clone)]
+pub(crate) struct Gzip {
+    /// Smaller answers are not compressed.
+    pub(crate) bytes_min: usize,
+    pub(crate) processors: Share,
+}
+
+/// The layer.
+pub(crate) async fn compress(State(config): State<Gzip>, request: Request, next: Next) -> Response {
     let accepted = accepts_gzip(request.headers());
     let mut response = next.run(request).await;
-    let is_packed = response.headers().contains_key(header::CONTENT_ENCODING);
-    if !accepted || is_packed || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    let is_compressed = response.headers().contains_key(header::CONTENT_ENCODING);
+    if !accepted || is_compressed || response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return response;
     }
     let (mut parts, body) = response.into_parts();
-    // Every answer here was made in memory; collecting it copies nothing.
+    // Every answer here is in memory, so collecting it copies nothing.
     let Ok(plain) = to_bytes(body, usize::MAX).await else {
         return failed("the answer was lost");
     };
-    if plain.len() < bytes_min {
+    if plain.len() < config.bytes_min {
         response = Response::from_parts(parts, Body::from(plain));
         return response;
     }
-    let packed = if plain.len() < LARGE_BYTES {
+    let compressed = if plain.len() < LARGE_BYTES {
         gzip(&plain)
     } else {
-        match tokio::task::spawn_blocking(move || gzip(&plain)).await {
-            Ok(packed) => packed,
-            Err(_) => return failed("packing the answer failed"),
+        match config.processors.run(move || gzip(&plain)).await {
+            Ok(compressed) => compressed,
+            Err(_) => return failed("compressing the answer failed"),
         }
     };
-    let Ok(packed) = packed else {
-        return failed("packing the answer failed");
+    let Ok(compressed) = compressed else {
+        return failed("compressing the answer failed");
     };
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     parts.headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-    Response::from_parts(parts, Body::from(packed))
+    Response::from_parts(parts, Body::from(compressed))
 }
 
 fn failed(what: &str) -> Response {
@@ -56,7 +65,7 @@ fn failed(what: &str) -> Response {
 }
 
 fn gzip(plain: &[u8]) -> std::io::Result<Vec<u8>> {
-    // The fastest level: answers travel short ways, and processors are better spent on queries.
+    // The fastest level: most answers go over a local network, so processors are better spent on queries.
     let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 4), Compression::fast());
     encoder.write_all(plain)?;
     encoder.finish()

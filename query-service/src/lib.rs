@@ -1,52 +1,37 @@
-//! Loki's HTTP API: plan, owners and blocks, merged answer.
+//! Loki's HTTP API for queries.
 //!
-//! In come requests of Loki's clients; out go answers in Loki's shapes, over rows that lie in owners' memory and in
-//! blocks.
+//! Requests of Loki's clients come in, and answers in Loki's shapes go out. The rows come from `reading`.
 //!
 //! ```text
-//! HTTP ─request, params─▶ checks ─admission─▶ read ─┬─ heads ─▶ Owner::scan   (memory, from the flushed-to offset on)
-//!                                                   └─ blocks ◀─ index cache, store   (all that lies below)
+//! HTTP ─request, params─▶ checks ─admission─▶ reading::Reader
 //!      ◀─encode, gzip── answer ◀─finish── partials ◀┘
 //! ```
 //!
 //! Invariants:
-//! - heads are read before memory is asked, and memory is asked for exactly what lies above them; so every row that was
-//!   consumed is in the answer once, whatever is cut or taken over meanwhile (`read`);
-//! - every answer holds what its request asks for at least (`goal`), which is checked on what owners answer;
-//! - an answer is whole or an error: when memory cannot be read, or a block stays away, the query fails; what retention
-//!   removed before it was stored is named in the answer;
-//! - everything is bounded: queries that run, queries of a tenant that wait, blocks read at one time, indexes kept,
-//!   frames a tail may be behind.
+//! - Tenants' limits are checked before anything is read (`check`).
+//! - An answer is complete or an error (see `reading`). Warnings of the read are in the answer.
+//! - Everything is bounded: running queries, waiting queries of a tenant, and the frames that a tail may be behind.
 //!
-//! There is no state here that matters: a restart loses caches only. Work on processors runs off the async threads, on
-//! a bounded number of them, and stops soon after nobody waits for it any more.
+//! The service has no state that matters: a restart loses only caches. Large answers are encoded and compressed on
+//! processors, off the async threads.
 //!
 //! Not here yet: metric queries over several tenants, patterns, detected fields, deletion, rules.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own what they start"))]
 
 mod config;
 mod error;
 
 mod duration;
-mod goal;
 mod params;
 mod request;
+mod tenants;
 
 mod check;
 mod federation;
 mod query;
 mod service;
-
-mod admission;
-mod blocks;
-mod byte_limit;
-mod heads;
-mod index_cache;
-mod plan;
-mod planning;
-mod read;
-mod whole;
 
 mod encode;
 mod gzip;
@@ -61,34 +46,8 @@ mod volume;
 
 mod metrics;
 
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-
 pub use config::Config;
 pub use error::Error;
-pub use goal::Consistency;
+pub use reading::Consistency;
 pub use respond::not_found;
 pub use service::{Components, QueryService};
-
-/// Serves queries at [`Config::listen`] until `shutdown` is cancelled; requests that run then are completed.
-///
-/// # Errors
-/// When the settings are wrong, the address cannot be listened at, or serving fails.
-pub async fn run(config: Config, components: Components, shutdown: CancellationToken) -> Result<(), Error> {
-    let listen = config.listen;
-    let service = QueryService::new(config, components)?;
-    let listener =
-        TcpListener::bind(listen).await.map_err(|e| Error::Start(format!("cannot listen at {listen}: {e}")))?;
-    tracing::info!(address = %listen, "query service listens");
-    let router = service.router().fallback(not_found);
-    let stop = {
-        let service = service.clone();
-        async move {
-            shutdown.cancelled().await;
-            // Tails never end by themselves; the server would wait for them.
-            service.stop().await;
-        }
-    };
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop).await;
-    served.map_err(|e| Error::Start(format!("serving failed: {e}")))
-}

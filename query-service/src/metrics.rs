@@ -7,7 +7,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
 };
 
-use crate::{error::Error, goal::Consistency, stats::AnswerStats};
+use crate::{error::Error, stats::AnswerStats};
 
 /// Registered once for each service.
 pub(crate) struct Metrics {
@@ -27,76 +27,6 @@ pub(crate) struct Metrics {
     pub(crate) tail_bytes: IntCounter,
     /// Entries that slow tails did not get.
     pub(crate) tail_dropped: IntCounter,
-    /// Bytes of block indexes in memory.
-    pub(crate) index_cache_bytes: IntGauge,
-    /// What reading rows counts.
-    pub(crate) read: ReadMetrics,
-}
-
-/// What reading rows counts. Clones count together.
-#[derive(Clone)]
-pub(crate) struct ReadMetrics {
-    /// Requests that read rows. Label: `consistency`: `strong`, `eventual`.
-    reads: IntCounterVec,
-    /// From the start of a read that asks for offsets (strong, or with a read token) until all owners had answered and
-    /// reached them.
-    pub(crate) strong_wait_seconds: Histogram,
-    /// Plans made once more. Label: `reason`: `not_held` (memory has moved on), `block_gone`, `removed` (by retention),
-    /// `not_leading` (nobody serves a partition), `behind` (not consumed far enough), `unavailable`.
-    plans_again: IntCounterVec,
-    /// Heads that plans were made from although they could not be read anew.
-    pub(crate) heads_stale: IntCounter,
-    /// Ranges that answers did without since retention removed them and no head lists them. Each answer says so.
-    pub(crate) removed_ranges: IntCounter,
-}
-
-impl ReadMetrics {
-    fn build() -> Result<Self, prometheus::Error> {
-        let seconds = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-        Ok(Self {
-            reads: IntCounterVec::new(
-                Opts::new("millrace_query_reads_total", "Requests that read rows, by consistency."),
-                &["consistency"],
-            )?,
-            strong_wait_seconds: Histogram::with_opts(
-                HistogramOpts::new(
-                    "millrace_query_strong_wait_seconds",
-                    "Seconds until owners had answered for all that a strong read asks for.",
-                )
-                .buckets(seconds),
-            )?,
-            plans_again: IntCounterVec::new(
-                Opts::new("millrace_query_plans_again_total", "Plans made once more, by reason."),
-                &["reason"],
-            )?,
-            heads_stale: IntCounter::new(
-                "millrace_query_heads_stale_total",
-                "Heads that could not be read anew; plans were made from older ones.",
-            )?,
-            removed_ranges: IntCounter::new(
-                "millrace_query_removed_ranges_total",
-                "Ranges that answers lacked, with a warning: retention removed them, and no head lists them.",
-            )?,
-        })
-    }
-
-    fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
-        registry.register(Box::new(self.reads.clone()))?;
-        registry.register(Box::new(self.strong_wait_seconds.clone()))?;
-        registry.register(Box::new(self.plans_again.clone()))?;
-        registry.register(Box::new(self.heads_stale.clone()))?;
-        registry.register(Box::new(self.removed_ranges.clone()))
-    }
-
-    /// Counts a request.
-    pub(crate) fn read(&self, consistency: Consistency) {
-        self.reads.with_label_values(&[consistency.as_str()]).inc();
-    }
-
-    /// Counts a plan that is made once more.
-    pub(crate) fn plan_again(&self, reason: &str) {
-        self.plans_again.with_label_values(&[reason]).inc();
-    }
 }
 
 /// What kind of query was answered.
@@ -161,8 +91,6 @@ impl Metrics {
                 "millrace_query_tail_dropped_entries_total",
                 "Entries slow tails did not get.",
             )?,
-            index_cache_bytes: IntGauge::new("millrace_query_index_cache_bytes", "Bytes of block indexes in memory.")?,
-            read: ReadMetrics::build()?,
         })
     }
 
@@ -177,9 +105,7 @@ impl Metrics {
         registry.register(Box::new(self.tail_active.clone()))?;
         registry.register(Box::new(self.tail_active_streams.clone()))?;
         registry.register(Box::new(self.tail_bytes.clone()))?;
-        registry.register(Box::new(self.tail_dropped.clone()))?;
-        registry.register(Box::new(self.index_cache_bytes.clone()))?;
-        self.read.register(registry)
+        registry.register(Box::new(self.tail_dropped.clone()))
     }
 
     /// Counts one query.

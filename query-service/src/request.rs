@@ -1,4 +1,4 @@
-//! What a request says besides its path: tenant, parameters, headers.
+//! What a request says besides its path: tenants, parameters, and headers.
 
 use std::{future::Future, sync::Arc};
 
@@ -7,78 +7,47 @@ use axum::{
     extract::{FromRequest, Request as HttpRequest},
 };
 use http::{HeaderMap, Method, header};
-use model::{TenantError, TenantId};
+use model::{ReadToken, TenantId};
+use reading::{Consistency, Goal};
 
-use crate::{encode::EncodingFlags, error::Error, goal::Goal, params::Params, service::QueryService};
+use crate::{encode::EncodingFlags, error::Error, params::Params, service::QueryService, tenants::Tenants};
 
-/// The header that names the tenant.
-const TENANT: &str = "x-scope-orgid";
-/// The header that asks for more to be told.
+/// The header that chooses the consistency.
+const CONSISTENCY: &str = "x-millrace-consistency";
+/// The parameter that does the same. The header wins.
+const CONSISTENCY_PARAM: &str = "consistency";
+/// The header with read tokens, separated by commas.
+const READ_TOKEN: &str = "x-millrace-read-token";
+/// The header that asks for additions to the answer.
 const FLAGS: &str = "x-loki-response-encoding-flags";
-/// The header that says where a query comes from.
+/// The header that names the source of a query.
 const TAGS: &str = "x-query-tags";
 
-/// One request, read and decoded.
+/// One decoded request.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    /// Whose data; more than one only where that is switched on.
+    /// Whose rows are read. Several only if this is enabled.
     pub(crate) tenants: Tenants,
-    /// URL and form.
+    /// The parameters of URL and form.
     pub(crate) params: Params,
-    /// How labels are to be shown.
+    /// How the answer shows labels.
     pub(crate) flags: EncodingFlags,
-    /// `Source` of the query tags.
+    /// The value of `Source` among the query tags.
     pub(crate) source: String,
-    /// What the answer must hold.
+    /// What the answer must contain.
     pub(crate) goal: Arc<Goal>,
 }
 
-/// The tenants of a request: at least one, ascending, distinct.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Tenants(Vec<TenantId>);
-
-impl Tenants {
-    /// Reads the tenant header. `enabled` says whether requests must have one.
-    fn read(headers: &HeaderMap, enabled: bool, fallback: &TenantId, several: bool) -> Result<Self, Error> {
-        if !enabled {
-            return Ok(Self(vec![fallback.clone()]));
-        }
-        let text = headers.get(TENANT).map(|v| v.to_str()).transpose();
-        // Bytes outside ASCII are in no tenant's name; which of them it was does not matter to anybody.
-        let text = text.map_err(|_| Error::bad("tenant ID contains unsupported characters"))?.unwrap_or("");
-        if text.is_empty() {
-            return Err(TenantError::Missing.into());
-        }
-        let mut tenants = text.split('|').map(TenantId::new).collect::<Result<Vec<_>, _>>()?;
-        tenants.sort();
-        tenants.dedup();
-        if tenants.len() > 1 && !several {
-            return Err(Error::ManyTenants);
-        }
-        Ok(Self(tenants))
-    }
-
-    /// The only tenant.
-    pub(crate) fn single(&self) -> Result<&TenantId, Error> {
-        match self.0.as_slice() {
-            [tenant] => Ok(tenant),
-            _ => Err(Error::ManyTenants),
-        }
-    }
-
-    /// All of them.
-    pub(crate) fn all(&self) -> &[TenantId] {
-        &self.0
-    }
-}
-
 impl Request {
-    /// The tenant, where there may be only one.
+    /// The only tenant.
+    ///
+    /// # Errors
+    /// When there are several.
     pub(crate) fn tenant(&self) -> Result<&TenantId, Error> {
         self.tenants.single()
     }
 
-    /// Whether the request comes from Logs Drilldown, which may see internal streams and partial results.
+    /// True if the request comes from Logs Drilldown, which may see internal streams and partial results.
     pub(crate) fn is_drilldown(&self) -> bool {
         self.source.eq_ignore_ascii_case("grafana-lokiexplore-app")
     }
@@ -108,10 +77,32 @@ impl FromRequest<Arc<QueryService>> for Request {
             };
             let params = Params::decode(&form, parts.uri.query().unwrap_or(""))?;
             let source = source(text(TAGS));
-            let goal = Arc::new(service.goal(&parts.headers, &params)?);
+            let goal = goal(&parts.headers, &params, service.consistency_default(), service.log_id())?;
+            let goal = Arc::new(goal);
             Ok(Self { tenants, params, flags: EncodingFlags::parse(text(FLAGS)), source, goal })
         }
     }
+}
+
+/// The goal that headers and parameters ask for. `fallback` is the consistency of requests that name none.
+fn goal(headers: &HeaderMap, params: &Params, fallback: Consistency, log_id: &str) -> Result<Goal, Error> {
+    let consistency = match headers.get(CONSISTENCY) {
+        // Bytes outside ASCII are in neither word, so they are refused below.
+        Some(value) => String::from_utf8_lossy(value.as_bytes()).trim().to_owned(),
+        None => params.get(CONSISTENCY_PARAM).to_owned(),
+    };
+    let chosen = match consistency.as_str() {
+        "" => None,
+        word => Some(word.parse::<Consistency>().map_err(|error| Error::bad(error.to_string()))?),
+    };
+    let mut tokens = Vec::new();
+    for value in headers.get_all(READ_TOKEN) {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        for token in text.split(',').map(str::trim).filter(|token| !token.is_empty()) {
+            tokens.push(token.parse::<ReadToken>().map_err(|error| Error::bad(error.to_string()))?);
+        }
+    }
+    Ok(Goal::new(chosen, fallback, tokens, log_id)?)
 }
 
 /// The value of `Source` among query tags.
@@ -123,31 +114,74 @@ fn source(tags: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderName, HeaderValue};
+    use model::{Offset, PartitionId};
+
     use super::*;
 
+    const LOG: &str = "log-a";
+
+    fn goal_of(headers: &[(&str, &str)], query: &str) -> Result<Goal, String> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let value = HeaderValue::from_bytes(value.as_bytes()).expect("a header's value");
+            map.append(HeaderName::from_bytes(name.as_bytes()).expect("a header's name"), value);
+        }
+        let params = Params::decode(b"", query).expect("good parameters");
+        goal(&map, &params, Consistency::Eventual, LOG).map_err(|e| e.to_string())
+    }
+
+    fn token(log: &str, parts: &[(u32, i64)]) -> String {
+        let mut token = ReadToken::new(log);
+        parts.iter().for_each(|(p, end)| token.add(PartitionId::new(*p), Offset::new(*end)));
+        token.to_string()
+    }
+
     #[test]
-    fn tenants() {
-        let fallback = TenantId::new("fake").expect("a valid name");
-        let check = |header: Option<&str>, enabled: bool, several: bool, expected: Result<&[&str], &str>| {
-            let mut headers = HeaderMap::new();
-            if let Some(text) = header {
-                headers.insert(TENANT, text.parse().expect("a valid header"));
+    fn consistency_of_requests() {
+        let check = |headers: &[(&str, &str)], query: &str, expected: Result<Consistency, &str>| {
+            let found = goal_of(headers, query).map(|goal| goal.consistency());
+            match expected {
+                Ok(expected) => assert_eq!(found, Ok(expected), "{headers:?} {query}"),
+                Err(text) => assert!(found.as_ref().is_err_and(|e| e.contains(text)), "{found:?}"),
             }
-            let found = Tenants::read(&headers, enabled, &fallback, several).map_err(|e| e.to_string());
-            let found = found.map(|t| t.all().iter().map(|t| t.as_str().to_owned()).collect::<Vec<_>>());
-            let expected = expected.map(|t| t.iter().map(|t| (*t).to_owned()).collect()).map_err(str::to_owned);
-            assert_eq!(found, expected, "{header:?}");
         };
-        check(None, false, false, Ok(&["fake"]));
-        check(Some("a"), false, false, Ok(&["fake"]));
-        check(Some("a"), true, false, Ok(&["a"]));
-        check(Some("a:k=v"), true, false, Ok(&["a"]));
-        check(Some("a|a"), true, false, Ok(&["a"]));
-        check(Some("b|a|b"), true, true, Ok(&["a", "b"]));
-        check(Some("b|a"), true, false, Err("multiple org IDs present"));
-        check(None, true, false, Err("no org id"));
-        check(Some(""), true, false, Err("no org id"));
-        check(Some("a/b"), true, false, Err("tenant ID 'a/b' contains unsupported character '/'"));
+        check(&[], "", Ok(Consistency::Eventual));
+        check(&[], "consistency=strong", Ok(Consistency::Strong));
+        check(&[("X-Millrace-Consistency", "strong")], "", Ok(Consistency::Strong));
+        check(&[("X-Millrace-Consistency", " eventual ")], "consistency=strong", Ok(Consistency::Eventual));
+        check(&[("X-Millrace-Consistency", "STRONG")], "", Err("must be 'strong' or 'eventual', not \"STRONG\""));
+        check(&[("X-Millrace-Consistency", "\u{e9}")], "", Err("must be 'strong' or 'eventual'"));
+        check(&[], "consistency=weak", Err("not \"weak\""));
+    }
+
+    #[test]
+    fn histories_are_strong_unless_told() {
+        let check = |query: &str, expected: Consistency| {
+            assert_eq!(goal_of(&[], query).expect("a goal").strong_by_default().consistency(), expected);
+        };
+        check("", Consistency::Strong);
+        check("consistency=eventual", Consistency::Eventual);
+    }
+
+    #[test]
+    fn tokens_of_requests() {
+        let check = |values: &[&str], expected: Result<Option<&[(u32, i64)]>, &str>| {
+            let headers: Vec<_> = values.iter().map(|value| ("X-Millrace-Read-Token", *value)).collect();
+            let found = goal_of(&headers, "").map(|goal| goal.token().map(ToString::to_string));
+            match expected {
+                Ok(expected) => assert_eq!(found, Ok(expected.map(|parts| token(LOG, parts))), "{values:?}"),
+                Err(text) => assert!(found.as_ref().is_err_and(|e| e.contains(text)), "{found:?}"),
+            }
+        };
+        let (a, b) = (token(LOG, &[(0, 5), (1, 9)]), token(LOG, &[(1, 3), (2, 4)]));
+        check(&[], Ok(None));
+        check(&[""], Ok(None));
+        check(&[&a], Ok(Some(&[(0, 5), (1, 9)])));
+        check(&[&format!("{a}, {b},")], Ok(Some(&[(0, 5), (1, 9), (2, 4)])));
+        check(&[&a, &b], Ok(Some(&[(0, 5), (1, 9), (2, 4)])));
+        check(&["1.zz"], Err("no read token"));
+        check(&[&token("log-b", &[(0, 1)])], Err("of another log"));
     }
 
     #[test]

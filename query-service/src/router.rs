@@ -13,7 +13,8 @@ use http::StatusCode;
 
 use crate::{
     error::{Error, text_response},
-    gzip, labels, misc, query,
+    gzip::{self, Gzip},
+    labels, misc, query,
     service::QueryService,
     tail, volume,
 };
@@ -24,7 +25,7 @@ impl QueryService {
     /// All read endpoints and `POST /flush`. Unknown paths are left to the caller's fallback ([`crate::not_found`]), so
     /// that routers of several services can be merged.
     pub fn router(self: &Arc<Self>) -> Router {
-        let bytes_min = self.config().gzip_bytes_min;
+        let gzip = Gzip { bytes_min: self.config().gzip_bytes_min, processors: self.processors().clone() };
         let api = Router::new()
             .route("/query", read(query::instant))
             .route("/query_range", read(query::range))
@@ -53,7 +54,7 @@ impl QueryService {
             .route("/prometheus/api/v1/rules", not_implemented("the rules API"))
             .route("/prometheus/api/v1/alerts", not_implemented("the alerts API"))
             .route("/config/tenant/v1/limits", get(misc::tenant_limits))
-            .layer(from_fn_with_state(bytes_min, gzip::pack))
+            .layer(from_fn_with_state(gzip, gzip::compress))
             .route("/flush", post(misc::flush))
             .with_state(self.clone())
     }

@@ -1,7 +1,7 @@
-//! The service: what it is made of, and how one query runs.
+//! The service: its parts, and how it runs one query.
 //!
 //! ```text
-//! text ─parse─▶ checks ─admission─▶ scan 0..n (read) ─▶ partials ─finish─▶ answer + stats
+//! Expr ─▶ checks ─▶ admission ─▶ Query ─▶ reading::Reader ─▶ partials ─finish─▶ answer + stats
 //! ```
 
 use std::{
@@ -11,45 +11,41 @@ use std::{
 };
 
 use catalogue::{Head, Heads};
-use http::HeaderMap;
 use limits::{Limits, Overrides};
 use logql::{Answer, Direction, Params as QueryParams, Query, ast::Expr};
 use model::{Clock, Matcher, TenantId, TimeRange, TimestampNs};
 use object_store::ObjectStore;
 use owner::Owner;
 use parking_lot::Mutex;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use reading::{Admission, ByteLimit, Consistency, Goal, ReadStats, Reader, StreamsRead};
+use runtime::{Processors, Share, Tasks};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::{Abandoned, Admission, Processors},
-    blocks::BlockReader,
-    byte_limit::ByteLimit,
     check::{self, QueryClass, Reach},
     config::Config,
     encode,
     error::Error,
-    goal::{Consistency, Goal},
-    heads::HeadCache,
-    index_cache::IndexCache,
     metrics::{Metrics, QueryLabels},
-    params::{Bounds, Params},
-    read::{FoundStreams, Reader},
-    stats::{AnswerStats, ReadStats},
+    params::Bounds,
+    stats::AnswerStats,
 };
 
 /// What the service works with.
 pub struct Components {
     /// Answers for recent rows.
     pub owner: Arc<dyn Owner>,
-    /// Say which blocks there are and where memory begins.
+    /// The heads of the log's partitions: which blocks there are, and where memory begins.
     pub heads: Arc<Heads>,
-    /// Heads of logs that were replaced by a new one. Nobody leads them any more, so they do not change; their blocks
-    /// still hold what those logs acknowledged.
+    /// Heads of logs that were replaced by a new one. No process leads their partitions, so they do not change. Their
+    /// blocks hold the rows that those logs acknowledged.
     pub older_heads: Vec<Arc<Head>>,
-    /// Where blocks lie.
+    /// The store of the blocks.
     pub store: Arc<dyn ObjectStore>,
-    /// The consistency of requests that do not say it, where something other than [`Config::consistency`] is right: asking
-    /// the local log for its ends costs nothing.
+    /// The processors of the process.
+    pub processors: Processors,
+    /// The consistency of requests that name none, if it differs from [`Config::consistency`]. On the local log strong
+    /// reads cost nothing.
     pub consistency_default: Option<Consistency>,
     /// The limits of tenants.
     pub overrides: Arc<Overrides>,
@@ -59,7 +55,7 @@ pub struct Components {
     pub metrics: prometheus::Registry,
 }
 
-/// Answers queries. Shared by all requests.
+/// Answers queries. All requests share it.
 pub struct QueryService {
     config: Config,
     no_auth_tenant: TenantId,
@@ -68,32 +64,32 @@ pub struct QueryService {
     pub(crate) overrides: Arc<Overrides>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Metrics,
-    /// How many tails each tenant has open.
+    /// Number of open tails of each tenant.
     pub(crate) tails: Mutex<HashMap<TenantId, usize>>,
-    /// Waits for tails when the service stops.
-    pub(crate) tail_tasks: TaskTracker,
+    /// Tails run here, so that [`QueryService::stop`] can wait for them.
+    pub(crate) tail_tasks: Tasks,
     /// Cancelled when the service stops.
     pub(crate) stopping: CancellationToken,
     reader: Reader,
-    indexes: Arc<IndexCache>,
-    processors: Processors,
     admission: Admission,
 }
 
 /// A query with everything that decides its answer.
 #[derive(Clone, Debug)]
 pub(crate) struct QueryRequest {
+    /// As the client wrote it. Policies look at it.
     pub(crate) text: String,
+    pub(crate) expr: Expr,
     pub(crate) span: QuerySpan,
     pub(crate) limit: u32,
     pub(crate) direction: Direction,
-    /// Logs Drilldown asks.
+    /// The request comes from Logs Drilldown.
     pub(crate) is_drilldown: bool,
-    /// What the answer must hold.
+    /// What the answer must contain.
     pub(crate) goal: Arc<Goal>,
 }
 
-/// Which times a query is about.
+/// The times that a query is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum QuerySpan {
     /// One moment.
@@ -102,31 +98,27 @@ pub(crate) enum QuerySpan {
     Range { bounds: Bounds, step: Duration, interval: Duration },
 }
 
-/// What a query was answered with.
-pub(crate) struct Outcome {
+/// The answer to a query.
+pub(crate) struct QueryOutcome {
     pub(crate) answer: Answer,
     pub(crate) stats: AnswerStats,
     pub(crate) warnings: Vec<String>,
 }
 
 impl QueryService {
-    /// Builds the service; nothing is read yet.
+    /// Builds the service. Nothing is read yet.
     ///
     /// # Errors
     /// When the settings are wrong, or metrics of the same names are registered already.
     pub fn new(config: Config, components: Components) -> Result<Arc<Self>, Error> {
         config.validate()?;
-        let Components { owner, heads, older_heads, store, consistency_default, overrides, clock, metrics } =
+        let Components { owner, heads, older_heads, store, processors, consistency_default, overrides, clock, metrics } =
             components;
-        let metrics = Metrics::new(&metrics)?;
-        let processors = Processors::new(config.cpu_permits());
-        let indexes = Arc::new(IndexCache::new(store.clone(), config.index_cache_bytes));
-        let parallel = config.blocks_parallel();
-        let blocks = BlockReader { store, indexes: indexes.clone(), processors: processors.clone(), parallel };
-        let (age_max, wait_max) = (config.head_age_max.get(), config.head_wait_max.get());
-        let heads = HeadCache::new(heads, age_max, wait_max, metrics.read.clone());
-        let wait_max = config.strong_wait_max.get();
-        let reader = Reader::new(owner.clone(), heads, older_heads, wait_max, blocks, metrics.read.clone());
+        let registry = metrics;
+        let metrics = Metrics::new(&registry)?;
+        let sources = reading::Components { owner: owner.clone(), heads, older_heads, store, processors };
+        let reader = Reader::new(&config.reading(), sources, &registry)
+            .map_err(|e| Error::Start(format!("metrics of reading: {e}")))?;
         Ok(Arc::new(Self {
             no_auth_tenant: TenantId::new(&config.no_auth_tenant)?,
             admission: Admission::new(config.queries_concurrent_max, config.max_outstanding_per_tenant),
@@ -137,11 +129,9 @@ impl QueryService {
             clock,
             metrics,
             tails: Mutex::default(),
-            tail_tasks: TaskTracker::new(),
+            tail_tasks: Tasks::new("query service"),
             stopping: CancellationToken::new(),
             reader,
-            indexes,
-            processors,
         }))
     }
 
@@ -153,46 +143,47 @@ impl QueryService {
         &self.no_auth_tenant
     }
 
-    /// What a request wants its answer to hold.
-    pub(crate) fn goal(&self, headers: &HeaderMap, params: &Params) -> Result<Goal, Error> {
-        Goal::read(headers, params, self.consistency, self.reader.log_id())
+    /// The consistency of requests that name none.
+    pub(crate) fn consistency_default(&self) -> Consistency {
+        self.consistency
+    }
+
+    /// Names the log that is read.
+    pub(crate) fn log_id(&self) -> &str {
+        self.reader.log_id()
     }
 
     pub(crate) fn limits(&self, tenant: &TenantId) -> Arc<Limits> {
         self.overrides.for_tenant(tenant)
     }
 
-    /// Closes tails and waits until they are gone.
-    pub async fn stop(&self) {
-        self.stopping.cancel();
-        self.tail_tasks.close();
-        self.tail_tasks.wait().await;
+    /// The share of processors that queries compute on.
+    pub(crate) fn processors(&self) -> &Share {
+        self.reader.processors()
     }
 
-    /// Runs work on processors when it is its turn.
-    pub(crate) async fn compute<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Error> {
-        self.processors.run(work).await
+    /// Closes tails and waits until they have ended.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        self.tail_tasks.finish().await;
     }
 
     /// Checks a query against the tenant's limits and runs it.
-    pub(crate) async fn query(&self, tenant: &TenantId, request: &QueryRequest) -> Result<Outcome, Error> {
-        let expr = logql::parse(&request.text)?;
+    pub(crate) async fn query(&self, tenant: &TenantId, request: &QueryRequest) -> Result<QueryOutcome, Error> {
+        let expr = &request.expr;
         let limits = self.limits(tenant);
-        let class = QueryClass::of(&expr);
+        let class = QueryClass::of(expr);
         let span = match request.span {
             QuerySpan::Instant(_) => "instant",
             QuerySpan::Range { .. } => "range",
         };
         let labels = QueryLabels { kind: class.as_str(), range: span };
-        let checked = check::check_query(&request.text, &expr, &limits, request.is_drilldown);
-        if matches!(&checked, Err(error) if error.to_string() == check::BLOCKED) {
+        let checked = check::check_query(&request.text, expr, &limits, request.is_drilldown);
+        if matches!(checked, Err(Error::Blocked)) {
             self.metrics.record_blocked(tenant);
         }
         checked?;
-        let Some(params) = self.params(request, &expr, &limits)? else {
+        let Some(params) = self.params(request, &limits)? else {
             return Ok(empty(class, request));
         };
         let since = Instant::now();
@@ -204,12 +195,12 @@ impl QueryService {
             stats.entries_returned = encode::count(answer);
         }
         self.metrics.record(tenant, labels, status, since.elapsed(), &stats);
-        self.metrics.index_cache_bytes.set(i64::try_from(self.indexes.bytes()).unwrap_or(i64::MAX));
         let (answer, _, warnings) = result?;
-        Ok(Outcome { answer, stats, warnings: warnings.into_iter().collect() })
+        Ok(QueryOutcome { answer, stats, warnings: warnings.into_iter().collect() })
     }
 
-    /// The streams that match and have rows in `time`, parts of them several times.
+    /// The streams that match and have rows in `time`. A stream may come several times, each time with a part of its
+    /// rows.
     pub(crate) async fn streams(
         &self,
         tenant: &TenantId,
@@ -217,22 +208,22 @@ impl QueryService {
         time: TimeRange,
         goal: &Goal,
         kind: &'static str,
-    ) -> Result<FoundStreams, Error> {
+    ) -> Result<StreamsRead, Error> {
         let limits = self.limits(tenant);
         check::check_enabled(&limits)?;
         let since = Instant::now();
         let mut stats = AnswerStats::default();
-        let read = self.reader.streams(tenant, matchers.into(), time, goal);
+        let read = async { Ok(self.reader.streams(tenant, matchers.into(), time, goal).await?) };
         let result = self.admitted(tenant, &limits, &mut stats, read).await;
         let status = result.as_ref().map_or_else(|e| e.status().as_u16(), |_| 200);
-        if let Ok(found) = &result {
-            stats.read = found.stats;
+        if let Ok(read) = &result {
+            stats.read = read.stats;
         }
         self.metrics.record(tenant, QueryLabels { kind, range: "range" }, status, since.elapsed(), &stats);
         result
     }
 
-    /// Runs `work` when it is its turn, for no longer than the tenant's queries may take.
+    /// Runs `work` once it is admitted. Waiting and work together may take as long as the tenant's queries may.
     async fn admitted<T>(
         &self,
         tenant: &TenantId,
@@ -255,9 +246,9 @@ impl QueryService {
         tokio::time::timeout(timeout, timed).await.unwrap_or(Err(Error::TimedOut))
     }
 
-    /// The parameters of evaluation; none when all of the time asked for lies too far back.
-    fn params(&self, request: &QueryRequest, expr: &Expr, limits: &Limits) -> Result<Option<QueryParams>, Error> {
-        let is_log = matches!(expr, Expr::Log(_));
+    /// The parameters of evaluation. `None` if the whole time of the request is older than the lookback limit.
+    fn params(&self, request: &QueryRequest, limits: &Limits) -> Result<Option<QueryParams>, Error> {
+        let is_log = matches!(request.expr, Expr::Log(_));
         if is_log {
             check::check_entries(request.limit, limits)?;
         }
@@ -290,37 +281,28 @@ impl QueryService {
         params: QueryParams,
         limits: &Limits,
     ) -> Result<(Answer, ReadStats, BTreeSet<String>), Error> {
-        let query = Arc::new(Query::prepare(&request.text, params)?);
-        let abandoned = Abandoned::default();
-        let _stop_work_when_dropped = abandoned.on_drop();
+        let query = Arc::new(Query::of(request.expr.clone(), params)?);
         let bytes =
             ByteLimit { query: limits.max_query_bytes_read.bytes(), querier: limits.max_querier_bytes_read.bytes() };
-        let mut partials = Vec::with_capacity(query.scans().len());
-        let mut stats = ReadStats::default();
-        let mut warnings = BTreeSet::new();
-        for scan in 0..query.scans().len() {
-            let found = self.reader.scan(tenant, &query, scan, &request.goal, &bytes, &abandoned).await?;
-            partials.push(found.partial);
-            stats.add(&found.stats);
-            warnings.extend(found.warnings);
-        }
-        let answer = self.compute(move || query.finish(partials)).await??;
-        Ok((answer, stats, warnings))
+        let read = self.reader.query(tenant, query.clone(), &request.goal, &bytes).await?;
+        let partials = read.partials;
+        let answer = self.processors().run(move || query.finish(partials)).await??;
+        Ok((answer, read.stats, read.warnings))
     }
 }
 
-/// What a query about times that may not be looked at is answered with.
-fn empty(class: QueryClass, request: &QueryRequest) -> Outcome {
+/// The answer about times that are older than the lookback limit.
+fn empty(class: QueryClass, request: &QueryRequest) -> QueryOutcome {
     let answer = match (class, request.span) {
         (QueryClass::Metric, QuerySpan::Range { .. }) => Answer::Matrix(Vec::new()),
         (QueryClass::Metric, QuerySpan::Instant(_)) => Answer::Vector(Vec::new()),
         _ => Answer::Streams(Vec::new()),
     };
-    Outcome { answer, stats: AnswerStats::default(), warnings: Vec::new() }
+    QueryOutcome { answer, stats: AnswerStats::default(), warnings: Vec::new() }
 }
 
-/// Start rounded down and end rounded up to multiples of the step, so that buckets stay where they are when a
-/// dashboard moves on.
+/// Rounds the start down and the end up to multiples of the step, so that steps stay where they are when a dashboard
+/// moves on.
 fn aligned(bounds: Bounds, step: Duration) -> Bounds {
     let step = i64::try_from(step.as_nanos()).unwrap_or(i64::MAX);
     let (start, end) = (bounds.start.nanos(), bounds.end.nanos());

@@ -2,69 +2,8 @@
 
 use std::time::Duration;
 
+use reading::ReadStats;
 use serde_json::{Value, json};
-
-/// What reading cost, counted while a query runs. Sums of parts add up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ReadStats {
-    /// Lines looked at, in memory and blocks.
-    pub(crate) lines: u64,
-    /// Bytes of lines and metadata looked at.
-    pub(crate) bytes: u64,
-    /// Of these, structured metadata.
-    pub(crate) metadata_bytes: u64,
-    /// Lines that passed the pipeline.
-    pub(crate) post_filter_lines: u64,
-    /// Lines looked at in memory.
-    pub(crate) memory_lines: u64,
-    /// Bytes looked at in memory.
-    pub(crate) memory_bytes: u64,
-    /// Partitions whose owners were asked.
-    pub(crate) partitions: u64,
-    /// Blocks whose head entries overlap the query.
-    pub(crate) blocks_listed: u64,
-    /// Blocks of which rows were read.
-    pub(crate) blocks_read: u64,
-    /// Streams chosen in these blocks.
-    pub(crate) block_streams: u64,
-    /// Bytes fetched from the store.
-    pub(crate) fetched_bytes: u64,
-    /// Requests to the store.
-    pub(crate) fetches: u64,
-    /// Time spent waiting for the store, summed over parallel reads.
-    pub(crate) fetch_time: Duration,
-    /// Block indexes found in the cache.
-    pub(crate) index_hits: u64,
-    /// Block indexes asked for.
-    pub(crate) index_requests: u64,
-    /// Bytes of block indexes fetched.
-    pub(crate) index_bytes: u64,
-    /// Scans of blocks, each a piece of work of its own.
-    pub(crate) subqueries: u64,
-}
-
-impl ReadStats {
-    /// Adds what another part of the read cost.
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.lines += other.lines;
-        self.bytes += other.bytes;
-        self.metadata_bytes += other.metadata_bytes;
-        self.post_filter_lines += other.post_filter_lines;
-        self.memory_lines += other.memory_lines;
-        self.memory_bytes += other.memory_bytes;
-        self.partitions += other.partitions;
-        self.blocks_listed += other.blocks_listed;
-        self.blocks_read += other.blocks_read;
-        self.block_streams += other.block_streams;
-        self.fetched_bytes += other.fetched_bytes;
-        self.fetches += other.fetches;
-        self.fetch_time += other.fetch_time;
-        self.index_hits += other.index_hits;
-        self.index_requests += other.index_requests;
-        self.index_bytes += other.index_bytes;
-        self.subqueries += other.subqueries;
-    }
-}
 
 /// All that an answer says about itself.
 #[derive(Clone, Copy, Debug, Default)]

@@ -24,9 +24,13 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream::SplitSink};
-use logql::{Answer, Direction, Params as QueryParams, Query, ResultEntry, ast::Expr};
-use model::{Batch, Labels, Matcher, StreamHash, TenantId, TimestampNs};
+use logql::{
+    Answer, Direction, Params as QueryParams, Query, ResultEntry,
+    ast::{Expr, LineFilter, LineOp, LineOperand, Stage},
+};
+use model::{Batch, Labels, Matcher, RegexMode, StreamHash, TenantId, TimestampNs, compile_regex};
 use owner::{CatchUp, TailBatch, TailRequest, TailStream};
+use reading::Goal;
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval},
@@ -37,7 +41,6 @@ use crate::{
     check,
     encode::{self, EncodingFlags},
     error::{Error, text_response},
-    goal::Goal,
     params::Bounds,
     request::Request,
     service::{QueryRequest, QueryService, QuerySpan},
@@ -69,8 +72,9 @@ pub(crate) async fn open(
     };
     match upgrade {
         Ok(upgrade) => upgrade.on_upgrade(move |socket| async move {
-            let tracker = service.tail_tasks.clone();
-            tracker.track_future(tail.run(service, socket)).await;
+            let running = service.tail_tasks.clone().spawn("tail", tail.run(service, socket));
+            // The set logs a panic.
+            let _ = running.await;
         }),
         Err(rejection) => rejection.into_response(),
     }
@@ -79,7 +83,11 @@ pub(crate) async fn open(
 /// One tail, as asked for.
 struct Tail {
     tenant: TenantId,
+    /// As the client wrote it.
     text: String,
+    expr: Expr,
+    /// Evaluates live batches.
+    live: Query,
     matchers: Arc<[Matcher]>,
     delay: Duration,
     limit: u32,
@@ -118,16 +126,19 @@ impl Tail {
     fn read(service: &QueryService, request: &Request) -> Result<Self, Error> {
         let tenant = request.tenant()?.clone();
         let params = &request.params;
-        let mut text = params.get("query").to_owned();
-        let log = logql::parse_log(&text)?;
-        // The parameter of old clients: one more filter.
+        let text = params.get("query").to_owned();
+        let mut log = logql::parse_log(&text)?;
+        // Old clients send one more line filter as a parameter.
         let regexp = params.get("regexp");
         if !regexp.is_empty() {
-            text = format!("{text} |~ {}", serde_json::Value::from(regexp));
-            logql::parse_log(&text)?;
+            compile_regex(regexp, RegexMode::Search).map_err(|e| Error::bad(format!("parse error : {e}")))?;
+            let operands = vec![LineOperand::Text(regexp.to_owned())];
+            log.stages.push(Stage::LineFilter(LineFilter { op: LineOp::Regex, operands }));
         }
+        let matchers: Arc<[Matcher]> = log.matchers.clone().into();
+        let expr = Expr::Log(log);
         let limits = service.limits(&tenant);
-        check::check_query(&text, &Expr::Log(log.clone()), &limits, request.is_drilldown())?;
+        check::check_query(&text, &expr, &limits, request.is_drilldown())?;
         let delay = match params.get("delay_for") {
             "" => 0,
             number => number
@@ -141,18 +152,21 @@ impl Tail {
         check::check_entries(limit, &limits)?;
         let hour_ago = service.clock.now().minus(Duration::from_secs(3600));
         let start = params.time("start", hour_ago)?;
-        // What cannot be evaluated is refused before the upgrade too.
-        Query::prepare(&text, live_params())?;
+        // A query that cannot be evaluated is refused before the upgrade, too.
+        let live = Query::of(expr.clone(), live_params())?;
         Ok(Self {
             tenant,
             text,
-            matchers: log.matchers.into(),
+            expr,
+            live,
+            matchers,
             delay: Duration::from_secs(delay),
             limit,
             start,
             flags: request.flags.clone(),
             is_drilldown: request.is_drilldown(),
-            goal: Arc::new(request.goal.of_history()),
+            // Live entries come from the owners that are furthest ahead. A history that lags behind them would leave a gap.
+            goal: Arc::new(request.goal.strong_by_default()),
         })
     }
 
@@ -195,10 +209,6 @@ impl Tail {
                 "max concurrent tail requests limit exceeded, count > limit ({count} > {tails_max})"
             ));
         };
-        let query = match Query::prepare(&self.text, live_params()) {
-            Ok(query) => query,
-            Err(error) => return End::Told(error.to_string()),
-        };
         let request = TailRequest {
             tenant: self.tenant.clone(),
             matchers: self.matchers.clone(),
@@ -229,7 +239,7 @@ impl Tail {
                 out.flush();
                 return End::Told("all ingesters closed the connection".to_owned());
             };
-            if let Err(error) = self.take(&query, &mut live, batch, &mut sent, &mut streams, &mut out) {
+            if let Err(error) = self.take(&mut live, batch, &mut sent, &mut streams, &mut out) {
                 return End::Told(error.to_string());
             }
             out.note_lost(live.dropped());
@@ -240,7 +250,6 @@ impl Tail {
     /// Takes a batch and those that wait behind it.
     fn take(
         &self,
-        query: &Query,
         live: &mut TailStream,
         first: TailBatch,
         sent: &mut AlreadySent,
@@ -252,7 +261,7 @@ impl Tail {
         while let Some(TailBatch { batch, .. }) = next {
             taken += batch.len();
             streams.see(&batch.labels);
-            let mut entries = evaluate(query, &batch)?;
+            let mut entries = evaluate(&self.live, &batch)?;
             entries.retain(|entry| !sent.take(entry));
             out.push(entries);
             // Frames are not held back for ever by a stream of batches.
@@ -270,6 +279,7 @@ impl Tail {
         let bounds = Bounds { start: self.start, end: now };
         let request = QueryRequest {
             text: self.text.clone(),
+            expr: self.expr.clone(),
             span: QuerySpan::Range { bounds, step: Duration::from_secs(1), interval: Duration::ZERO },
             limit: self.limit,
             direction: Direction::Backward,

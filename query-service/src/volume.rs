@@ -11,6 +11,7 @@ use axum::{extract::State, response::Response};
 use logql::{Answer, Direction, Sample, Series};
 use model::{Labels, Matcher, TimeRange, TimestampNs};
 use owner::StreamStat;
+use reading::StreamsRead;
 use serde_json::json;
 
 use crate::{
@@ -18,7 +19,6 @@ use crate::{
     encode::QueryAnswer,
     error::Error,
     params::{Bounds, Params},
-    read::FoundStreams,
     request::Request,
     respond,
     service::QueryService,
@@ -67,7 +67,7 @@ async fn volume(service: &QueryService, request: &Request, in_steps: bool) -> Re
     }
     let bounds = check::check_bounds_of_labels(asked, now, &limits)?;
     let time = TimeRange::new(bounds.start, bounds.end);
-    let FoundStreams { parts, stats, warnings } =
+    let StreamsRead { parts, stats, warnings } =
         service.streams_all(&request.tenants, &question.matchers, time, &request.goal, "volume").await?;
 
     let buckets = Buckets::new(bounds, step);

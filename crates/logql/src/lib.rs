@@ -39,6 +39,7 @@ mod query;
 mod samples;
 mod scan;
 mod scan_id;
+mod selectors;
 mod size;
 mod states;
 mod statistics;

@@ -58,7 +58,7 @@ fn blocked() {
     let check = |text: &str, policy: BlockedQuery, expected: bool| {
         let limits = Limits { blocked_queries: vec![policy.clone()], ..Limits::default() };
         let found = query(text, &limits, false);
-        assert_eq!(found.as_deref(), expected.then_some(BLOCKED), "{text} {policy:?}");
+        assert_eq!(found.as_deref(), expected.then_some("query blocked by policy"), "{text} {policy:?}");
     };
     let policy = |pattern: &str, regex: bool, types: &[&str]| BlockedQuery {
         pattern: pattern.into(),

@@ -29,6 +29,7 @@ use owner::{
     TailSender, TailStream, tail_channel,
 };
 use parking_lot::Mutex;
+use runtime::Processors;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
@@ -372,6 +373,7 @@ impl World {
             owner: owner.clone(),
             heads: Arc::new(Heads::new(faults.clone(), LOG_ID).expect("a log id")),
             store: faults.clone(),
+            processors: Processors::of_machine(),
             consistency_default,
             overrides: Arc::new(Overrides::new(limits)),
             clock: clock.clone(),

@@ -15,7 +15,7 @@ use model::PartitionId;
 use parking_lot::RwLock;
 use tokio::{sync::Mutex, time::timeout};
 
-use crate::{error::Error, metrics::ReadMetrics};
+use crate::{error::Error, metrics::Metrics};
 
 /// For so long nobody tries again to read a head that could not be read.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ pub(crate) struct HeadCache {
     heads: Arc<Heads>,
     age_max: Duration,
     wait_max: Duration,
-    metrics: ReadMetrics,
+    metrics: Metrics,
     /// One for each partition that was ever asked for. A lock is held while reading, so that requests that come meanwhile
     /// share the read.
     slots: RwLock<Vec<Arc<Mutex<Slot>>>>,
@@ -63,7 +63,7 @@ struct Seen {
 
 impl HeadCache {
     /// Heads at most `age_max` old, for which the store is given `wait_max`.
-    pub(crate) fn new(heads: Arc<Heads>, age_max: Duration, wait_max: Duration, metrics: ReadMetrics) -> Self {
+    pub(crate) fn new(heads: Arc<Heads>, age_max: Duration, wait_max: Duration, metrics: Metrics) -> Self {
         Self { heads, age_max, wait_max, metrics, slots: RwLock::default() }
     }
 

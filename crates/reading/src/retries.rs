@@ -9,7 +9,7 @@ use model::{Offset, OffsetRange, PartitionId};
 use object_store::StoreError;
 use owner::OwnerError;
 
-use crate::{error::Error, heads::Freshness, metrics::ReadMetrics};
+use crate::{error::Error, heads::Freshness, metrics::Metrics};
 
 /// So many plans are made however late it is. More are made while there is time if memory has moved on: an owner that
 /// writes down what waited for a store that was away drops segments several times a second, and each time a plan may be
@@ -126,7 +126,7 @@ impl Planning {
     }
 
     /// Prepares for another plan, unless what stopped the last one is final, or there were too many, or it is too late.
-    pub(crate) async fn again(&mut self, stop: Stop, metrics: &ReadMetrics) -> Result<(), Error> {
+    pub(crate) async fn again(&mut self, stop: Stop, metrics: &Metrics) -> Result<(), Error> {
         let is_late = tokio::time::Instant::now() >= self.deadline;
         let why = stop.why();
         match stop {
@@ -136,7 +136,7 @@ impl Planning {
                     return Err(self.not_reached(partition, source));
                 }
                 // No new heads: if they are too old by now, whoever answers says so.
-                metrics.plan_again(why);
+                metrics.count_plan_again(why);
                 tokio::time::sleep(self.wait_pause).await;
                 self.wait_pause = (self.wait_pause * 2).min(WAIT_PAUSE_MAX);
                 return Ok(());
@@ -165,7 +165,7 @@ impl Planning {
                 }
             }
         }
-        metrics.plan_again(why);
+        metrics.count_plan_again(why);
         if self.made > 1 {
             // The head that says more may be on its way.
             let pause = Duration::from_millis(10 << self.made.min(PLANS_LEAST));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     async fn plans(planning: &mut Planning, each: Duration) -> u32 {
-        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap().read;
+        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
         let mut plans = 1;
         loop {
             advance(each).await;

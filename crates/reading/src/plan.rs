@@ -1,4 +1,4 @@
-//! One plan: which blocks, and from which offset on memory, for every partition.
+//! One plan: for every partition which blocks are read, and from which offset on memory is.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -6,7 +6,7 @@ use catalogue::{
     BlockEntry, Head,
     read::{self, MemoryView, PartitionView},
 };
-use model::{Offset, OffsetRange, TenantId, TimeRange, TimestampNs};
+use model::{Offset, OffsetRange, TenantId, TimestampNs};
 use owner::OwnerError;
 
 use crate::{
@@ -14,7 +14,8 @@ use crate::{
     error::Error,
     heads::KnownHead,
     index_cache::BlockAddress,
-    planning::{Moved, Stop},
+    retries::{Moved, Stop},
+    scan_times::ScanTimes,
 };
 
 /// There is no catalogue of compacted blocks yet, so nothing is compacted.
@@ -33,7 +34,7 @@ pub(crate) struct PartitionPlan {
 #[derive(Default)]
 pub(crate) struct Plan {
     pub(crate) partitions: Vec<PartitionPlan>,
-    /// Blocks with rows of the tenant in the time asked for.
+    /// Blocks with rows of the tenant that a scan may read.
     pub(crate) jobs: Vec<BlockJob>,
     pub(crate) warnings: BTreeSet<String>,
 }
@@ -46,13 +47,13 @@ impl Plan {
         skip_to: Option<Offset>,
         at_least: Option<Offset>,
         tenant: &TenantId,
-        time: TimeRange,
+        times: &ScanTimes,
     ) -> Result<(), Stop> {
         let head = known.head;
         let mut memory_from = read::memory_from(&head, COMPACTED_TO);
         // Memory has not been asked yet: for its place stands what it must at least answer with.
-        self.jobs.extend(jobs(blocks(&head, OffsetRange::new(memory_from, memory_from))?, tenant, time));
-        self.warnings.extend(lost(&head, time));
+        self.jobs.extend(jobs(blocks(&head, OffsetRange::new(memory_from, memory_from))?, tenant, times));
+        self.warnings.extend(lost(&head, times));
         if let Some(skip_to) = skip_to.filter(|to| memory_from < *to) {
             self.warnings.insert(removed(&head, OffsetRange::new(memory_from, skip_to)));
             memory_from = skip_to;
@@ -62,9 +63,9 @@ impl Plan {
     }
 
     /// Adds the blocks of a log that was replaced.
-    pub(crate) fn add_older(&mut self, head: &Head, tenant: &TenantId, time: TimeRange) {
-        self.jobs.extend(jobs(&head.blocks, tenant, time));
-        self.warnings.extend(lost(head, time));
+    pub(crate) fn add_older(&mut self, head: &Head, tenant: &TenantId, times: &ScanTimes) {
+        self.jobs.extend(jobs(&head.blocks, tenant, times));
+        self.warnings.extend(lost(head, times));
     }
 }
 
@@ -101,12 +102,12 @@ fn blocks(head: &Head, held: OffsetRange) -> Result<&[BlockEntry], Stop> {
     }
 }
 
-/// Those of the blocks that have rows of the tenant in `time`.
-fn jobs(blocks: &[BlockEntry], tenant: &TenantId, time: TimeRange) -> Vec<BlockJob> {
+/// The blocks among these that have rows of the tenant which a scan may read.
+fn jobs(blocks: &[BlockEntry], tenant: &TenantId, times: &ScanTimes) -> Vec<BlockJob> {
     let job = |entry: &BlockEntry| {
         let at = entry.tenants.binary_search_by(|t| t.tenant.cmp(tenant)).ok()?;
         let of_tenant = &entry.tenants[at];
-        of_tenant.time.overlaps(&time).then(|| BlockJob {
+        times.overlap(&of_tenant.time).then(|| BlockJob {
             address: BlockAddress { key: entry.key.clone(), bytes: entry.bytes, tail_bytes: entry.tail_bytes },
             time: of_tenant.time,
             line_bytes: of_tenant.line_bytes,
@@ -117,7 +118,7 @@ fn jobs(blocks: &[BlockEntry], tenant: &TenantId, time: TimeRange) -> Vec<BlockJ
 
 /// What to say about offsets that were lost. Nothing is known of their entries but that they had been pushed when the
 /// loss was noted, so a query that begins later cannot miss them.
-fn lost(head: &Head, time: TimeRange) -> Vec<String> {
+fn lost(head: &Head, times: &ScanTimes) -> Vec<String> {
     let partition = head.partition;
     let text = |range: &OffsetRange, noted: TimestampNs| {
         format!(
@@ -127,8 +128,7 @@ fn lost(head: &Head, time: TimeRange) -> Vec<String> {
                 .map_or_else(|_| noted.to_string(), |t| t.to_string())
         )
     };
-    let touches = |noted: TimestampNs| time.start <= noted;
-    head.lost.iter().filter(|l| touches(l.recorded_at)).map(|l| text(&l.range, l.recorded_at)).collect()
+    head.lost.iter().filter(|l| times.begin_by(l.recorded_at)).map(|l| text(&l.range, l.recorded_at)).collect()
 }
 
 /// What to say about records that are neither in blocks nor in the log, and of which no head says anything yet.

@@ -9,6 +9,7 @@ use std::{
 use block::BlockIndex;
 use object_store::{ObjectKey, ObjectStore};
 use parking_lot::Mutex;
+use prometheus::IntGauge;
 use tokio::sync::OnceCell;
 
 use crate::{error::Error, stats::ReadStats};
@@ -20,7 +21,7 @@ pub(crate) struct BlockAddress {
     pub(crate) key: String,
     /// Its length.
     pub(crate) bytes: u64,
-    /// The length of its tail, which opens it.
+    /// The length of its tail, from which its index is read.
     pub(crate) tail_bytes: u64,
 }
 
@@ -28,6 +29,8 @@ pub(crate) struct BlockAddress {
 pub(crate) struct IndexCache {
     store: Arc<dyn ObjectStore>,
     bytes_max: u64,
+    /// Shows the bytes held.
+    gauge: IntGauge,
     entries: Mutex<Entries>,
 }
 
@@ -79,8 +82,8 @@ impl Entries {
 
 impl IndexCache {
     /// An empty cache over `store`.
-    pub(crate) fn new(store: Arc<dyn ObjectStore>, bytes_max: u64) -> Self {
-        Self { store, bytes_max, entries: Mutex::default() }
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, bytes_max: u64, gauge: IntGauge) -> Self {
+        Self { store, bytes_max, gauge, entries: Mutex::default() }
     }
 
     /// The index of a block, from the cache or from one read of the block's tail.
@@ -111,13 +114,10 @@ impl IndexCache {
         stats.index_bytes += tail.len() as u64;
         let opened = BlockIndex::open(address.bytes, tail);
         let index = opened.map_err(|source| Error::Block { key: address.key.clone(), source })?;
-        self.entries.lock().opened(&address.key, index.memory_bytes() as u64, self.bytes_max);
+        let mut entries = self.entries.lock();
+        entries.opened(&address.key, index.memory_bytes() as u64, self.bytes_max);
+        self.gauge.set(i64::try_from(entries.bytes).unwrap_or(i64::MAX));
         Ok(index)
-    }
-
-    /// Bytes held now.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.entries.lock().bytes
     }
 }
 

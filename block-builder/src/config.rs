@@ -1,9 +1,9 @@
 //! What an operator turns.
 
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use limits::{ByteSize, PromDuration};
+use runtime::Backoff;
 use serde::{Deserialize, Serialize};
 
 /// Settings of the builder.
@@ -58,17 +58,13 @@ impl Config {
         problems
     }
 
-    pub(crate) fn encoding_threads(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        if self.encoding_threads > 0 { self.encoding_threads } else { cores.saturating_sub(1).max(1) }
+    pub(crate) fn encoding_threads(&self, processors: usize) -> usize {
+        if self.encoding_threads > 0 { self.encoding_threads } else { processors.saturating_sub(1).max(1) }
     }
 
-    /// The pause before try number `attempt`, counted from 0.
-    pub(crate) fn pause(&self, attempt: usize) -> Duration {
-        if attempt == 0 {
-            return Duration::ZERO;
-        }
-        let doublings = u32::try_from(attempt - 1).unwrap_or(u32::MAX).min(20);
-        Duration::from(self.put_backoff).saturating_mul(1 << doublings).min(self.put_backoff_max.into())
+    /// The tries of an upload.
+    pub(crate) fn put_schedule(&self) -> Backoff {
+        let attempts = u32::try_from(self.put_attempts).unwrap_or(u32::MAX);
+        Backoff { attempts, first: self.put_backoff.get(), max: self.put_backoff_max.get() }
     }
 }

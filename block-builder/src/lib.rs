@@ -22,21 +22,27 @@
 //! Not here: compaction, retention, garbage collection of orphans.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own what they start"))]
 
 mod assemble;
+mod components;
 mod config;
 mod encode;
 mod error;
 mod metrics;
+mod proto;
 mod publish;
 mod remote;
 pub mod replay;
+mod service;
 
 #[cfg(test)]
 mod tests;
+mod upload;
 
 pub use assemble::assemble;
+pub use components::Components;
 pub use config::Config;
 pub use encode::encode;
 pub use error::Error;
-pub use publish::{Builder, Components};
+pub use publish::Builder;

@@ -22,26 +22,30 @@
 
 mod blocks;
 mod contents;
+mod context;
 mod error;
 mod job;
 mod plan;
 mod progress;
 mod rebuild;
 mod records;
+mod retries;
 mod run;
 mod send;
 mod state;
+mod target;
 mod verify;
 
 #[cfg(test)]
 mod tests;
 
+pub use context::{Components, Options};
 pub use error::Error;
-pub use job::{By, Job, Mode, Tenants, Wanted, Window};
+pub use job::{By, Job, Mode, Selection, Tenants, Window};
 pub use plan::{Estimate, PartitionPlan, plan};
 pub use progress::Progress;
-pub use run::{Components, Options, Outcome, Retry, run};
-pub use send::{Batch, BatchStream, Entry, SendError, Target};
+pub use run::{Outcome, run};
 pub use state::{
-    Amount, Difference, Keep, Left, NotCompared, OldBlock, PartitionState, Position, Rebuilt, State, StateFile,
+    Amount, Difference, Keep, NotCompared, OldBlock, PartitionState, Position, Rebuilt, SkippedBlock, State, StateFile,
 };
+pub use target::{Batch, BatchStream, Entry, SendError, Target};

@@ -23,12 +23,13 @@ use fleet::{Fleet, OwnerServer};
 use ingest_gateway::Gateway;
 use limits::Overrides;
 use log_bus::LogId;
-use model::Clock;
+use model::{Clock, SystemRandom};
 use object_store::ObjectStore;
 use owner::{LogTail, Owner};
 use partition_consumer::Consumer;
 use prometheus::Registry;
 use query_service::{Consistency, QueryService};
+use runtime::Processors;
 use telemetry::{
     AdminState, ConfigPages, LogLevel, Readiness, RequestMetrics, ServeConfig, ServiceState, TracingConfig,
     admin_router, observe_requests, register_process_metrics, serve, shutdown_signal,
@@ -121,6 +122,8 @@ struct Base {
     settings: Settings,
     registry: Registry,
     clock: Arc<dyn Clock>,
+    /// The one pool of this process.
+    processors: Processors,
     overrides: Arc<Overrides>,
     log: Log,
     store: Arc<dyn ObjectStore>,
@@ -152,6 +155,8 @@ impl Base {
         let registry = Registry::new();
         register_process_metrics(&registry, env!("CARGO_PKG_VERSION"))?;
         let clock = clock::system();
+        let processors = Processors::of_machine();
+        processors.register(&registry)?;
         let overrides = Arc::new(Overrides::load(settings.limits_config.clone(), settings.runtime_config.files())?);
         let log = Log::open(&settings, Some(&registry)).await?;
         let store = parts::open_store(&settings, &registry).await?;
@@ -164,7 +169,7 @@ impl Base {
                 Some(Control::new(settings.cluster.control.clone(), state, topic, &registry)?)
             }
         };
-        Ok(Self { role, settings, registry, clock, overrides, log, store, heads, control })
+        Ok(Self { role, settings, registry, clock, processors, overrides, log, store, heads, control })
     }
 
     fn builder(&self) -> anyhow::Result<Arc<Builder>> {
@@ -177,6 +182,8 @@ impl Base {
             store: self.store.clone(),
             heads: self.heads.as_ref().clone(),
             clock: self.clock.clone(),
+            random: Arc::new(SystemRandom),
+            processors: self.processors.clone(),
             metrics: self.registry.clone(),
             owner,
             // A process that builds for others asks nobody.
@@ -190,6 +197,8 @@ impl Base {
             log: self.log.bus(),
             blocks: builder.clone(),
             clock: self.clock.clone(),
+            random: Arc::new(SystemRandom),
+            processors: self.processors.clone(),
             metrics: self.registry.clone(),
             control: self.control.clone(),
         };
@@ -210,7 +219,7 @@ impl Base {
     /// Owners in this process and in others.
     fn fleet(&self, control: &Arc<Control>, local: Option<Arc<dyn Owner>>) -> anyhow::Result<Arc<Fleet>> {
         let log = self.log.bus();
-        let tail = LogTail::new(self.settings.querier.log_tail.clone(), log.clone());
+        let tail = LogTail::new(self.settings.querier.log_tail.clone(), log.clone(), &self.processors);
         tail.register(&self.registry)?;
         let components =
             fleet::Components { control: control.clone(), local, log, tail, metrics: self.registry.clone() };

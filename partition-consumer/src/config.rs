@@ -122,37 +122,11 @@ impl Config {
         problems
     }
 
-    pub(crate) fn scans_max(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        if self.scans_max > 0 { self.scans_max } else { cores * 2 }
+    pub(crate) fn scans_max(&self, processors: usize) -> usize {
+        if self.scans_max > 0 { self.scans_max } else { processors * 2 }
     }
 
     pub(crate) fn pressure_bytes(&self) -> usize {
         self.memory_bytes.as_usize() / 100 * usize::from(self.pressure_percent)
-    }
-}
-
-/// Pauses that double, from `retry_pause` up to `retry_pause_max`.
-#[derive(Debug)]
-pub(crate) struct Backoff {
-    first: Duration,
-    max: Duration,
-    next: Duration,
-}
-
-impl Backoff {
-    pub(crate) fn new(config: &Config) -> Self {
-        let (first, max) = (config.retry_pause.into(), config.retry_pause_max.into());
-        Self { first, max, next: first }
-    }
-
-    pub(crate) fn pause(&mut self) -> Duration {
-        let pause = self.next.min(self.max);
-        self.next = self.next.saturating_mul(2).min(self.max);
-        pause
-    }
-
-    pub(crate) fn reset(&mut self) {
-        self.next = self.first;
     }
 }

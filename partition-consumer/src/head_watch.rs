@@ -8,7 +8,7 @@ use model::PartitionId;
 use tokio::time::Instant;
 
 use crate::Error;
-use crate::consumer::Shared;
+use crate::state::ConsumerState;
 
 /// However much they are wanted, looks do not come more often than so many times the usual.
 const HURRY: u32 = 4;
@@ -17,7 +17,7 @@ type Asking<'a> = Pin<Box<dyn Future<Output = Result<Option<Flushed>, CutError>>
 
 /// Asks for the head when it is time, beside whatever else its owner does.
 pub(crate) struct HeadWatch<'a> {
-    shared: &'a Shared,
+    state: &'a ConsumerState,
     partition: PartitionId,
     /// From one look to the next; None looks only when it is told to.
     period: Option<Duration>,
@@ -28,15 +28,15 @@ pub(crate) struct HeadWatch<'a> {
 
 impl<'a> HeadWatch<'a> {
     /// Looks now, and then again and again.
-    pub(crate) fn steady(shared: &'a Shared, partition: PartitionId) -> Self {
+    pub(crate) fn steady(state: &'a ConsumerState, partition: PartitionId) -> Self {
         let now = Instant::now();
-        let period = Some(shared.config.head_poll.get());
-        Self { shared, partition, period, due: Some(now), not_before: now, asking: None }
+        let period = Some(state.config.head_poll.get());
+        Self { state, partition, period, due: Some(now), not_before: now, asking: None }
     }
 
     /// Looks when it is [told to](HeadWatch::hurry).
-    pub(crate) fn on_hint(shared: &'a Shared, partition: PartitionId) -> Self {
-        Self { shared, partition, period: None, due: None, not_before: Instant::now(), asking: None }
+    pub(crate) fn on_hint(state: &'a ConsumerState, partition: PartitionId) -> Self {
+        Self { state, partition, period: None, due: None, not_before: Instant::now(), asking: None }
     }
 
     /// Looks as soon as it may.
@@ -57,7 +57,7 @@ impl<'a> HeadWatch<'a> {
                     Some(due) => tokio::time::sleep_until(due).await,
                     None => std::future::pending().await,
                 }
-                self.asking = Some(self.shared.components.blocks.flushed_to(self.partition));
+                self.asking = Some(self.state.components.blocks.flushed_to(self.partition));
             }
             let answer = match &mut self.asking {
                 Some(asking) => asking.await,
@@ -66,15 +66,15 @@ impl<'a> HeadWatch<'a> {
             self.asking = None;
             let now = Instant::now();
             self.due = self.period.map(|period| now + period);
-            self.not_before = now + self.shared.config.head_poll.get() / HURRY;
+            self.not_before = now + self.state.config.head_poll.get() / HURRY;
             match answer {
                 Ok(Some(flushed)) => return Ok(flushed),
                 Ok(None) => {}
                 Err(error @ CutError::Unavailable { .. }) => {
-                    self.shared.metrics.retries.with_label_values(&["store"]).inc();
+                    self.state.metrics.retries.with_label_values(&["store"]).inc();
                     tracing::debug!(partition = %self.partition, %error, "cannot look into the head; trying again");
                     // A hint that could not be checked is checked again.
-                    self.due = Some(now + self.shared.config.head_poll.get());
+                    self.due = Some(now + self.state.config.head_poll.get());
                 }
                 Err(error) => return Err(error.into()),
             }

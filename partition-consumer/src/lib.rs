@@ -42,9 +42,11 @@
 //! batch may span several records with one id, and what a restart forgets would come back.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own what they start"))]
 
 mod assignments;
 mod budget;
+mod components;
 mod config;
 mod consumer;
 mod error;
@@ -57,23 +59,12 @@ mod peers;
 mod phase;
 mod publisher;
 mod scan;
+mod state;
 mod tails;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
-use tokio_util::sync::CancellationToken;
-
+pub use components::Components;
 pub use config::{Config, Mode};
-pub use consumer::{Components, Consumer};
+pub use consumer::Consumer;
 pub use error::Error;
-
-/// Consumes until `shutdown` is cancelled or something fails for good. [`Consumer::run`] for those who also read.
-///
-/// # Errors
-/// As [`Consumer::new`] and [`Consumer::run`].
-pub async fn run(config: Config, components: Components, shutdown: CancellationToken) -> Result<(), Error> {
-    let consumer: Arc<Consumer> = Consumer::new(config, components)?;
-    consumer.run(shutdown).await
-}

@@ -28,25 +28,25 @@ use crate::budget::{Budget, Charge};
 
 /// One segment in memory.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct MemorySegment {
     pub(crate) segment: Arc<Segment>,
     /// Where its range begins; it ends where the next one begins.
     pub(crate) start: Offset,
     pub(crate) charge: Charge,
     /// When its first record was consumed; not set while it has none.
-    pub(crate) opened: OnceLock<Opened>,
+    pub(crate) opened: OnceLock<OpenedAt>,
 }
 
 /// A moment on both clocks: ages go by the one that never jumps, what people read by the other.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Opened {
+pub(crate) struct OpenedAt {
     pub(crate) at: Instant,
     pub(crate) time: TimestampNs,
 }
 
 /// How this process stands to the partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct LeadStatus {
     /// What others are told.
     pub(crate) role: PartitionRole,
     /// It has the lead, as far as it knows: also while it drains, until another one takes it.
@@ -60,8 +60,8 @@ pub(crate) struct Standing {
 pub(crate) struct PartitionMemory {
     partition: PartitionId,
     budget: Arc<Budget>,
-    state: Mutex<State>,
-    standing: watch::Sender<Standing>,
+    state: Mutex<SegmentList>,
+    lead_status: watch::Sender<LeadStatus>,
     /// W: everything below was consumed and is visible.
     consumed: watch::Sender<Offset>,
     /// F: everything below is listed by a head, as far as is known here.
@@ -76,9 +76,9 @@ pub(crate) struct PartitionMemory {
 }
 
 #[derive(Debug)]
-struct State {
+struct SegmentList {
     /// Ascending; the last one fills.
-    segments: VecDeque<Arc<Held>>,
+    segments: VecDeque<Arc<MemorySegment>>,
     /// Since when each of the first segments is known to be below F; shorter than `segments`.
     flushed_since: VecDeque<Instant>,
     flushed: Offset,
@@ -89,7 +89,7 @@ struct State {
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     /// Segments that may hold rows of `range`, ascending.
-    pub(crate) segments: Vec<Arc<Held>>,
+    pub(crate) segments: Vec<Arc<MemorySegment>>,
     /// The offsets that the answer is about.
     pub(crate) range: OffsetRange,
     /// What was held.
@@ -99,8 +99,8 @@ pub(crate) struct Snapshot {
 impl PartitionMemory {
     /// The memory of a partition that is flushed up to `start`, to be filled from there.
     pub(crate) fn new(partition: PartitionId, start: Offset, first: Arc<Segment>, budget: &Arc<Budget>) -> Arc<Self> {
-        let held = Held { segment: first, start, charge: budget.open(false), opened: OnceLock::new() };
-        let state = State {
+        let held = MemorySegment { segment: first, start, charge: budget.open(false), opened: OnceLock::new() };
+        let state = SegmentList {
             segments: [Arc::new(held)].into(),
             flushed_since: VecDeque::new(),
             flushed: start,
@@ -110,7 +110,7 @@ impl PartitionMemory {
             partition,
             budget: budget.clone(),
             state: Mutex::new(state),
-            standing: watch::Sender::new(Standing { role: PartitionRole::Warming, leads: false, epoch: 0 }),
+            lead_status: watch::Sender::new(LeadStatus { role: PartitionRole::Warming, leads: false, epoch: 0 }),
             consumed: watch::Sender::new(start),
             flushed: watch::Sender::new(start),
             flush_to: AtomicI64::new(start.value()),
@@ -143,7 +143,7 @@ impl PartitionMemory {
     }
 
     /// The segment that fills.
-    pub(crate) fn filling(&self) -> Arc<Held> {
+    pub(crate) fn filling(&self) -> Arc<MemorySegment> {
         self.state.lock().filling().clone()
     }
 
@@ -164,22 +164,27 @@ impl PartitionMemory {
     }
 
     /// Ends the segment that fills at W, and begins the next one there. Answers the one that ended, and its range.
-    pub(crate) fn roll(&self, next: Arc<Segment>) -> (Arc<Held>, OffsetRange) {
+    pub(crate) fn roll(&self, next: Arc<Segment>) -> (Arc<MemorySegment>, OffsetRange) {
         let mut state = self.state.lock();
         let frozen = state.filling().clone();
         let range = OffsetRange::new(frozen.start, state.consumed);
         assert!(!range.is_empty(), "a segment covers at least one offset");
         frozen.charge.set_cuttable(false);
-        let charge = self.budget.open(self.standing().leads);
-        state.segments.push_back(Arc::new(Held { segment: next, start: range.end, charge, opened: OnceLock::new() }));
+        let charge = self.budget.open(self.lead_status().leads);
+        state.segments.push_back(Arc::new(MemorySegment {
+            segment: next,
+            start: range.end,
+            charge,
+            opened: OnceLock::new(),
+        }));
         state.note_flushed(Instant::now());
         (frozen, range)
     }
 
     /// Lets everything go and begins anew at `to`, which a head is flushed to: nothing that is not in blocks may be held.
     pub(crate) fn jump(&self, to: Offset, next: Arc<Segment>) {
-        let charge = self.budget.open(self.standing().leads);
-        let first = Arc::new(Held { segment: next, start: to, charge, opened: OnceLock::new() });
+        let charge = self.budget.open(self.lead_status().leads);
+        let first = Arc::new(MemorySegment { segment: next, start: to, charge, opened: OnceLock::new() });
         let gone = {
             let mut state = self.state.lock();
             assert!(state.consumed <= to, "what is not in blocks is not let go");
@@ -220,7 +225,7 @@ impl PartitionMemory {
     }
 
     /// The segments that ended and that no head lists whole, with their ranges.
-    pub(crate) fn waiting(&self) -> VecDeque<(Arc<Held>, OffsetRange)> {
+    pub(crate) fn waiting(&self) -> VecDeque<(Arc<MemorySegment>, OffsetRange)> {
         let state = self.state.lock();
         let ended = state.segments.iter().zip(state.segments.iter().skip(1));
         let ended = ended.map(|(held, next)| (held.clone(), OffsetRange::new(held.start, next.start)));
@@ -276,31 +281,31 @@ impl PartitionMemory {
         self.is_serving.load(Ordering::Acquire)
     }
 
-    pub(crate) fn standing(&self) -> Standing {
-        *self.standing.borrow()
+    pub(crate) fn lead_status(&self) -> LeadStatus {
+        *self.lead_status.borrow()
     }
 
-    /// Takes another standing; true when it is another.
-    pub(crate) fn stand(&self, standing: Standing) -> bool {
-        let is_other = self.standing.send_if_modified(|now| std::mem::replace(now, standing) != standing);
+    /// Takes another lead_status; true when it is another.
+    pub(crate) fn set_lead_status(&self, lead_status: LeadStatus) -> bool {
+        let is_other = self.lead_status.send_if_modified(|now| std::mem::replace(now, lead_status) != lead_status);
         if is_other {
-            self.filling().charge.set_cuttable(standing.leads);
+            self.filling().charge.set_cuttable(lead_status.leads);
         }
         is_other
     }
 
     /// What others are told. Who is not caught up holds nothing that it would answer for.
-    pub(crate) fn told(&self) -> PartitionState {
-        let Standing { role, epoch, .. } = self.standing();
+    pub(crate) fn published_state(&self) -> PartitionState {
+        let LeadStatus { role, epoch, .. } = self.lead_status();
         let held = if self.is_serving() { self.held() } else { OffsetRange::new(Offset::ZERO, Offset::ZERO) };
         PartitionState { partition: self.partition, role, epoch, held }
     }
 
     /// Waits until the partition is not led here.
     pub(crate) async fn lead_is_over(&self) {
-        let mut standing = self.standing.subscribe();
+        let mut lead_status = self.lead_status.subscribe();
         // The sender lives as long as this memory.
-        let _ = standing.wait_for(|standing| !standing.leads).await;
+        let _ = lead_status.wait_for(|lead_status| !lead_status.leads).await;
     }
 
     pub(crate) fn end(&self) {
@@ -317,12 +322,12 @@ impl PartitionMemory {
     }
 }
 
-impl State {
+impl SegmentList {
     fn held(&self) -> OffsetRange {
         OffsetRange::new(self.segments.front().expect("there is always a segment that fills").start, self.consumed)
     }
 
-    fn filling(&self) -> &Arc<Held> {
+    fn filling(&self) -> &Arc<MemorySegment> {
         self.segments.back().expect("there is always a segment that fills")
     }
 

@@ -5,13 +5,12 @@ use std::{collections::BTreeSet, ops::Range};
 use block::{BlockError, BlockIndex, BlockScan, Step, quarantined};
 use bytes::Bytes;
 use catalogue::{BlockEntry, TenantEntry};
-use model::Needs;
-use model::{Offset, OffsetRange, TenantId};
+use model::{Needs, Offset, OffsetRange, TenantId};
 use object_store::{ObjectKey, ObjectStore, StoreError};
+use runtime::Share;
 use thiserror::Error;
-use tokio_util::sync::CancellationToken;
 
-use super::{Error, Progress, Retry, Wanted, contents::Contents};
+use super::{Error, Progress, Selection, contents::Contents, retries::Retries};
 
 /// The wanted entries of a block, and what its own table says of their tenants.
 #[derive(Debug, Default)]
@@ -45,9 +44,9 @@ impl From<BlockError> for BlockReadError {
 #[derive(Clone, Copy)]
 pub(crate) struct BlockReader<'a> {
     pub(crate) store: &'a dyn ObjectStore,
-    pub(crate) retry: Retry,
+    pub(crate) retries: &'a Retries,
+    pub(crate) work: &'a Share,
     pub(crate) progress: &'a Progress,
-    pub(crate) stop: &'a CancellationToken,
 }
 
 impl BlockReader<'_> {
@@ -55,7 +54,7 @@ impl BlockReader<'_> {
     pub(crate) async fn read(
         &self,
         entry: &BlockEntry,
-        wanted: &Wanted,
+        wanted: &Selection,
         range: OffsetRange,
         with_quarantine: bool,
     ) -> Result<BlockContents, BlockReadError> {
@@ -67,11 +66,11 @@ impl BlockReader<'_> {
         let mut scan = Scan::new(&index, wanted, range);
         loop {
             let needed;
-            (scan, needed) = on_a_thread(move || {
+            let work = self.work.run(move || {
                 let needed = scan.advance();
                 (scan, needed)
-            })
-            .await?;
+            });
+            (scan, needed) = work.await.map_err(|lost| Error::Lost(lost.to_string()))?;
             let Some(ranges) = needed? else { break };
             let data = self.get_ranges(&key, &ranges).await?;
             scan.scan.supply(ranges, data)?;
@@ -88,13 +87,13 @@ impl BlockReader<'_> {
         let mut failures = 0;
         loop {
             let getting = self.store.get_ranges(key, ranges);
-            let outcome = self.stop.run_until_cancelled(getting).await.ok_or(Error::Stopped)?;
+            let outcome = self.retries.stop.run_until_cancelled(getting).await.ok_or(Error::Stopped)?;
             return Err(match outcome {
                 Ok(data) => return Ok(data),
-                Err(StoreError::Unavailable { .. }) if failures + 1 < self.retry.attempts => {
+                Err(StoreError::Unavailable { .. }) if self.retries.allows_another(failures + 1) => {
                     failures += 1;
                     Progress::add(&self.progress.retries, 1);
-                    self.retry.pause(failures, self.stop).await?;
+                    self.retries.pause(failures).await?;
                     continue;
                 }
                 Err(StoreError::NotFound(_)) => BlockReadError::Gone,
@@ -108,7 +107,7 @@ impl BlockReader<'_> {
 /// Everything that a block in memory holds.
 pub(crate) fn read_bytes(file: &Bytes, range: OffsetRange) -> Result<BlockContents, BlockError> {
     let index = BlockIndex::open(file.len() as u64, file.clone())?;
-    let wanted = Wanted::everything();
+    let wanted = Selection::everything();
     let mut scan = Scan::new(&index, &wanted, range);
     while let Some(ranges) = scan.advance()? {
         let piece = |r: &Range<u64>| file.slice(r.start as usize..r.end as usize);
@@ -125,13 +124,13 @@ struct Scan {
     scan: BlockScan,
     /// The last stream of each wanted tenant, and the tenant.
     owners: Vec<(u32, TenantId)>,
-    wanted: Wanted,
+    wanted: Selection,
     range: OffsetRange,
     contents: Contents,
 }
 
 impl Scan {
-    fn new(index: &BlockIndex, wanted: &Wanted, range: OffsetRange) -> Self {
+    fn new(index: &BlockIndex, wanted: &Selection, range: OffsetRange) -> Self {
         let (mut ordinals, mut owners) = (Vec::new(), Vec::new());
         for tenant in index.tenants().filter(|tenant| wanted.tenants.wants(tenant.tenant)) {
             let of_time = |ordinal: &u32| {
@@ -174,7 +173,7 @@ fn check_provenance(index: &BlockIndex, range: OffsetRange) -> Result<(), BlockR
     Err(BlockReadError::Damaged(format!("the head says that it holds {range}, the block itself says {found}")))
 }
 
-fn tenants_of(index: &BlockIndex, wanted: &Wanted) -> Vec<TenantEntry> {
+fn tenants_of(index: &BlockIndex, wanted: &Selection) -> Vec<TenantEntry> {
     let tenants = index.tenants().filter(|tenant| wanted.tenants.wants(tenant.tenant));
     tenants
         .map(|t| TenantEntry {
@@ -191,9 +190,4 @@ fn tenants_of(index: &BlockIndex, wanted: &Wanted) -> Vec<TenantEntry> {
 fn set_aside(index: &BlockIndex, file: &Bytes, range: OffsetRange) -> Result<BTreeSet<Offset>, BlockError> {
     let records = quarantined(index, file)?;
     Ok(records.into_iter().map(|record| record.offset).filter(|offset| range.contains(*offset)).collect())
-}
-
-/// Runs long work where it holds nobody up.
-pub(crate) async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Lost(error.to_string()))
 }

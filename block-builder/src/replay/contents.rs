@@ -7,7 +7,7 @@ use model::{Batch, Labels, Needs, Offset, OffsetRange, PartitionId, TenantId};
 use schemas::record::{Record, RecordError};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Amount, Difference, Wanted};
+use super::{Amount, Difference, Selection};
 
 /// Some entries, in whatever order: how many, how long, and the sum of their hashes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Contents {
     ///
     /// # Errors
     /// When it cannot be decoded; that is noted.
-    pub(crate) fn add_record(&mut self, record: &LogRecord, wanted: &Wanted) -> Result<Record, RecordError> {
+    pub(crate) fn add_record(&mut self, record: &LogRecord, wanted: &Selection) -> Result<Record, RecordError> {
         let decoded = Record::decode(record.payload.clone()).inspect_err(|_| {
             self.undecodable.insert(record.offset);
         })?;
@@ -58,7 +58,13 @@ impl Contents {
     }
 
     /// Adds the entries of a batch that are of the wanted time and, when one is given, of a range of offsets.
-    pub(crate) fn add_batch(&mut self, tenant: &TenantId, batch: &Batch, wanted: &Wanted, range: Option<OffsetRange>) {
+    pub(crate) fn add_batch(
+        &mut self,
+        tenant: &TenantId,
+        batch: &Batch,
+        wanted: &Selection,
+        range: Option<OffsetRange>,
+    ) {
         let mut columns: Vec<_> = batch.metadata.iter().collect();
         columns.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let stream = self.streams.entry((tenant.clone(), batch.labels.clone())).or_default();
@@ -90,7 +96,7 @@ impl Contents {
     }
 
     /// Where `found` holds something else than this, by stream; in order of tenants and labels.
-    pub(crate) fn differences(&self, found: &Self, place: &Place<'_>) -> Vec<Difference> {
+    pub(crate) fn differences(&self, found: &Self, place: &Comparison<'_>) -> Vec<Difference> {
         let none = BTreeMap::new();
         let keys: BTreeSet<_> = self.streams.keys().chain(found.streams.keys()).collect();
         let mut differences = Vec::new();
@@ -132,7 +138,7 @@ impl Contents {
 
 /// What is compared with what, for the words of a difference.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
+pub(crate) struct Comparison<'a> {
     pub(crate) partition: PartitionId,
     pub(crate) block: Option<&'a str>,
     /// Such as "the log".

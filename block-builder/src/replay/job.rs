@@ -117,7 +117,7 @@ impl Window {
 
 /// Which entries of the window's records are wanted.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct Selection {
     /// Whose.
     pub tenants: Tenants,
     /// Only of streams that pass all of these.
@@ -126,7 +126,7 @@ pub struct Wanted {
     pub time: Option<TimeRange>,
 }
 
-impl Wanted {
+impl Selection {
     /// What a job wants; `matchers` are those of its selector.
     pub fn of(job: &Job, matchers: Vec<Matcher>) -> Self {
         Self { tenants: job.tenants.clone(), matchers, time: job.window.entry_time() }

@@ -6,9 +6,8 @@ use log_bus::{FetchLimits, LogBus, LogError, LogRecord};
 use model::{OffsetRange, PartitionId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use super::{Error, Progress, Retry};
+use super::{Error, Progress, retries::Retries};
 
 /// How much is fetched at once.
 const FETCH: FetchLimits = FetchLimits { bytes_max: 4 << 20, wait_max: Duration::from_secs(1) };
@@ -22,9 +21,8 @@ pub(crate) struct Records<'a> {
     /// What is left to read.
     pub(crate) range: OffsetRange,
     pub(crate) pace: &'a Pace,
-    pub(crate) retry: Retry,
+    pub(crate) retries: &'a Retries,
     pub(crate) progress: &'a Progress,
-    pub(crate) stop: &'a CancellationToken,
 }
 
 impl Records<'_> {
@@ -37,14 +35,14 @@ impl Records<'_> {
         while !self.range.is_empty() {
             let (partition, at, end) = (self.partition, self.range.start, self.range.end);
             let fetching = self.log.fetch(partition, at, self.pace.fetch_limits());
-            let fetched = match self.stop.run_until_cancelled(fetching).await {
+            let fetched = match self.retries.stop.run_until_cancelled(fetching).await {
                 None => return Err(Error::Stopped),
                 Some(Ok(fetched)) => fetched,
-                Some(Err(source @ LogError::Unavailable(_))) if failures + 1 < self.retry.attempts => {
+                Some(Err(source @ LogError::Unavailable(_))) if self.retries.allows_another(failures + 1) => {
                     failures += 1;
                     tracing::debug!(%partition, offset = %at, %source, "cannot read the log; trying again");
                     Progress::add(&self.progress.retries, 1);
-                    self.retry.pause(failures, self.stop).await?;
+                    self.retries.pause(failures).await?;
                     continue;
                 }
                 Some(Err(source)) => return Err(Error::Log { partition, at, source }),
@@ -63,7 +61,7 @@ impl Records<'_> {
             }
             let bytes = records.iter().map(|record| record.payload.len() as u64).sum();
             Progress::add(&self.progress.log_bytes, bytes);
-            if self.stop.run_until_cancelled(self.pace.take(bytes)).await.is_none() {
+            if self.retries.stop.run_until_cancelled(self.pace.take(bytes)).await.is_none() {
                 return Err(Error::Stopped);
             }
             return Ok(Some(records));

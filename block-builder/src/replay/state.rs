@@ -70,7 +70,7 @@ pub struct PartitionState {
     /// The head lists the rebuilt blocks.
     pub swapped: bool,
     /// Blocks that were left as they are.
-    pub left: Vec<Left>,
+    pub left: Vec<SkippedBlock>,
 }
 
 /// A place between two entries of a partition.
@@ -184,7 +184,7 @@ pub enum OldBlock {
 /// A block that was left as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Left {
+pub struct SkippedBlock {
     /// Its key.
     pub key: String,
     /// Its range.
@@ -303,6 +303,7 @@ impl StateFile {
 
 #[async_trait]
 impl Keep for StateFile {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place of a replay that writes a file")]
     async fn keep(&self, state: &State) -> Result<(), Error> {
         let wrong = |reason: String| Error::State { file: self.0.display().to_string(), reason };
         let bytes = serde_json::to_vec(state).map_err(|error| wrong(error.to_string()))?;

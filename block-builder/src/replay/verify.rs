@@ -7,11 +7,11 @@ use log_bus::LogRecord;
 use model::{Offset, OffsetRange, PartitionId};
 
 use super::{
-    Amount, Difference, Error, NotCompared, PartitionState, Position, Progress, Tenants, Wanted,
-    blocks::{BlockContents, BlockReadError, on_a_thread},
-    contents::{Contents, Place},
+    Amount, Difference, Error, NotCompared, PartitionState, Position, Progress, Selection, Tenants,
+    blocks::{BlockContents, BlockReadError},
+    contents::{Comparison, Contents},
+    context::ReplayContext,
     plan::overlap,
-    run::Shared,
 };
 
 /// How often a block that is gone is looked for in a newer head.
@@ -43,19 +43,19 @@ struct Found {
     not_compared: Option<String>,
 }
 
-pub(crate) async fn partition(shared: &Shared, place: usize, state: PartitionState) -> Result<(), Error> {
+pub(crate) async fn partition(context: &ReplayContext, place: usize, state: PartitionState) -> Result<(), Error> {
     let (partition, end) = (state.partition, state.range.end);
     let mut at = state.at.offset();
-    let mut head = shared.head(partition).await?;
+    let mut head = context.head(partition).await?;
     while at < end {
         let (piece, range) = piece_at(&head, OffsetRange::new(at, end))?;
         let mut plans = 1;
         let found = loop {
-            match compare(shared, partition, &piece, range).await {
+            match compare(context, partition, &piece, range).await {
                 Err(BlockReadError::Gone) if plans < PLANS_MAX => {
                     // Compacted or rebuilt meanwhile: a newer head says where its rows are now.
                     plans += 1;
-                    head = shared.head(partition).await?;
+                    head = context.head(partition).await?;
                     if piece_at(&head, OffsetRange::new(at, end))?.0 != piece {
                         break None;
                     }
@@ -72,9 +72,9 @@ pub(crate) async fn partition(shared: &Shared, place: usize, state: PartitionSta
         };
         let Some(found) = found else { continue };
         at = range.end;
-        Progress::add(&shared.components.progress.differences, found.differences.len() as u64);
-        Progress::add(&shared.components.progress.steps, found.blocks);
-        shared
+        Progress::add(&context.components.progress.differences, found.differences.len() as u64);
+        Progress::add(&context.components.progress.steps, found.blocks);
+        context
             .note(place, |state| {
                 state.at = Position::at(range.end);
                 state.read += found.read;
@@ -124,7 +124,7 @@ fn piece_at(head: &Head, rest: OffsetRange) -> Result<(Piece, OffsetRange), Erro
 }
 
 async fn compare(
-    shared: &Shared,
+    context: &ReplayContext,
     partition: PartitionId,
     piece: &Piece,
     range: OffsetRange,
@@ -133,38 +133,39 @@ async fn compare(
         Piece::Lost => "the log's retention was faster than its owner: in no block, and recorded as lost",
         Piece::Compacted => "compacted: it lies in blocks of the catalogue, which this command does not read",
         Piece::Block(_) | Piece::Empty | Piece::Unflushed => {
-            return compare_with_log(shared, partition, piece, range).await;
+            return compare_with_log(context, partition, piece, range).await;
         }
     };
     Ok(Found { not_compared: Some(why.to_owned()), ..Found::default() })
 }
 
 async fn compare_with_log(
-    shared: &Shared,
+    context: &ReplayContext,
     partition: PartitionId,
     piece: &Piece,
     range: OffsetRange,
 ) -> Result<Found, BlockReadError> {
-    let log = read_log(shared, partition, range).await?;
+    let log = read_log(context, partition, range).await?;
     let undecodable = log.undecodable.len() as u64;
     let mut found = Found { read: log.amount, undecodable, ..Found::default() };
     match piece {
         Piece::Unflushed => found.not_in_blocks = log.amount,
         Piece::Block(entry) => {
             // Which tenant a record is of that cannot be decoded, only its key says, which blocks do not keep.
-            let all = shared.wanted.tenants == Tenants::All;
+            let all = context.selection.tenants == Tenants::All;
             let with_quarantine = undecodable > 0 || (all && entry.quarantined > 0);
-            let block = shared.blocks().read(entry, &shared.wanted, range, with_quarantine).await?;
-            let (log_and_block, wanted, entry) = ((log, block), shared.wanted.clone(), entry.clone());
-            found.differences = on_a_thread(move || {
-                let (log, block) = log_and_block;
-                differences(partition, &wanted, &entry, range, &log, &block)
-            })
-            .await?;
+            let block = context.blocks().read(entry, &context.selection, range, with_quarantine).await?;
+            let (log_and_block, wanted, entry) = ((log, block), context.selection.clone(), entry.clone());
+            found.differences = context
+                .compute(move || {
+                    let (log, block) = log_and_block;
+                    differences(partition, &wanted, &entry, range, &log, &block)
+                })
+                .await?;
             found.blocks = 1;
         }
         Piece::Empty | Piece::Lost | Piece::Compacted => {
-            let place = Place { partition, block: None, expected: "the log", found: "blocks" };
+            let place = Comparison { partition, block: None, expected: "the log", found: "blocks" };
             found.differences = log.differences(&Contents::default(), &place);
         }
     }
@@ -173,13 +174,13 @@ async fn compare_with_log(
 
 fn differences(
     partition: PartitionId,
-    wanted: &Wanted,
+    wanted: &Selection,
     entry: &BlockEntry,
     range: OffsetRange,
     log: &Contents,
     block: &BlockContents,
 ) -> Vec<Difference> {
-    let place = Place { partition, block: Some(&entry.key), expected: "the log", found: "the block" };
+    let place = Comparison { partition, block: Some(&entry.key), expected: "the log", found: "the block" };
     let mut differences = log.differences(&block.contents, &place);
     let of_block = |range: OffsetRange, what: String| Difference {
         partition,
@@ -211,26 +212,32 @@ fn differences(
 }
 
 /// The wanted entries of a range of the log.
-async fn read_log(shared: &Shared, partition: PartitionId, range: OffsetRange) -> Result<Contents, Error> {
+async fn read_log(context: &ReplayContext, partition: PartitionId, range: OffsetRange) -> Result<Contents, Error> {
     let mut contents = Contents::default();
-    let wanted = Arc::new(shared.wanted.clone());
-    let mut records = shared.records(partition, range);
+    let wanted = Arc::new(context.selection.clone());
+    let mut records = context.records(partition, range);
     while let Some(mut found) = records.next().await? {
         found.retain(|record| wanted.tenants.wants_key(&record.key));
         let before = contents.amount.entries;
-        contents = digest(contents, found, wanted.clone()).await?;
-        Progress::add(&shared.components.progress.entries, contents.amount.entries - before);
+        contents = digest(context, contents, found, wanted.clone()).await?;
+        Progress::add(&context.components.progress.entries, contents.amount.entries - before);
     }
     Ok(contents)
 }
 
-async fn digest(mut contents: Contents, records: Vec<LogRecord>, wanted: Arc<Wanted>) -> Result<Contents, Error> {
-    on_a_thread(move || {
-        for record in &records {
-            // What cannot be decoded is noted in the contents.
-            let _ = contents.add_record(record, &wanted);
-        }
-        contents
-    })
-    .await
+async fn digest(
+    context: &ReplayContext,
+    mut contents: Contents,
+    records: Vec<LogRecord>,
+    wanted: Arc<Selection>,
+) -> Result<Contents, Error> {
+    context
+        .compute(move || {
+            for record in &records {
+                // What cannot be decoded is noted in the contents.
+                let _ = contents.add_record(record, &wanted);
+            }
+            contents
+        })
+        .await
 }

@@ -21,12 +21,14 @@
 //! Nothing here is kept over a restart.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own what they start"))]
 
 mod ask;
 mod body;
 mod client;
 mod config;
 mod fleet;
+mod members;
 mod metrics;
 mod proto;
 mod server;

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::Shared;
+use crate::members::Members;
 use merge::{Merge, Taken};
 use source::{Event, Source};
 
@@ -31,14 +31,14 @@ const EVENTS_MAX: usize = 256;
 
 /// One live tail.
 pub(crate) struct Tail {
-    shared: Arc<Shared>,
+    members: Arc<Members>,
     request: TailRequest,
     sender: TailSender,
 }
 
 /// The sources of a tail.
 struct Sources {
-    shared: Arc<Shared>,
+    members: Arc<Members>,
     request: TailRequest,
     events: mpsc::Sender<Event>,
     tasks: JoinSet<()>,
@@ -51,18 +51,18 @@ struct Sources {
 }
 
 impl Tail {
-    pub(crate) fn new(shared: Arc<Shared>, request: TailRequest, sender: TailSender) -> Self {
-        Self { shared, request, sender }
+    pub(crate) fn new(members: Arc<Members>, request: TailRequest, sender: TailSender) -> Self {
+        Self { members, request, sender }
     }
 
     /// Runs until nobody reads any more, or for as long as it is polled.
     pub(crate) async fn run(self) {
-        let Self { shared, request, sender } = self;
-        let _open = OpenTail::new(&shared);
-        let mut views = shared.control.watch();
+        let Self { members, request, sender } = self;
+        let _open = OpenTail::new(&members);
+        let mut views = members.control.watch();
         let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
         let mut sources = Sources {
-            shared: shared.clone(),
+            members: members.clone(),
             request: TailRequest { catch_up: CatchUp::FromNow, ..request },
             events,
             tasks: JoinSet::new(),
@@ -77,7 +77,7 @@ impl Tail {
         sources.request.catch_up = CatchUp::FromBefore;
         sources.unsettled = (1..=sources.count).collect();
         sender.set_opened(sources.unsettled.is_empty());
-        let mut merge = Merge::new(shared.config.tail_hold.get());
+        let mut merge = Merge::new(members.config.tail_hold.get());
         let mut ready = Taken::default();
         loop {
             let due = merge.due();
@@ -102,7 +102,7 @@ impl Tail {
                     merge.expire(Instant::now(), &mut ready);
                 }
             }
-            shared.metrics.tail_repeated.inc_by(std::mem::take(&mut ready.repeated_rows));
+            members.metrics.tail_repeated.inc_by(std::mem::take(&mut ready.repeated_rows));
             ready.batches.drain(..).for_each(|batch| sender.send(batch));
         }
     }
@@ -112,10 +112,10 @@ impl Sources {
     /// Opens sources for who serves something in this view, and lets go of those who do not any more.
     fn follow(&mut self, view: &View) {
         let serves = |role| role != PartitionRole::Warming;
-        let own = self.shared.control.id();
+        let own = self.members.control.id();
         let mut wanted: HashMap<&str, &str> = HashMap::new();
         for process in view.processes() {
-            let is_own = process.id == own && self.shared.local.is_some();
+            let is_own = process.id == own && self.members.local.is_some();
             if is_own || process.partitions.iter().any(|state| serves(state.role)) {
                 wanted.insert(&process.id, process.rpc.as_deref().unwrap_or_default());
             }
@@ -131,14 +131,14 @@ impl Sources {
             if self.open.contains_key(id) {
                 continue;
             }
-            let Some(holder) = self.shared.holder(id, rpc, view) else { continue };
+            let Some(holder) = self.members.holder(id, rpc, view) else { continue };
             self.count += 1;
             let gone = CancellationToken::new();
             let source = Source {
                 number: self.count,
                 openings: self.openings.clone(),
                 request: self.request.clone(),
-                config: self.shared.config.clone(),
+                config: self.members.config.clone(),
                 events: self.events.clone(),
                 gone: gone.clone(),
             };
@@ -152,9 +152,9 @@ impl Sources {
 struct OpenTail(prometheus::IntGauge);
 
 impl OpenTail {
-    fn new(shared: &Shared) -> Self {
-        shared.metrics.tails.inc();
-        Self(shared.metrics.tails.clone())
+    fn new(members: &Members) -> Self {
+        members.metrics.tails.inc();
+        Self(members.metrics.tails.clone())
     }
 }
 

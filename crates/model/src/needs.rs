@@ -18,6 +18,16 @@ impl Needs {
     pub fn everything() -> Self {
         Self { lines: LineNeed::Content, metadata: MetadataNeed::All, offsets: true }
     }
+
+    /// What two scans need together: a batch that has this serves both.
+    #[must_use]
+    pub fn union(self, other: &Self) -> Self {
+        Self {
+            lines: self.lines.max(other.lines),
+            metadata: self.metadata.union(&other.metadata),
+            offsets: self.offsets || other.offsets,
+        }
+    }
 }
 
 /// What is needed of lines. Variants are ordered: each includes the ones before it.
@@ -45,6 +55,22 @@ pub enum MetadataNeed {
 }
 
 impl MetadataNeed {
+    fn union(self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::All, _) | (_, Self::All) => Self::All,
+            (this, Self::None) => this,
+            (Self::None, other) => other.clone(),
+            (Self::Names(mut names), Self::Names(others)) => {
+                for name in others {
+                    if !names.contains(name) {
+                        names.push(name.clone());
+                    }
+                }
+                Self::Names(names)
+            }
+        }
+    }
+
     /// Whether the values of this key are needed.
     pub fn includes(&self, key: &str) -> bool {
         match self {
@@ -52,5 +78,27 @@ impl MetadataNeed {
             Self::Names(names) => names.iter().any(|name| name == key),
             Self::All => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_union_serves_both() {
+        let names = |names: &[&str]| MetadataNeed::Names(names.iter().map(|name| (*name).to_owned()).collect());
+        let check = |one: MetadataNeed, other: MetadataNeed, expected: MetadataNeed| {
+            let needs = |metadata| Needs { metadata, ..Needs::default() };
+            assert_eq!(needs(one.clone()).union(&needs(other.clone())).metadata, expected, "{one:?} and {other:?}");
+        };
+        check(MetadataNeed::None, MetadataNeed::None, MetadataNeed::None);
+        check(MetadataNeed::None, names(&["a"]), names(&["a"]));
+        check(names(&["a", "b"]), names(&["b", "c"]), names(&["a", "b", "c"]));
+        check(names(&["a"]), MetadataNeed::All, MetadataNeed::All);
+        check(MetadataNeed::All, MetadataNeed::None, MetadataNeed::All);
+        let lengths = Needs { lines: LineNeed::Lengths, ..Needs::default() };
+        assert_eq!(Needs::everything().union(&lengths), Needs::everything());
+        assert_eq!(lengths.clone().union(&Needs::default()), lengths);
     }
 }

@@ -21,6 +21,7 @@
 //! and a server of the query RPC stand on both sides of the same trait.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own what they start"))]
 
 mod error;
 mod log_tail;

@@ -9,13 +9,13 @@ use model::{Offset, OffsetRange};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Next, is_time_to_go};
+use super::next::NextPhase;
 use crate::Error;
 use crate::head_watch::HeadWatch;
-use crate::intake::{Intake, Turn};
-use crate::memory::{Held, Opened};
+use crate::intake::{Intake, IntakeTurn};
+use crate::memory::{MemorySegment, OpenedAt};
 use crate::order::{Order, Orders};
-use crate::publisher::{Halt, Job, publish_all};
+use crate::publisher::{PublishError, PublishJob, publish_all};
 
 /// How cutting ended, when not for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,17 +31,21 @@ enum Ended {
 }
 
 /// Leads until it is over, one way or another. What was consumed is published first, where it still can be.
-pub(super) async fn lead(intake: &mut Intake<'_>, orders: &mut Orders, lead: Box<dyn Lead>) -> Result<Next, Error> {
-    let (shared, partition, epoch) = (intake.shared, intake.partition, lead.epoch());
+pub(super) async fn lead(
+    intake: &mut Intake<'_>,
+    orders: &mut Orders,
+    lead: Box<dyn Lead>,
+) -> Result<NextPhase, Error> {
+    let (state, partition, epoch) = (intake.state, intake.partition, lead.epoch());
     let start = lead.flushed_to();
     tracing::info!(%partition, epoch, from = %start, consumed = %intake.consumed(), "leading a partition");
     intake.begin_lead(start);
     intake.head_epoch = epoch;
-    intake.stand(PartitionRole::Leading, true, epoch);
-    let (jobs, queue) = mpsc::channel(shared.config.waiting_cuts_max.get());
+    intake.set_lead_status(PartitionRole::Leading, true, epoch);
+    let (jobs, queue) = mpsc::channel(state.config.waiting_cuts_max.get());
     // In a set, so that it goes when this future is dropped, and is waited for when it is not.
     let mut publisher = JoinSet::new();
-    publisher.spawn(publish_all(shared.clone(), intake.memory.clone(), lead, queue, orders.clone()));
+    publisher.spawn(publish_all(state.clone(), intake.memory.clone(), lead, queue, orders.clone()));
     let waiting = intake.memory.waiting();
     let mut cutter = Cutter { intake, epoch, cut_to: start, waiting, is_overdue_told: false };
     let ended = cutter.cut_on(&jobs, orders).await;
@@ -55,21 +59,23 @@ pub(super) async fn lead(intake: &mut Intake<'_>, orders: &mut Orders, lead: Box
     drop(jobs);
     let halted = match publisher.join_next().await {
         Some(Ok(outcome)) => outcome,
-        Some(Err(error)) if error.is_cancelled() => Err(Halt::Fenced),
-        Some(Err(panic)) => {
-            Err(Halt::Failed(CutError::Failed { partition, range: intake.memory.held(), reason: panic.to_string() }))
-        }
+        Some(Err(error)) if error.is_cancelled() => Err(PublishError::Fenced),
+        Some(Err(panic)) => Err(PublishError::Failed(CutError::Failed {
+            partition,
+            range: intake.memory.held(),
+            reason: panic.to_string(),
+        })),
         None => Ok(()),
     };
     match (ended, halted) {
-        (_, Err(Halt::Failed(error))) => Err(error.into()),
+        (_, Err(PublishError::Failed(error))) => Err(error.into()),
         (Err(error), _) => Err(error),
-        (Ok(_), Err(Halt::Fenced)) | (Ok(Ended::Superseded), _) => {
-            shared.metrics.fenced.inc();
-            Ok(if shared.peers.can_exist() { Next::Drain { epoch } } else { Next::Pause })
+        (Ok(_), Err(PublishError::Fenced)) | (Ok(Ended::Superseded), _) => {
+            state.metrics.fenced.inc();
+            Ok(if state.peers.can_exist() { NextPhase::Drain { epoch } } else { NextPhase::Pause })
         }
-        (Ok(_), Err(Halt::GaveUp)) | (Ok(Ended::Asked | Ended::Halted), Ok(())) => Ok(Next::End),
-        (Ok(Ended::Overtaken), Ok(())) => Ok(Next::Warm { take_now: true }),
+        (Ok(_), Err(PublishError::GaveUp)) | (Ok(Ended::Asked | Ended::Halted), Ok(())) => Ok(NextPhase::End),
+        (Ok(Ended::Overtaken), Ok(())) => Ok(NextPhase::Warm { take_now: true }),
     }
 }
 
@@ -80,17 +86,17 @@ struct Cutter<'i, 'a> {
     /// Everything below is in blocks or on its way there.
     cut_to: Offset,
     /// Segments that ended before the lead was taken, and that no head lists whole.
-    waiting: VecDeque<(Arc<Held>, OffsetRange)>,
+    waiting: VecDeque<(Arc<MemorySegment>, OffsetRange)>,
     is_overdue_told: bool,
 }
 
 impl Cutter<'_, '_> {
     /// Fills and cuts until there is a reason to end.
-    async fn cut_on(&mut self, jobs: &mpsc::Sender<Job>, orders: &mut Orders) -> Result<Ended, Error> {
-        let (shared, partition) = (self.intake.shared, self.intake.partition);
+    async fn cut_on(&mut self, jobs: &mpsc::Sender<PublishJob>, orders: &mut Orders) -> Result<Ended, Error> {
+        let (state, partition) = (self.intake.state, self.intake.partition);
         let memory = self.intake.memory.clone();
-        let mut changes = shared.peers.changes();
-        let mut head = HeadWatch::on_hint(shared, partition);
+        let mut changes = state.peers.changes();
+        let mut head = HeadWatch::on_hint(state, partition);
         loop {
             if self.is_asked_to_end(orders.now()) {
                 return Ok(Ended::Asked);
@@ -98,7 +104,7 @@ impl Cutter<'_, '_> {
             if jobs.is_closed() {
                 return Ok(Ended::Halted);
             }
-            if shared.peers.know_later(partition, self.epoch) {
+            if state.peers.know_later(partition, self.epoch) {
                 // A hint is not believed: the head is asked.
                 head.hurry();
             }
@@ -130,18 +136,18 @@ impl Cutter<'_, '_> {
                 }
             };
             match self.intake.turn(woken).await? {
-                Turn::Woken(Some(found)) => {
+                IntakeTurn::Woken(Some(found)) => {
                     if found?.epoch > self.epoch {
                         tracing::info!(%partition, epoch = self.epoch, "another process has taken over a partition");
                         return Ok(Ended::Superseded);
                     }
                 }
-                Turn::Overtaken => {
+                IntakeTurn::Overtaken => {
                     tracing::error!(%partition, consumed = %self.intake.consumed(),
                         "retention has passed this consumer: records were removed before they were read");
                     return Ok(Ended::Overtaken);
                 }
-                Turn::Woken(None) | Turn::Went => {}
+                IntakeTurn::Woken(None) | IntakeTurn::Went => {}
             }
         }
     }
@@ -149,13 +155,13 @@ impl Cutter<'_, '_> {
     /// Whether to give up the lead now. Where others may be, taking the partition away is no reason: they take it when
     /// they are ready, and until then nobody else leads it.
     fn is_asked_to_end(&mut self, order: Order) -> bool {
-        let shared = self.intake.shared;
+        let state = self.intake.state;
         let role = match order {
             Order::Own { .. } => PartitionRole::Leading,
-            Order::Release { .. } | Order::Leave { .. } if !shared.peers.can_exist() => return true,
-            Order::Leave { .. } if is_time_to_go(shared, order) => return true,
+            Order::Release { .. } | Order::Leave { .. } if !state.peers.can_exist() => return true,
+            Order::Leave { .. } if state.is_time_to_leave(order) => return true,
             Order::Release { since } => {
-                if !self.is_overdue_told && since.elapsed() >= shared.config.handoff_max.get() {
+                if !self.is_overdue_told && since.elapsed() >= state.config.handoff_max.get() {
                     self.is_overdue_told = true;
                     tracing::warn!(partition = %self.intake.partition, epoch = self.epoch,
                         "a partition was given away, and nobody takes it; leading it on");
@@ -164,14 +170,14 @@ impl Cutter<'_, '_> {
             }
             Order::Leave { .. } => PartitionRole::Draining,
         };
-        self.intake.stand(role, true, self.epoch);
+        self.intake.set_lead_status(role, true, self.epoch);
         false
     }
 
     /// Whether to cut now, and why.
     fn cut_due(&self) -> Option<CutReason> {
         let Self { intake, cut_to, .. } = self;
-        let (config, budget) = (&intake.shared.config, &intake.shared.budget);
+        let (config, budget) = (&intake.state.config, &intake.state.budget);
         if intake.memory.is_flush_due(*cut_to) {
             return Some(CutReason::Forced);
         }
@@ -183,7 +189,7 @@ impl Cutter<'_, '_> {
             return Some(CutReason::Full);
         }
         // By the clock that never jumps: neither are cuts delayed when the other is set back, nor is all cut at once.
-        if opened.is_some_and(|Opened { at, .. }| at.elapsed() >= config.cut_age.get()) {
+        if opened.is_some_and(|OpenedAt { at, .. }| at.elapsed() >= config.cut_age.get()) {
             return Some(CutReason::MaxAge);
         }
         // Cutting helps only when nothing of this partition is on its way to the store already.
@@ -192,7 +198,7 @@ impl Cutter<'_, '_> {
     }
 
     /// Cuts everything that was consumed, or as much as the publisher still takes.
-    async fn cut_all(&mut self, jobs: &mpsc::Sender<Job>) {
+    async fn cut_all(&mut self, jobs: &mpsc::Sender<PublishJob>) {
         while self.cut_to < self.intake.consumed()
             && let Ok(slot) = jobs.reserve().await
         {
@@ -201,7 +207,7 @@ impl Cutter<'_, '_> {
     }
 
     /// The next cut, in the order of offsets. Something must be left to cut.
-    fn next_job(&mut self, reason: CutReason) -> Job {
+    fn next_job(&mut self, reason: CutReason) -> PublishJob {
         if !self.waiting.is_empty() {
             return self.job_of_waiting();
         }
@@ -209,20 +215,20 @@ impl Cutter<'_, '_> {
         self.job(&frozen, range, reason)
     }
 
-    fn job_of_waiting(&mut self) -> Job {
+    fn job_of_waiting(&mut self) -> PublishJob {
         let (held, range) = self.waiting.pop_front().expect("the caller looked");
         self.job(&held, range, CutReason::Full)
     }
 
     /// A segment and its range become a cut, from where the last one ended.
-    fn job(&mut self, held: &Held, whole: OffsetRange, reason: CutReason) -> Job {
-        let Intake { shared, partition, .. } = *self.intake;
+    fn job(&mut self, held: &MemorySegment, whole: OffsetRange, reason: CutReason) -> PublishJob {
+        let Intake { state, partition, .. } = *self.intake;
         assert!(whole.start <= self.cut_to, "cuts leave nothing out");
         let range = OffsetRange::new(self.cut_to, whole.end);
         self.cut_to = whole.end;
-        let opened = held.opened.get().map_or_else(|| shared.components.clock.now(), |opened| opened.time);
+        let opened = held.opened.get().map_or_else(|| state.components.clock.now(), |opened| opened.time);
         tracing::debug!(%partition, %range, reason = reason.as_str(), "cut");
         let cut = Cut { partition, range, segment: held.segment.clone(), reason, opened };
-        Job { cut, frozen: tokio::time::Instant::now() }
+        PublishJob { cut, frozen: tokio::time::Instant::now() }
     }
 }

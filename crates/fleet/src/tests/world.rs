@@ -17,6 +17,7 @@ use owner::{
 };
 use parking_lot::Mutex;
 use prometheus::Registry;
+use runtime::Processors;
 use schemas::record::RecordBuilder;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -204,7 +205,7 @@ impl World {
     }
 
     pub(super) fn log_tail(&self) -> Arc<LogTail> {
-        LogTail::new(LogTailConfig::default(), self.log.clone())
+        LogTail::new(LogTailConfig::default(), self.log.clone(), &Processors::default())
     }
 
     pub(super) async fn start(&self, id: &str, role: PartitionRole, epoch: u64) -> Process {

@@ -1,4 +1,4 @@
-//! Which partitions are held here: a task for each, and its orders.
+//! The partitions that this process holds: a task for each, and the orders for it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::order::{Order, Orders};
 use crate::phase::own;
 use crate::state::ConsumerState;
 
-/// How often others are told what is held here when nothing else happens.
+/// How often the state of this process is published when nothing changes.
 const PUBLISH_PERIOD: Duration = Duration::from_secs(1);
 
-/// How long leaving the group may take. It is not waited for otherwise.
+/// Leaving the group may take this long. After that, shutdown goes on without it.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
-/// Runs a task for each partition that is assigned to this process, or was and is still held.
+/// Runs a task for each partition that is assigned to this process, or that was assigned and is still held.
 pub(crate) struct Assignments<'a> {
     state: &'a Arc<ConsumerState>,
     shutdown: CancellationToken,
@@ -58,7 +58,7 @@ impl<'a> Assignments<'a> {
                     }
                     Err(LogError::Unavailable(reason)) => {
                         self.state.metrics.retries.with_label_values(&["log"]).inc();
-                        tracing::warn!(reason, "cannot learn what partitions to own; trying again");
+                        tracing::warn!(reason, "cannot ask for the assigned partitions; trying again");
                         not_before = Instant::now() + pauses.next();
                     }
                     Err(error) => self.fail(Error::Assignment(error)),
@@ -69,7 +69,7 @@ impl<'a> Assignments<'a> {
         self.failed.map_or(Ok(()), Err)
     }
 
-    /// Lets others take over, and waits until everything is handed over or published. Serving goes on meanwhile.
+    /// Leaves the group and waits until everything is handed over or published. Serving goes on meanwhile.
     async fn leave(&mut self, mut tell: Interval) {
         let since = Instant::now();
         if let Some(control) = &self.state.components.control {
@@ -83,9 +83,11 @@ impl<'a> Assignments<'a> {
             match tokio::time::timeout(LEAVE_MAX, log.leave()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "cannot leave the group; others take over when they miss this process")
+                    tracing::warn!(%error, "cannot leave the group; other processes take over after the session timeout")
                 }
-                Err(_) => tracing::warn!("leaving the group takes long; others take over when they miss this process"),
+                Err(_) => tracing::warn!(
+                    "leaving the group takes too long; other processes take over after the session timeout"
+                ),
             }
         };
         let drained = async {
@@ -104,7 +106,7 @@ impl<'a> Assignments<'a> {
     }
 
     fn assigned(&mut self, assignment: Assignment) {
-        tracing::info!(?assignment, "partitions");
+        tracing::info!(?assignment, "assignment changed");
         let since = Instant::now();
         match assignment {
             Assignment::Assigned(partitions) => {
@@ -149,7 +151,7 @@ impl<'a> Assignments<'a> {
     fn ended(&mut self, ended: Result<(PartitionId, Result<(), Error>), JoinError>) {
         match ended {
             Ok((partition, Ok(()))) => {
-                // It may have come back while it was given up.
+                // It may have been assigned again while its task ended.
                 let is_back = self.held.remove(&partition).is_some_and(|orders| orders.borrow().is_own());
                 if is_back && !self.shutdown.is_cancelled() {
                     self.start(partition);
@@ -163,7 +165,7 @@ impl<'a> Assignments<'a> {
         }
     }
 
-    /// Keeps the first failure and asks the others to drain.
+    /// Keeps the first failure and shuts down the other partitions.
     fn fail(&mut self, error: Error) {
         tracing::error!(%error, "the consumer fails; draining the other partitions");
         self.failed.get_or_insert(error);

@@ -1,4 +1,4 @@
-//! What one process does with one partition: phases that follow one another, over one memory.
+//! The life of one partition in one process: phases that follow one another over one memory.
 //!
 //! ```text
 //!                    nobody leads, caught up, memory short, too long
@@ -11,13 +11,13 @@
 //!  assigned, mode `follow` ─▶ Following ─▶ End
 //! ```
 //!
-//! The memory goes on through all of them: it is contiguous from some offset at or below a head's F up to W, and only
-//! what lies below an F that this process read or wrote is let go. So a partition that comes back is not read anew, and
-//! what an old owner holds answers readers until the new one holds as much.
+//! All phases use the same memory. It is contiguous from some offset at or below a head's F up to W, and only rows below
+//! an F that this process read or wrote are evicted. So a partition that is assigned again need not be read again, and an
+//! old owner answers readers until the new one holds as much.
 //!
-//! Taking a partition away does not end a lead: the old owner cuts on until its head is taken (`Draining` is what it
-//! tells others meanwhile). Two that believe to lead are no danger, since only one of them can change the head; nobody who
-//! leads would be one: the partition would wait in the log.
+//! Revoking a partition does not end its lead: the old owner goes on cutting until another process takes the head, and
+//! publishes its role as `Draining` meanwhile. Two processes that believe they lead do no harm, since only one of them can
+//! change the head. A partition without a leader would pile up in the log.
 
 mod draining;
 mod following;
@@ -38,12 +38,12 @@ use crate::order::Orders;
 use crate::state::ConsumerState;
 use next::NextPhase;
 
-/// Holds a partition until it is ordered to let it go, and may.
+/// Holds a partition until an order releases it and it can be released.
 ///
-/// Dropping the future drops everything at once, as a crash does; what was not published is read again.
+/// Dropping the future drops everything at once, as a crash does. The next owner reads the unpublished rows again.
 ///
 /// # Errors
-/// What failed for good.
+/// The first error that another try cannot cure.
 pub(crate) async fn own(state: Arc<ConsumerState>, partition: PartitionId, mut orders: Orders) -> Result<(), Error> {
     while orders.now().is_own() {
         let Some((head, log_end)) = look(&state, partition, &mut orders).await? else { return Ok(()) };
@@ -68,7 +68,8 @@ pub(crate) async fn own(state: Arc<ConsumerState>, partition: PartitionId, mut o
     Ok(())
 }
 
-/// The head and the log's end, however long store and log are away; `None` when the partition goes away first.
+/// Reads the head and the log's end, and waits while store or log are unavailable. `None` if the partition is revoked
+/// first.
 async fn look(
     state: &ConsumerState,
     partition: PartitionId,
@@ -80,7 +81,7 @@ async fn look(
             biased;
             () = orders.changed() => continue,
             found = async {
-                // The head first: what it says was in the log before.
+                // The head first: everything it lists was in the log before it was written.
                 let head = state.components.blocks.flushed_to(partition).await?;
                 let held = state.components.log.watermarks(partition).await;
                 let held = held.map_err(|source| Error::Log { partition, source })?;
@@ -96,7 +97,7 @@ async fn look(
     Ok(None)
 }
 
-/// Waits, or until there is another order.
+/// Waits for a time, or until the order changes.
 async fn pause(orders: &mut Orders, time: Duration) {
     tokio::select! {
         biased;

@@ -1,4 +1,4 @@
-//! Publishes the cuts of one partition, one after the other, until there are no more.
+//! Publishes the cuts of one partition, one after the other.
 
 use std::sync::Arc;
 
@@ -10,25 +10,25 @@ use crate::memory::PartitionMemory;
 use crate::order::{Order, Orders};
 use crate::state::ConsumerState;
 
-/// One cut on its way.
+/// A cut to publish.
 pub(crate) struct PublishJob {
     pub(crate) cut: Cut,
     /// When its segment ended.
     pub(crate) frozen: Instant,
 }
 
-/// Why publishing ended before the cuts did.
+/// Why publishing ended before all cuts were published.
 #[derive(Debug)]
 pub(crate) enum PublishError {
-    /// Another process leads the partition.
+    /// Another process leads the partition now.
     Fenced,
-    /// The store was not there for too long after shutdown was asked for. The log holds what is left.
+    /// The store was unavailable for too long during shutdown. The log holds the rest.
     GaveUp,
-    /// A cut that can never be published.
+    /// The cut can never be published.
     Failed(CutError),
 }
 
-/// Runs until the channel closes and all that came through it is published.
+/// Runs until the channel is closed and all its cuts are published.
 pub(crate) async fn publish_all(
     state: Arc<ConsumerState>,
     memory: Arc<PartitionMemory>,
@@ -74,7 +74,7 @@ async fn publish(
                 tracing::warn!(%error, ?pause, "cannot publish a cut; trying again");
                 tokio::select! {
                     biased;
-                    // At shutdown the time that is left is used for another try at once, then every pause.
+                    // Shutdown cuts the pause short: the remaining time is for more tries.
                     () = orders.changed() => {}
                     () = tokio::time::sleep(pause) => {}
                 }
@@ -88,11 +88,11 @@ async fn publish(
     }
 }
 
-/// Since when the end of the lead is asked for, if it is.
+/// When the order came that ends the lead; `None` if the lead should go on.
 fn ends_since(state: &ConsumerState, order: Order) -> Option<Instant> {
     match order {
         Order::Leave { since } => Some(since),
-        // Where others may be, the lead goes on until one of them takes it.
+        // If there are other processes, the lead goes on until one of them takes it.
         Order::Release { since } => (!state.peers.can_exist()).then_some(since),
         Order::Own { .. } => None,
     }

@@ -1,4 +1,4 @@
-//! Holding what another process has taken over, until that one answers for it.
+//! Draining: holds a partition that another process has taken over, until that process answers for it.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::head_watch::HeadWatch;
 use crate::intake::{Intake, IntakeTurn};
 use crate::order::{Order, Orders};
 
-/// A process that ends waits no longer than this for readers to hear of the new one.
+/// A process that shuts down waits no longer than this for readers to learn of the new owner.
 const LEAVE_GRACE: Duration = Duration::from_secs(1);
 
-/// Reads along after the lead of this epoch was lost.
+/// Reads along after this process lost the lead of `epoch`.
 pub(super) async fn drain(intake: &mut Intake<'_>, orders: &mut Orders, epoch: u64) -> Result<NextPhase, Error> {
     let (state, partition) = (intake.state, intake.partition);
     let fenced = Instant::now();
     let held_to = intake.consumed();
-    // Since when another one is known to lead, and to hold what was held here.
+    // Since when another process leads and holds everything that was held here.
     let mut succeeded: Option<Instant> = None;
     let mut head = HeadWatch::steady(state, partition);
     let mut changes = state.peers.changes();
@@ -57,10 +57,10 @@ fn what_next(intake: &Intake<'_>, order: Order, fenced: Instant, succeeded: Opti
     let Intake { state, partition, .. } = *intake;
     let config = &state.config;
     match order {
-        // It came back: this time others know.
+        // It was assigned again after the lead was lost, so the assignment knows of the new leader.
         Order::Own { since } if since > fenced => Some(NextPhase::Warm { take_now: false }),
-        // It was never taken away: the other one was meant to have it and is gone, or this process slept. Until that is
-        // known it stands by.
+        // It was never revoked: either the other process got it by mistake or is gone, or this process was paused and
+        // missed the revocation. It waits until that is clear.
         Order::Own { .. } => {
             let is_free = !state.peers.is_led_to_stay(partition, intake.head_epoch);
             (is_free && fenced.elapsed() >= config.fenced_pause.get()).then_some(NextPhase::Warm { take_now: false })

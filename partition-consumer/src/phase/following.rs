@@ -1,4 +1,4 @@
-//! Reading along, for readers only.
+//! Following: reads along, only to answer readers.
 
 use control::PartitionRole;
 
@@ -8,8 +8,8 @@ use crate::head_watch::HeadWatch;
 use crate::intake::{Intake, IntakeTurn};
 use crate::order::Orders;
 
-/// Reads along until the partition is assigned to this process no longer. What heads list goes; at the cap fetching
-/// stops until they list more.
+/// Reads along until the partition is revoked. Rows that heads list are evicted. At the memory cap fetching stops until
+/// they list more.
 pub(super) async fn follow(intake: &mut Intake<'_>, orders: &mut Orders) -> Result<NextPhase, Error> {
     let mut head = HeadWatch::steady(intake.state, intake.partition);
     while orders.now().is_own() {
@@ -26,7 +26,7 @@ pub(super) async fn follow(intake: &mut Intake<'_>, orders: &mut Orders) -> Resu
         };
         match intake.turn(woken).await? {
             IntakeTurn::Woken(Some(found)) => intake.note_head(found?),
-            // The next head shows where the log begins, once its leader has recorded what is lost.
+            // Once the leader has recorded the loss, the next head shows where the log begins.
             IntakeTurn::Overtaken => head.hurry(),
             IntakeTurn::Woken(None) | IntakeTurn::Went => {}
         }

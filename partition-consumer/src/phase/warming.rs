@@ -1,4 +1,4 @@
-//! Reading into memory what another process leads, until the lead is taken.
+//! Warming: reads a partition into memory until this process takes the lead.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ enum Woken {
     Look,
 }
 
-/// Reads along until the lead is taken; `take_now` takes it without waiting for anything.
+/// Reads along until it takes the lead. With `take_now` it takes the lead at once.
 pub(super) async fn warm(intake: &mut Intake<'_>, orders: &mut Orders, take_now: bool) -> Result<NextPhase, Error> {
     let (state, partition, memory) = (intake.state, intake.partition, intake.memory.clone());
     let began = Instant::now();
@@ -33,12 +33,12 @@ pub(super) async fn warm(intake: &mut Intake<'_>, orders: &mut Orders, take_now:
     let mut is_overtaken = false;
     let mut changes = state.peers.changes();
     let mut head = HeadWatch::steady(state, partition);
-    // Beside fetching: the store may be slow.
+    // Fetching goes on meanwhile, since the store may be slow.
     let mut taking: Option<Taking<'_>> = None;
     loop {
         if !orders.now().is_own() {
-            // A take-over that was begun may still happen. Then nobody leads under the new epoch, and whoever should
-            // finds the partition without a leader.
+            // A take-over that has begun may still succeed. Then nobody leads in the new epoch, and the process that
+            // the partition is assigned to notices that.
             return Ok(NextPhase::End);
         }
         intake.set_lead_status(PartitionRole::Warming, false, intake.head_epoch);
@@ -82,7 +82,7 @@ pub(super) async fn warm(intake: &mut Intake<'_>, orders: &mut Orders, take_now:
     }
 }
 
-/// Why the lead should be taken now.
+/// The reason to take the lead now, if there is one.
 fn why_take(
     intake: &Intake<'_>,
     began: Instant,
@@ -94,29 +94,29 @@ fn why_take(
     if !state.peers.is_led(partition, intake.head_epoch) {
         return Some("nobody leads it");
     }
-    // Retention took what was to be read next. The leader may hold it still, and what it makes blocks of is not lost:
-    // its head shows the way on.
+    // Retention removed the next record. The leader may still hold it and make blocks of it, so it is not lost yet: the
+    // leader's head shows where to go on.
     if is_overtaken {
         return None;
     }
     if intake.memory.is_serving() {
         return Some("all is read");
     }
-    // Fetching has stopped. The next look into the head may free enough; if not, only own cuts will.
+    // Fetching has stopped. The next head may allow enough to be evicted; if not, only own cuts free memory.
     if short_since.is_some_and(|since| since.elapsed() >= config.head_poll.get()) {
         return Some("memory is short");
     }
     (began.elapsed() >= config.warm_max.get()).then_some("reading takes too long")
 }
 
-/// Takes the lead, however long the store is away.
+/// Takes the lead, and keeps trying while the store is unavailable.
 async fn take(state: &ConsumerState, memory: Arc<PartitionMemory>) -> Result<Box<dyn Lead>, Error> {
     let partition = memory.partition();
     let mut pauses = state.retry_pauses();
     loop {
         let error = match try_take(state, &memory).await {
             Ok(lead) => return Ok(lead),
-            // What was flushed may have been appended after the log was asked.
+            // The flushed rows may have been appended after the log was asked.
             Err(error @ Error::Cut(CutError::LogBehind { .. })) => match is_log_behind(state, partition).await {
                 Ok(true) => return Err(error),
                 Ok(false) => continue,
@@ -129,10 +129,10 @@ async fn take(state: &ConsumerState, memory: Arc<PartitionMemory>) -> Result<Box
     }
 }
 
-/// True when the log ends below what is in blocks: it was truncated, or made anew.
+/// True when the log ends below the flushed-to offset: it was truncated or created again.
 async fn is_log_behind(state: &ConsumerState, partition: PartitionId) -> Result<bool, Error> {
     let components = &state.components;
-    // The head first: what it says was in the log before.
+    // The head first: everything it lists was in the log before it was written.
     let head = components.blocks.flushed_to(partition).await?;
     let log = components.log.watermarks(partition).await.map_err(|source| Error::Log { partition, source })?;
     Ok(head.is_some_and(|head| log.end < head.flushed_to))
@@ -141,7 +141,7 @@ async fn is_log_behind(state: &ConsumerState, partition: PartitionId) -> Result<
 async fn try_take(state: &ConsumerState, memory: &PartitionMemory) -> Result<Box<dyn Lead>, Error> {
     let partition = memory.partition();
     let log = state.components.log.watermarks(partition).await.map_err(|source| Error::Log { partition, source })?;
-    // What memory holds is not lost, also when the log does not hold it any more.
+    // Rows in memory are not lost, even if the log no longer holds them.
     let held = memory.held();
     let first = if memory.flushed() < held.end { held.start.min(log.first) } else { log.first };
     Ok(state.components.blocks.acquire(partition, OffsetRange::new(first, log.end)).await?)

@@ -1,4 +1,4 @@
-//! What a block holds, read from the store or from memory.
+//! Reads the contents of a block, from the store or from memory.
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -12,24 +12,24 @@ use thiserror::Error;
 
 use super::{Error, Progress, Selection, contents::Contents, retries::Retries};
 
-/// The wanted entries of a block, and what its own table says of their tenants.
+/// The selected entries of a block, and the tenants that its own index lists.
 #[derive(Debug, Default)]
 pub(crate) struct BlockContents {
     pub(crate) contents: Contents,
-    /// As a head lists them; only wanted ones.
+    /// The selected tenants, as a head lists them.
     pub(crate) tenants: Vec<TenantEntry>,
 }
 
 /// Why a block could not be read.
 #[derive(Debug, Error)]
 pub(crate) enum BlockReadError {
-    /// There is no such object any more.
+    /// The object no longer exists.
     #[error("the block is gone")]
     Gone,
-    /// The bytes are not those of the block.
+    /// The object is not a valid block, or not the one that the head lists.
     #[error("{0}")]
     Damaged(String),
-    /// The store failed, or somebody asked to stop.
+    /// The store failed, or the replay was stopped.
     #[error(transparent)]
     Failed(#[from] Error),
 }
@@ -40,17 +40,18 @@ impl From<BlockError> for BlockReadError {
     }
 }
 
-/// What reading blocks needs.
+/// Reads contents of blocks from the store.
 #[derive(Clone, Copy)]
-pub(crate) struct BlockReader<'a> {
+pub(crate) struct BlockContentsReader<'a> {
     pub(crate) store: &'a dyn ObjectStore,
     pub(crate) retries: &'a Retries,
     pub(crate) work: &'a Share,
     pub(crate) progress: &'a Progress,
 }
 
-impl BlockReader<'_> {
-    /// Reads what is wanted of a block, of records in `range`. With `with_quarantine`, also which records were set aside.
+impl BlockContentsReader<'_> {
+    /// Reads the selected entries of a block with offsets in `range`, and with `with_quarantine` the offsets of quarantined
+    /// records.
     pub(crate) async fn read(
         &self,
         entry: &BlockEntry,
@@ -63,7 +64,7 @@ impl BlockReader<'_> {
         let mut data = self.get_ranges(&key, std::slice::from_ref(&tail)).await?;
         let index = BlockIndex::open(entry.bytes, data.pop().unwrap_or_default())?;
         check_provenance(&index, entry.range)?;
-        let mut scan = Scan::new(&index, wanted, range);
+        let mut scan = ContentsScan::new(&index, wanted, range);
         loop {
             let needed;
             let work = self.work.run(move || {
@@ -104,11 +105,11 @@ impl BlockReader<'_> {
     }
 }
 
-/// Everything that a block in memory holds.
+/// Reads the contents of a block in memory.
 pub(crate) fn read_bytes(file: &Bytes, range: OffsetRange) -> Result<BlockContents, BlockError> {
     let index = BlockIndex::open(file.len() as u64, file.clone())?;
     let wanted = Selection::everything();
-    let mut scan = Scan::new(&index, &wanted, range);
+    let mut scan = ContentsScan::new(&index, &wanted, range);
     while let Some(ranges) = scan.advance()? {
         let piece = |r: &Range<u64>| file.slice(r.start as usize..r.end as usize);
         let data = ranges.iter().map(piece).collect();
@@ -119,17 +120,17 @@ pub(crate) fn read_bytes(file: &Bytes, range: OffsetRange) -> Result<BlockConten
     Ok(BlockContents { contents, tenants: tenants_of(&index, &wanted) })
 }
 
-/// A scan and what it found so far.
-struct Scan {
+/// A scan of a block, and the contents read so far.
+struct ContentsScan {
     scan: BlockScan,
-    /// The last stream of each wanted tenant, and the tenant.
+    /// For each selected tenant, the end of its streams.
     owners: Vec<(u32, TenantId)>,
     wanted: Selection,
     range: OffsetRange,
     contents: Contents,
 }
 
-impl Scan {
+impl ContentsScan {
     fn new(index: &BlockIndex, wanted: &Selection, range: OffsetRange) -> Self {
         let (mut ordinals, mut owners) = (Vec::new(), Vec::new());
         for tenant in index.tenants().filter(|tenant| wanted.tenants.wants(tenant.tenant)) {
@@ -147,7 +148,7 @@ impl Scan {
         Self { scan, owners, wanted: wanted.clone(), range, contents: Contents::default() }
     }
 
-    /// Works until bytes are needed; none at the end.
+    /// Works until bytes are needed. `None` at the end of the scan.
     fn advance(&mut self) -> Result<Option<Vec<Range<u64>>>, BlockError> {
         loop {
             match self.scan.next()? {
@@ -170,7 +171,7 @@ fn check_provenance(index: &BlockIndex, range: OffsetRange) -> Result<(), BlockR
     if found == range {
         return Ok(());
     }
-    Err(BlockReadError::Damaged(format!("the head says that it holds {range}, the block itself says {found}")))
+    Err(BlockReadError::Damaged(format!("the head lists it with offsets {range}, but the block itself has {found}")))
 }
 
 fn tenants_of(index: &BlockIndex, wanted: &Selection) -> Vec<TenantEntry> {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, Job, Keep, PartitionState, Progress, Selection, State, Target,
-    blocks::BlockReader,
+    blocks::BlockContentsReader,
     records::{Pace, Records},
     retries::Retries,
 };
@@ -138,8 +138,8 @@ impl ReplayContext {
         }
     }
 
-    pub(crate) fn blocks(&self) -> BlockReader<'_> {
-        BlockReader {
+    pub(crate) fn blocks(&self) -> BlockContentsReader<'_> {
+        BlockContentsReader {
             store: &*self.components.store,
             retries: &self.retries,
             work: &self.work,

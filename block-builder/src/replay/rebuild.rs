@@ -1,4 +1,4 @@
-//! Makes the blocks of the window anew from the log, and lists them in place of the old ones.
+//! Rebuilds the blocks of the window from the log and lists them in place of the old ones.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{encode, upload::block_entry};
 
-/// So many differences of an old block are kept.
+/// At most this many differences of an old block are kept.
 const DIFFERENCES_MAX: usize = 20;
 
 pub(crate) async fn partition(context: &ReplayContext, place: usize, mut state: PartitionState) -> Result<(), Error> {
@@ -39,7 +39,7 @@ pub(crate) async fn partition(context: &ReplayContext, place: usize, mut state: 
         }
         let held = watermarks(context, partition).await?;
         if !listed.contains(old.key.as_str()) {
-            // The block has nothing of the tenant. Whether it should have, only the log knows.
+            // The block has no entries of the tenant. The log tells whether it should have some.
             let is_missed = is_held(held, old.range) && log_holds_some(context, &job, partition, old.range).await?;
             if !is_missed {
                 continue;
@@ -67,7 +67,7 @@ pub(crate) async fn partition(context: &ReplayContext, place: usize, mut state: 
     context.note(place, |kept| *kept = state).await
 }
 
-/// Whether the log has entries of the job's tenants and time in a range.
+/// True when the log has entries of the job's tenants and time in the range.
 async fn log_holds_some(
     context: &ReplayContext,
     job: &Job,
@@ -105,7 +105,8 @@ async fn watermarks(context: &ReplayContext, partition: PartitionId) -> Result<W
     asked.map_err(|source| Error::Log { partition, at: model::Offset::ZERO, source })
 }
 
-/// Blocks that were uploaded before a stop, and never listed, may have been collected as garbage since.
+/// Forgets rebuilt blocks that no longer exist: no head lists them yet, so garbage collection may have removed them while
+/// the replay was stopped.
 async fn forget_what_is_gone(context: &ReplayContext, place: usize, state: &mut PartitionState) -> Result<(), Error> {
     let mut there = Vec::new();
     let before = state.rebuilt.len();
@@ -129,7 +130,8 @@ fn object_key(key: &str) -> Result<ObjectKey, Error> {
     ObjectKey::new(key).map_err(|source| Error::Store { key: key.to_owned(), source })
 }
 
-/// One block: read from the log, encoded, read again and compared with the log and with the old block, uploaded.
+/// Rebuilds one block: reads its range of the log, encodes it, compares the result with the log and with the old block,
+/// and uploads it.
 async fn rebuild(
     context: &ReplayContext,
     partition: PartitionId,
@@ -159,7 +161,8 @@ async fn rebuild(
     Ok((Rebuilt { old: old.key.clone(), new, old_block }, log.amount))
 }
 
-/// The new block must hold what the log holds. Anything else is our mistake, and must not be listed.
+/// Checks that the new block holds what the log holds. A difference is a defect of this program, and such a block must not
+/// be listed.
 fn check(partition: PartitionId, log: &Contents, made: &BlockContents) -> Result<(), Error> {
     let place = Comparison { partition, block: None, expected: "the log", found: "the new block" };
     if let Some(difference) = log.differences(&made.contents, &place).first() {
@@ -171,7 +174,7 @@ fn check(partition: PartitionId, log: &Contents, made: &BlockContents) -> Result
     Ok(())
 }
 
-/// All records of a range, of all tenants: as rows for a block, and as contents to compare with.
+/// Reads all records of a range, as rows for a block and as contents to compare with.
 async fn read_range(
     context: &ReplayContext,
     partition: PartitionId,
@@ -226,7 +229,7 @@ async fn compare_with_old(
     Ok(OldBlock::Different(count, differences))
 }
 
-/// Puts the block under a key that was never used. No head lists it yet.
+/// Uploads the block under a key that was never used. No head lists it yet.
 async fn upload(
     context: &ReplayContext,
     partition: PartitionId,
@@ -239,7 +242,7 @@ async fn upload(
     loop {
         match context.components.store.put(&key, bytes.clone(), PutCondition::IfAbsent).await {
             Ok(_) => return Ok(block_entry(&key, block)),
-            // The key is ours alone: an earlier try went through, and its reply got lost.
+            // Nobody else uses the key: an earlier try succeeded, and its reply was lost.
             Err(StoreError::Precondition(_)) if failures > 0 => return Ok(block_entry(&key, block)),
             Err(StoreError::Unavailable { .. }) if context.retries.allows_another(failures + 1) => {
                 failures += 1;
@@ -251,7 +254,7 @@ async fn upload(
     }
 }
 
-/// One compare-and-swap of the head. Blocks that it no longer lists are left to whoever took them.
+/// Lists the new blocks with one compare-and-swap of the head. Skips blocks that the head no longer lists.
 async fn swap(context: &ReplayContext, state: &mut PartitionState) -> Result<(), Error> {
     let partition = state.partition;
     let mut swaps: Vec<_> = state.rebuilt.iter().map(|made| (made.old.clone(), made.new.clone())).collect();
@@ -262,7 +265,7 @@ async fn swap(context: &ReplayContext, state: &mut PartitionState) -> Result<(),
             Err(error) => return Err(error.into()),
         };
         for (key, new) in swaps.extract_if(.., |(old, _)| gone.contains(old)) {
-            let why = "it was compacted, trimmed or replaced by somebody else meanwhile".to_owned();
+            let why = "it was compacted, trimmed or replaced meanwhile".to_owned();
             state.rebuilt.retain(|made| made.old != key);
             state.left.push(SkippedBlock { key, range: new.range, why });
         }

@@ -1,4 +1,4 @@
-//! Runs a replay: partitions in parallel, each from where its state says.
+//! Runs a replay: partitions in parallel, each from the position in its state.
 
 use std::sync::Arc;
 
@@ -13,15 +13,15 @@ use super::{
 /// How a replay ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// What was found, and how far it came. [`State::finished`] says whether it came to the end.
+    /// The progress and the findings. [`State::finished`] says whether everything is done.
     pub state: State,
 }
 
-/// Runs a replay from where `state` says, until it is done or `stop` is cancelled. `matchers` are those of the job's
-/// selector. The state is kept after every step, and at the end.
+/// Runs a replay from the position in `state`, until it is done or `stop` is cancelled. `matchers` are those of the job's
+/// selector. The state is saved after every step and at the end.
 ///
 /// # Errors
-/// See [`Error`]; what was done up to then is in the state that was kept.
+/// See [`Error`]. The saved state holds the progress until then.
 pub async fn run(
     components: Components,
     options: Options,
@@ -36,7 +36,7 @@ pub async fn run(
     if matches!(state.job.mode, Mode::Send { .. }) && components.target.is_none() {
         return Err(Error::Job("there is no target to send to".to_owned()));
     }
-    // What a target writes one after the other must be acknowledged one after the other.
+    // A sequential target needs each acknowledgement before the next batch, also between partitions.
     let is_sequential = components.target.as_ref().is_some_and(|target| target.is_sequential());
     let parallel = if is_sequential { 1 } else { options.parallel.max(1) };
     for partition in &state.partitions {
@@ -57,7 +57,7 @@ pub async fn run(
             let _permit = permits.acquire().await.map_err(|error| Error::Lost(error.to_string()))?;
             let outcome = run_partition(&context, place).await;
             if outcome.as_ref().is_err_and(|error| !matches!(error, Error::Stopped)) {
-                // The others end, too, before another one begins; what they did is kept.
+                // The other partitions stop as well, before another one starts. Their progress is saved.
                 context.stop.cancel();
             }
             outcome

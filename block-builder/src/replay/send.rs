@@ -1,4 +1,4 @@
-//! Sends entries on, batch by batch, each after the one before it was acknowledged.
+//! Sends entries on, batch by batch. Each batch follows the acknowledgement of the previous one.
 
 use model::{Needs, Offset, PartitionId, TenantId, TimestampNs};
 use schemas::record::{Record, StreamSlice};
@@ -7,7 +7,7 @@ use super::{
     Amount, Batch, BatchStream, Entry, Error, PartitionState, Position, Progress, SendError, context::ReplayContext,
 };
 
-/// What an entry counts beside its texts.
+/// Bytes that an entry counts in addition to its line and metadata.
 const ENTRY_BYTES: usize = 32;
 
 pub(crate) async fn partition(context: &ReplayContext, place: usize, state: PartitionState) -> Result<(), Error> {
@@ -16,13 +16,13 @@ pub(crate) async fn partition(context: &ReplayContext, place: usize, state: Part
         Sender { context, place, id, partition: state.partition, begins: state.at, batch: Collected::default() };
     let outcome = sender.run(&state).await;
     if matches!(outcome, Err(Error::Stopped)) && sender.batch.entries.is_empty() {
-        // Nothing waits: what was passed need not be read again.
+        // No entry is unsent, so that a resumed replay need not read these records again.
         sender.acknowledged(sender.begins, 0).await?;
     }
     outcome
 }
 
-/// What is collected for the next batch, and what was read for it.
+/// The next batch as far as it is collected, and how much was read for it.
 #[derive(Default)]
 struct Collected {
     streams: Vec<BatchStream>,
@@ -37,7 +37,7 @@ struct Sender<'a> {
     place: usize,
     id: String,
     partition: PartitionId,
-    /// Where the batch that is collected begins.
+    /// The position where the collected batch begins.
     begins: Position,
     batch: Collected,
 }
@@ -66,7 +66,7 @@ impl Sender<'_> {
         self.flush(Position::at(state.range.end)).await
     }
 
-    /// Adds the wanted entries of a record but the first `done` ones, which were sent before.
+    /// Adds the selected entries of a record, except the first `done` entries, which were sent before.
     async fn add_record(&mut self, offset: Offset, record: &Record, done: u64) -> Result<(), Error> {
         if !self.context.selection.tenants.wants(record.tenant()) {
             return Ok(());
@@ -83,7 +83,7 @@ impl Sender<'_> {
         Ok(())
     }
 
-    /// `before` is how many entries of the record lie before the slice.
+    /// Adds the selected entries of a slice. `before` is the number of entries of the record before the slice.
     async fn add_slice(
         &mut self,
         offset: Offset,
@@ -131,7 +131,7 @@ impl Sender<'_> {
         Ok(())
     }
 
-    /// Sends what was collected, if anything; everything before `ends` is done then.
+    /// Sends the collected entries, if there are any. After that everything before `ends` is done.
     async fn flush(&mut self, ends: Position) -> Result<(), Error> {
         if self.batch.entries.is_empty() {
             return self.acknowledged(ends, 0).await;
@@ -160,7 +160,7 @@ impl Sender<'_> {
         let retries = &self.context.retries;
         let mut failures = 0;
         loop {
-            // Not ended by a stop: whether it was acknowledged must be known.
+            // A stop does not interrupt this: the state must say whether the batch was acknowledged.
             match target.send(batch).await {
                 Ok(()) => return Ok(()),
                 Err(SendError::Refused(reason)) => return Err(failed(reason)),
@@ -177,7 +177,7 @@ impl Sender<'_> {
         }
     }
 
-    /// Everything before `ends` is done, in so many batches.
+    /// Notes that everything before `ends` is done, after `batches` more batches.
     async fn acknowledged(&mut self, ends: Position, batches: u64) -> Result<(), Error> {
         self.begins = ends;
         let collected = std::mem::take(&mut self.batch);

@@ -6,25 +6,25 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use model::{Labels, Offset, PartitionId, TenantId, TimestampNs};
 
-/// Entries that are sent together, in the order of the log.
+/// Entries that are sent together, in log order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// The same for a repeat of this batch, and for nothing else.
+    /// A unique name. A repeat of the batch has the same one.
     pub id: String,
-    /// Where the entries come from.
+    /// The partition that the entries come from.
     pub partition: PartitionId,
-    /// The streams that they are of.
+    /// The streams of the entries.
     pub streams: Vec<BatchStream>,
     /// The entries.
     pub entries: Vec<Entry>,
-    /// About how many bytes they are.
+    /// Approximate size in bytes.
     pub bytes: usize,
 }
 
 /// A stream of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchStream {
-    /// Whose it is in the log.
+    /// Its tenant in the log.
     pub tenant: TenantId,
     /// Its labels.
     pub labels: Labels,
@@ -33,7 +33,7 @@ pub struct BatchStream {
 /// An entry of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Which of the batch's streams it is of.
+    /// The position of its stream in [`Batch::streams`].
     pub stream: usize,
     /// Its time.
     pub ts: TimestampNs,
@@ -41,28 +41,28 @@ pub struct Entry {
     pub line: Bytes,
     /// Its structured metadata, by name.
     pub metadata: Vec<(String, String)>,
-    /// The record that it came in.
+    /// The offset of its record.
     pub offset: Offset,
 }
 
-/// Why a batch was not taken.
+/// Why a batch was not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SendError {
-    /// Not now; it may have been taken all the same. Send it again, after this long at least.
+    /// Send it again later. The target may have accepted it all the same.
     Again {
-        /// What went wrong.
+        /// The reason.
         reason: String,
-        /// What the target asked for.
+        /// The shortest pause before the next try.
         after: Duration,
     },
-    /// Not ever.
+    /// The target will never accept it.
     Refused(String),
 }
 
 /// Where entries are sent.
 #[async_trait]
 pub trait Target: Send + Sync {
-    /// Answers when the batch is safe there.
+    /// Sends a batch. Returns when the target has stored it durably.
     async fn send(&self, batch: &Batch) -> Result<(), SendError>;
 
     /// Whether batches go one after the other, also those of different partitions.

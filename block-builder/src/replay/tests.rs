@@ -700,7 +700,7 @@ async fn jobs_that_cannot_work_are_refused() {
     let other = State { log_id: "other".to_owned(), ..world.state(job).await };
     let components = world.components(Arc::new(Book::default()), None);
     let text = run(components, options(), other, Vec::new(), CancellationToken::new()).await.unwrap_err().to_string();
-    assert!(text.starts_with("the state is of the log other"), "{text}");
+    assert!(text.starts_with("the state belongs to the log other"), "{text}");
     let components = world.components(Arc::new(Book::default()), None);
     let state = world.state(world.job(send())).await;
     assert!(run(components, options(), state, Vec::new(), CancellationToken::new()).await.is_err());

@@ -1,4 +1,4 @@
-//! Compares the log with the blocks, one block after the other.
+//! Compares the log with the blocks, one block at a time.
 
 use std::sync::Arc;
 
@@ -14,27 +14,27 @@ use super::{
     plan::overlap,
 };
 
-/// How often a block that is gone is looked for in a newer head.
+/// How many heads are read, at most, to find a block that still exists.
 const PLANS_MAX: u32 = 5;
 
-/// A part of the window, as the head covers it.
+/// How the head covers a part of the window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
-    /// A block holds it.
+    /// A block holds the records.
     Block(BlockEntry),
-    /// The head says that there are no records.
+    /// There are no records.
     Empty,
-    /// The log no longer had it when its owner came to read it.
+    /// Retention removed the records before their owner read them.
     Lost,
-    /// Compacted blocks hold it.
+    /// Compacted blocks hold the records.
     Compacted,
-    /// In no block yet.
+    /// No block holds the records yet.
     Unflushed,
 }
 
-/// What came of one piece.
+/// The result of comparing one piece.
 #[derive(Default)]
-struct Found {
+struct PieceReport {
     read: Amount,
     undecodable: u64,
     not_in_blocks: Amount,
@@ -53,7 +53,7 @@ pub(crate) async fn partition(context: &ReplayContext, place: usize, state: Part
         let found = loop {
             match compare(context, partition, &piece, range).await {
                 Err(BlockReadError::Gone) if plans < PLANS_MAX => {
-                    // Compacted or rebuilt meanwhile: a newer head says where its rows are now.
+                    // The block was compacted or rebuilt meanwhile. A newer head says where its rows are.
                     plans += 1;
                     head = context.head(partition).await?;
                     if piece_at(&head, OffsetRange::new(at, end))?.0 != piece {
@@ -62,9 +62,9 @@ pub(crate) async fn partition(context: &ReplayContext, place: usize, state: Part
                 }
                 Err(BlockReadError::Failed(error)) => return Err(error),
                 Err(error) => {
-                    break Some(Found {
+                    break Some(PieceReport {
                         differences: vec![unreadable(partition, &piece, range, &error)],
-                        ..Found::default()
+                        ..PieceReport::default()
                     });
                 }
                 Ok(found) => break Some(found),
@@ -101,7 +101,7 @@ fn unreadable(partition: PartitionId, piece: &Piece, range: OffsetRange, error: 
     }
 }
 
-/// What covers the first offset of `rest`, and how much of it.
+/// The piece at the start of `rest`, and its range.
 fn piece_at(head: &Head, rest: OffsetRange) -> Result<(Piece, OffsetRange), Error> {
     let at = rest.start;
     let up_to = |end: Offset| OffsetRange::new(at, end.min(rest.end));
@@ -128,15 +128,15 @@ async fn compare(
     partition: PartitionId,
     piece: &Piece,
     range: OffsetRange,
-) -> Result<Found, BlockReadError> {
+) -> Result<PieceReport, BlockReadError> {
     let why = match piece {
-        Piece::Lost => "the log's retention was faster than its owner: in no block, and recorded as lost",
-        Piece::Compacted => "compacted: it lies in blocks of the catalogue, which this command does not read",
+        Piece::Lost => "retention removed these records before their owner read them: no block holds them, and the head records them as lost",
+        Piece::Compacted => "these records are in compacted blocks, which this command does not read",
         Piece::Block(_) | Piece::Empty | Piece::Unflushed => {
             return compare_with_log(context, partition, piece, range).await;
         }
     };
-    Ok(Found { not_compared: Some(why.to_owned()), ..Found::default() })
+    Ok(PieceReport { not_compared: Some(why.to_owned()), ..PieceReport::default() })
 }
 
 async fn compare_with_log(
@@ -144,14 +144,14 @@ async fn compare_with_log(
     partition: PartitionId,
     piece: &Piece,
     range: OffsetRange,
-) -> Result<Found, BlockReadError> {
+) -> Result<PieceReport, BlockReadError> {
     let log = read_log(context, partition, range).await?;
     let undecodable = log.undecodable.len() as u64;
-    let mut found = Found { read: log.amount, undecodable, ..Found::default() };
+    let mut found = PieceReport { read: log.amount, undecodable, ..PieceReport::default() };
     match piece {
         Piece::Unflushed => found.not_in_blocks = log.amount,
         Piece::Block(entry) => {
-            // Which tenant a record is of that cannot be decoded, only its key says, which blocks do not keep.
+            // Only the key says which tenant an undecodable record belongs to, and blocks do not keep keys.
             let all = context.selection.tenants == Tenants::All;
             let with_quarantine = undecodable > 0 || (all && entry.quarantined > 0);
             let block = context.blocks().read(entry, &context.selection, range, with_quarantine).await?;
@@ -200,7 +200,7 @@ fn differences(
             differences.push(of_block(OffsetRange::new(*offset, offset.next()), what));
         }
     }
-    // Queries go by the head's list; it must say what the block says.
+    // Queries rely on the head's list, so it must agree with the block.
     let listed: Vec<_> = entry.tenants.iter().filter(|t| wanted.tenants.wants(&t.tenant)).collect();
     if !listed.iter().copied().eq(&block.tenants) {
         differences.push(of_block(
@@ -211,7 +211,7 @@ fn differences(
     differences
 }
 
-/// The wanted entries of a range of the log.
+/// Reads the selected entries of a range of the log.
 async fn read_log(context: &ReplayContext, partition: PartitionId, range: OffsetRange) -> Result<Contents, Error> {
     let mut contents = Contents::default();
     let wanted = Arc::new(context.selection.clone());
@@ -234,7 +234,7 @@ async fn digest(
     context
         .compute(move || {
             for record in &records {
-                // What cannot be decoded is noted in the contents.
+                // The contents note records that cannot be decoded.
                 let _ = contents.add_record(record, &wanted);
             }
             contents

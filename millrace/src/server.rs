@@ -221,8 +221,14 @@ impl Base {
         let log = self.log.bus();
         let tail = LogTail::new(self.settings.querier.log_tail.clone(), log.clone(), &self.processors);
         tail.register(&self.registry)?;
-        let components =
-            fleet::Components { control: control.clone(), local, log, tail, metrics: self.registry.clone() };
+        let components = fleet::Components {
+            control: control.clone(),
+            local,
+            log,
+            tail,
+            processors: self.processors.clone(),
+            metrics: self.registry.clone(),
+        };
         Ok(Fleet::new(self.settings.cluster.fleet.clone(), components)?)
     }
 
@@ -289,7 +295,7 @@ impl Process {
             router = router.merge(query.router());
         }
         if let Some(consumer) = services.consumer.as_ref().filter(|_| base.control.is_some()) {
-            router = router.merge(OwnerServer::new(consumer.clone()).into_router());
+            router = router.merge(OwnerServer::new(consumer.clone(), &base.processors).into_router());
         }
         if let Some(builder) = services.builder.as_ref().filter(|_| role.builds_for_others(&base.settings)) {
             router = router.merge(builder.router());

@@ -130,7 +130,9 @@ async fn compare(
     range: OffsetRange,
 ) -> Result<PieceReport, BlockReadError> {
     let why = match piece {
-        Piece::Lost => "retention removed these records before their owner read them: no block holds them, and the head records them as lost",
+        Piece::Lost => {
+            "retention removed these records before their owner read them: no block holds them, and the head records them as lost"
+        }
         Piece::Compacted => "these records are in compacted blocks, which this command does not read",
         Piece::Block(_) | Piece::Empty | Piece::Unflushed => {
             return compare_with_log(context, partition, piece, range).await;

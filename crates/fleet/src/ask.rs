@@ -1,12 +1,12 @@
-//! One request about one partition: whom to ask, in which order, and which answer counts.
+//! Sends one request about one partition: to which processes, in which order, and which answer counts.
 //!
 //! ```text
 //! holder 1 ──fails──▶ holder 2 ──fails──▶ … ──▶ the log
-//!     └─ silent for hedge_after ─▶ holder 2 as well ─▶ … ─▶ is anybody alive? no: the log as well
+//!     └─ silent for hedge_after ─▶ holder 2 as well ─▶ … ─▶ if none is alive: the log as well
 //! ```
 //!
-//! The first good answer counts, and drops what else is under way. A holder that is alive and takes its time is waited
-//! for: scans may be long, and reading the log would be longer.
+//! The first good answer counts, and cancels the other requests. A holder that is alive gets all the time it needs: scans may
+//! take long, and reading the log would take longer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use crate::Config;
 use crate::client::Peer;
 use crate::metrics::Metrics;
 
-/// Something that any holder of a partition can answer.
+/// A request that any holder of a partition can answer.
 #[async_trait]
 pub(crate) trait PartitionRequest: Clone + Send + Sync + 'static {
     type Reply: Send + 'static;
-    /// In metrics.
+    /// Its name in metrics.
     const NAME: &'static str;
 
     fn at(&self) -> &Where;
@@ -38,12 +38,12 @@ pub(crate) trait PartitionRequest: Clone + Send + Sync + 'static {
     async fn ask_log(self, log: &LogTail) -> Result<Self::Reply, OwnerError>;
 }
 
-/// Who may answer.
+/// A process that may answer.
 #[derive(Clone)]
 pub(crate) enum Holder {
     /// This process.
     Here(Arc<dyn Owner>),
-    /// Another one.
+    /// Another process.
     There(Arc<Peer>),
 }
 
@@ -53,16 +53,16 @@ impl Holder {
     }
 }
 
-/// All who may answer, as far as the view knows.
+/// The processes that may answer, according to the view.
 #[derive(Default)]
 pub(crate) struct Candidates {
     /// Best first.
     pub(crate) holders: Vec<Holder>,
-    /// What somebody holds who no longer has the first offset wanted.
+    /// The range of a process that no longer holds the first offset wanted.
     pub(crate) newer: Option<OffsetRange>,
 }
 
-/// What asking needs beside the request.
+/// What sending a request needs.
 #[derive(Clone, Copy)]
 pub(crate) struct AskContext<'a> {
     pub(crate) config: &'a Config,
@@ -70,7 +70,7 @@ pub(crate) struct AskContext<'a> {
     pub(crate) log: &'a LogTail,
 }
 
-/// Asks the candidates, and the log when none of them answers.
+/// Asks the candidates, and the log if none of them answers.
 pub(crate) async fn ask<Q: PartitionRequest>(
     context: AskContext<'_>,
     candidates: Candidates,
@@ -82,18 +82,18 @@ pub(crate) async fn ask<Q: PartitionRequest>(
     outcome
 }
 
-/// Ends with the number of who was asked, and what it said.
+/// Resolves to the number of a source and its answer.
 type PendingAnswer<'a, R> = BoxFuture<'a, (usize, Result<R, OwnerError>)>;
 
 struct Race<'a, Q: PartitionRequest> {
     context: AskContext<'a>,
     request: Q,
-    /// Those not asked yet.
+    /// Holders that were not asked yet.
     left: VecDeque<Holder>,
     newer: Option<OffsetRange>,
-    /// By when holders should answer: early enough that the log can still be read.
+    /// The deadline of holders. It leaves time to read the log.
     holders_deadline: Instant,
-    /// Those that were asked and have not answered; a number for each.
+    /// Sources that were asked and have not answered, with their numbers.
     waiting: Vec<(usize, Source)>,
     asked: usize,
     log_asked: bool,
@@ -106,7 +106,7 @@ enum Source {
     Log,
 }
 
-/// What an answer means for the request.
+/// What follows from an answer.
 enum NextStep<R> {
     Answer(R),
     End(OwnerError),
@@ -118,7 +118,7 @@ impl<'a, Q: PartitionRequest> Race<'a, Q> {
         let Candidates { mut holders, newer } = candidates;
         holders.sort_by_key(Holder::is_suspect);
         let deadline = request.at().deadline;
-        // Who has nothing to wait for answers at once.
+        // Without a goal to wait for, holders answer immediately and may have all the time.
         let left = deadline.saturating_duration_since(Instant::now());
         let holders_deadline = if request.at().at_least.is_some() { deadline - left / 3 } else { deadline };
         Self {
@@ -158,7 +158,7 @@ impl<'a, Q: PartitionRequest> Race<'a, Q> {
                         NextStep::Answer(reply) => return Ok(reply),
                         NextStep::End(error) => return Err(error),
                         NextStep::Next(error) => {
-                            tracing::debug!(partition = %self.request.at().partition, %error, from_log, "no answer; asking on");
+                            tracing::debug!(partition = %self.request.at().partition, %error, from_log, "no answer; asking the next one");
                             last = Some(error);
                             if self.ask_holder() {
                                 impatient_at = Instant::now() + self.patience();
@@ -186,7 +186,7 @@ impl<'a, Q: PartitionRequest> Race<'a, Q> {
         }
     }
 
-    /// How long to wait for those that were asked before something else is tried.
+    /// How long to wait for the sources asked so far before asking another one.
     fn patience(&self) -> Duration {
         let is_suspect = |(_, source): &(usize, Source)| matches!(source, Source::Holder(h) if h.is_suspect());
         let hedge_after = self.context.config.hedge_after.get();
@@ -210,13 +210,14 @@ impl<'a, Q: PartitionRequest> Race<'a, Q> {
         true
     }
 
-    /// When somebody holds only later rows, heads list what it let go: no need to read the log.
+    /// Fails with [`OwnerError::NotHeld`] if a process has evicted the rows: then a newer head lists them, and the log need
+    /// not be read.
     fn is_newer_head_needed(&self) -> Result<(), OwnerError> {
         let partition = self.request.at().partition;
         self.newer.map_or(Ok(()), |held| Err(OwnerError::NotHeld { partition, held }))
     }
 
-    /// Asks the log, unless that was done.
+    /// Asks the log. Returns false if it was asked before.
     fn ask_log(&mut self) -> bool {
         if self.log_asked {
             return false;
@@ -237,7 +238,7 @@ impl<'a, Q: PartitionRequest> Race<'a, Q> {
         self.asked
     }
 
-    /// Whether any of those waited for is alive. This process and the log are.
+    /// Asks whether any source that has not answered is alive. This process and the log always are.
     fn probe(&self) -> BoxFuture<'a, bool> {
         let mut peers = Vec::new();
         let mut is_here = false;
@@ -268,7 +269,7 @@ impl<'a, Q: PartitionRequest> Race<'a, Q> {
             Err(error) => {
                 let label = label(&error);
                 let is_last_word = match &error {
-                    // Rows were let go: a newer head lists them.
+                    // If rows were evicted, a newer head lists them.
                     OwnerError::NotHeld { held, .. } => held.start > self.request.at().from,
                     OwnerError::Query(_) | OwnerError::Removed { .. } => true,
                     OwnerError::NotLeading { .. }
@@ -286,7 +287,7 @@ impl<'a, Q: PartitionRequest> Race<'a, Q> {
     }
 }
 
-/// How metrics call an error.
+/// The label of an error in metrics.
 pub(crate) const fn label(error: &OwnerError) -> &'static str {
     match error {
         OwnerError::NotHeld { .. } => "not_held",

@@ -1,4 +1,4 @@
-//! The router: all partitions of the log behind one [`Owner`].
+//! Offers all partitions of the log behind one [`Owner`].
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use owner::{
     LogTail, Owner, OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest, TailRequest, TailStream,
     tail_channel,
 };
-use runtime::Tasks;
+use runtime::{Processors, Tasks};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Clients;
@@ -19,21 +19,23 @@ use crate::metrics::Metrics;
 use crate::tail::Tail;
 use crate::{Config, Error};
 
-/// What a fleet works with.
+/// The components of a [`Fleet`].
 pub struct Components {
-    /// Who is there.
+    /// Tells which processes exist and what they hold.
     pub control: Arc<Control>,
-    /// The owner of this process, if it has one. It is asked directly for what the view says that this process holds.
+    /// The owner of this process, if it has one. It is asked directly.
     pub local: Option<Arc<dyn Owner>>,
-    /// Told for its ends.
+    /// Tells its ends.
     pub log: Arc<dyn LogBus>,
-    /// Reads what no holder answers for.
+    /// Reads the log when no holder answers.
     pub tail: Arc<LogTail>,
-    /// Takes the metrics.
+    /// Decodes large answers of other processes.
+    pub processors: Processors,
+    /// Where metrics are registered.
     pub metrics: prometheus::Registry,
 }
 
-/// The owners of all partitions, wherever they are.
+/// The owners of all partitions, in whichever process they are.
 pub struct Fleet {
     members: Arc<Members>,
     tails: Tasks,
@@ -41,7 +43,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// A fleet that asks whoever the control topic says is there.
+    /// A fleet that asks the processes on the control topic.
     ///
     /// # Errors
     /// When a setting cannot work, or the metrics are registered already.
@@ -50,9 +52,9 @@ impl Fleet {
         if !problems.is_empty() {
             return Err(Error::Config(problems.join("; ")));
         }
-        let Components { control, local, log, tail, metrics } = components;
+        let Components { control, local, log, tail, processors, metrics } = components;
         let members = Members {
-            clients: Clients::new(config.clone()),
+            clients: Clients::new(config.clone(), processors.share("rpc_decode", 0)),
             metrics: Metrics::register(&metrics)?,
             config,
             control,
@@ -63,7 +65,7 @@ impl Fleet {
         Ok(Arc::new(Self { members: Arc::new(members), tails: Tasks::new("fleet"), stop: CancellationToken::new() }))
     }
 
-    /// Ends all live tails and waits for them. Questions are answered as before.
+    /// Ends all live tails and waits for them. Other requests are answered as before.
     pub async fn stop(&self) {
         self.stop.cancel();
         self.tails.finish().await;
@@ -86,12 +88,12 @@ impl Owner for Fleet {
         self.members.log.ends().await.map_err(|error| OwnerError::Unavailable(error.to_string()))
     }
 
-    /// All partitions: what nobody holds is read from the log.
+    /// All partitions, since the log is read for those that nobody holds.
     fn partitions(&self) -> Vec<PartitionId> {
         (0..self.partition_count()).map(PartitionId::new).collect()
     }
 
-    /// What the best holder holds; of other processes, when they last told.
+    /// What the best holder holds. For another process this is what it last reported.
     fn held(&self, partition: PartitionId) -> Option<OffsetRange> {
         let view = self.members.control.view();
         let holders = view.holders(partition);

@@ -1,4 +1,4 @@
-//! The processes of a fleet, as this one sees them.
+//! The processes of the fleet, as this one sees them.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::ask::{AskContext, Candidates, Holder, PartitionRequest, ask, label};
 use crate::client::Clients;
 use crate::metrics::Metrics;
 
-/// The owners of other processes, and the one of this process.
+/// The owners of other processes and of this one.
 pub(crate) struct Members {
     pub(crate) config: Config,
     pub(crate) control: Arc<Control>,
@@ -31,8 +31,8 @@ impl Members {
         ask(context, candidates, request).await
     }
 
-    /// Who may answer for rows from `from` on, best first. Held ranges in the view are up to a beat old, and their starts
-    /// only rise: who did not have the offset then does not have it now.
+    /// The holders that may answer for rows from `from` on, best first. The view is a little old, but starts of held ranges
+    /// only rise: a process that did not hold the offset then does not hold it now.
     fn candidates(&self, partition: PartitionId, from: Offset) -> Candidates {
         let view = self.control.view();
         let mut candidates = Candidates::default();
@@ -44,23 +44,23 @@ impl Members {
                 continue;
             }
             if holder.held.start > from {
-                // The lowest start says most about how new a head must be.
+                // The lowest start tells best how new a head must be.
                 let is_lower = candidates.newer.is_none_or(|known| holder.held.start < known.start);
                 candidates.newer = if is_lower { Some(holder.held) } else { candidates.newer };
                 continue;
             }
-            if let Some(found) = self.holder(&holder.id, &holder.rpc, &view) {
-                candidates.holders.push(found);
+            if let Some(candidate) = self.holder(&holder.id, &holder.rpc, &view) {
+                candidates.holders.push(candidate);
             }
         }
-        // This process may serve what its state does not tell yet.
+        // This process may serve a partition before the view shows it.
         if let Some(local) = self.local.as_ref().filter(|local| !is_local_listed && local.held(partition).is_some()) {
             candidates.holders.push(Holder::Here(local.clone()));
         }
         candidates
     }
 
-    /// A process of the view; `None` when it cannot be asked.
+    /// A process of the view, or `None` if it cannot be asked.
     pub(crate) fn holder(&self, id: &str, rpc: &str, view: &View) -> Option<Holder> {
         if id == self.control.id() {
             return self.local.clone().map(Holder::Here);
@@ -74,7 +74,7 @@ impl Members {
         }
     }
 
-    /// Asks everyone who leads something, and requires that everything is led.
+    /// Asks every leader to flush. Fails if a partition has no leader.
     pub(crate) async fn flush(&self) -> Result<(), OwnerError> {
         let unavailable = |text: String| OwnerError::Unavailable(text);
         let count = self.log.ends().await.map_err(|error| unavailable(error.to_string()))?.len() as u32;
@@ -83,7 +83,7 @@ impl Members {
         for partition in (0..count).map(PartitionId::new) {
             let leader = view.leader(partition);
             let Some(leader) = leader else {
-                return Err(unavailable(format!("partition {partition} is not led by anybody now; try again")));
+                return Err(unavailable(format!("no process leads partition {partition} now; try again")));
             };
             if !leaders.contains(&leader.id) {
                 leaders.push(leader.id);

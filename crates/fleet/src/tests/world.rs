@@ -234,7 +234,7 @@ impl World {
                 }
             })),
             Reach::Served => {
-                let router = OwnerServer::new(owner.clone()).into_router();
+                let router = OwnerServer::new(owner.clone(), &Processors::default()).into_router();
                 Some(tokio::spawn(async move {
                     let (config, registry) = (telemetry::ServeConfig::default(), Registry::new());
                     // Dropping the task must cut connections, as a kill does.
@@ -286,6 +286,7 @@ impl World {
             local: local.map(|process| process.owner.clone() as Arc<dyn Owner>),
             log: self.log.clone(),
             tail: self.log_tail(),
+            processors: Processors::default(),
             metrics: Registry::new(),
         };
         let registry = components.metrics.clone();

@@ -1,4 +1,4 @@
-//! A range of the log in, a segment with all its rows out: what an owner does record by record, at once.
+//! Reads a range of the log into a segment, as an owner does record by record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,17 +8,16 @@ use log_bus::{FetchLimits, LogBus, LogError};
 use model::{OffsetRange, PartitionId};
 use schemas::record::Record;
 
-/// How much is fetched at once.
+/// The size of one fetch, and how long it waits for records.
 const FETCH: FetchLimits = FetchLimits { bytes_max: 4 << 20, wait_max: Duration::from_secs(5) };
 
-/// How often a fetch may bring nothing before the range is given up.
+/// After this many fetches without progress the range is given up.
 const EMPTY_FETCHES_MAX: u32 = 3;
 
-/// Reads all records of `range`. Records that cannot be decoded are kept as they are, as an owner keeps them.
+/// Reads all records of `range`. Records that cannot be decoded are set aside as they are, as an owner does.
 ///
 /// # Errors
-/// What the log says; [`LogError::Unavailable`] too when it does not bring the end of the range in time. Nothing is
-/// left out silently.
+/// When the log fails, and [`LogError::Unavailable`] when fetches stop making progress. No record is left out silently.
 pub async fn assemble(log: &dyn LogBus, partition: PartitionId, range: OffsetRange) -> Result<Arc<Segment>, LogError> {
     let mut writer = SegmentWriter::new();
     let (mut next, mut empty) = (range.start, 0);
@@ -27,7 +26,7 @@ pub async fn assemble(log: &dyn LogBus, partition: PartitionId, range: OffsetRan
         empty = if fetched.next > next { 0 } else { empty + 1 };
         if empty >= EMPTY_FETCHES_MAX {
             return Err(LogError::Unavailable(format!(
-                "partition {partition} brings nothing from {next} on, wanted {range}"
+                "partition {partition} returns no records from {next} on, though {range} was asked for"
             )));
         }
         for record in fetched.records.into_iter().filter(|record| record.offset < range.end) {
@@ -37,7 +36,7 @@ pub async fn assemble(log: &dyn LogBus, partition: PartitionId, range: OffsetRan
             };
         }
         next = fetched.next;
-        // Decoding took a while: others have their turn.
+        // Decoding took a while, so other tasks of the thread run first.
         tokio::task::yield_now().await;
     }
     Ok(writer.freeze())

@@ -1,32 +1,32 @@
-//! What an operator turns.
+//! Settings of the builder.
 
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use limits::{ByteSize, PromDuration};
+use runtime::Backoff;
 use serde::{Deserialize, Serialize};
 
 /// Settings of the builder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many cuts are encoded at once; 0 means one less than there are cores, and at least one. Each takes one core
-    /// and some 20 MB beside the cut itself.
+    /// Number of cuts that are encoded at once; 0 means one less than the number of processors, but at least one. Each
+    /// takes one processor and about 20 MB in addition to the cut.
     pub encoding_threads: usize,
-    /// How often an upload is tried before the cut goes back to the consumer, which tries again later.
+    /// Number of tries of an upload before the cut goes back to the consumer, which tries again later.
     pub put_attempts: usize,
-    /// The pause before the second try of an upload. Each further pause is twice as long.
+    /// Longest pause before the second try of an upload. It doubles with each further try.
     pub put_backoff: PromDuration,
-    /// No pause between tries is longer.
+    /// Longest pause between tries.
     pub put_backoff_max: PromDuration,
-    /// Ask builder processes for blocks where there are some; the owner makes those that it does not get. Off: every
-    /// owner makes its blocks itself, which costs less processor time in all, but at the place where reads are served.
+    /// Ask builder processes for blocks, if there are any; the owner makes the blocks it does not get. If off, owners make
+    /// all blocks. That costs less processor time in total, but takes it from the processes that serve reads.
     pub remote: bool,
-    /// How long a builder may take for a block.
+    /// How long a builder process may take for a block.
     pub remote_timeout: PromDuration,
-    /// zstd level of lines. Raising it makes blocks smaller and costs CPU while cuts are encoded.
+    /// zstd level for lines. A higher level makes blocks smaller and encoding slower.
     pub line_zstd_level: i32,
-    /// Bytes of lines that make a block "full": `loki_ingester_chunk_utilization` is relative to it. Has no other effect.
+    /// Bytes of lines in a full block. Only the metric `loki_ingester_chunk_utilization` uses it.
     pub full_block_bytes: ByteSize,
 }
 
@@ -46,7 +46,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Every setting that cannot work, in words.
+    /// Lists every setting that cannot work.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.put_attempts == 0 {
@@ -58,17 +58,13 @@ impl Config {
         problems
     }
 
-    pub(crate) fn encoding_threads(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        if self.encoding_threads > 0 { self.encoding_threads } else { cores.saturating_sub(1).max(1) }
+    pub(crate) fn encoding_threads(&self, processors: usize) -> usize {
+        if self.encoding_threads > 0 { self.encoding_threads } else { processors.saturating_sub(1).max(1) }
     }
 
-    /// The pause before try number `attempt`, counted from 0.
-    pub(crate) fn pause(&self, attempt: usize) -> Duration {
-        if attempt == 0 {
-            return Duration::ZERO;
-        }
-        let doublings = u32::try_from(attempt - 1).unwrap_or(u32::MAX).min(20);
-        Duration::from(self.put_backoff).saturating_mul(1 << doublings).min(self.put_backoff_max.into())
+    /// The tries of an upload.
+    pub(crate) fn put_schedule(&self) -> Backoff {
+        let attempts = u32::try_from(self.put_attempts).unwrap_or(u32::MAX);
+        Backoff { attempts, first: self.put_backoff.get(), max: self.put_backoff_max.get() }
     }
 }

@@ -1,4 +1,4 @@
-//! Rows of a segment in, one block file out. Long work: callers leave the async threads for it.
+//! Encodes the rows of a segment as one block file. This is heavy work: callers run it outside async threads.
 
 use std::collections::HashMap;
 
@@ -10,16 +10,16 @@ use cut::{Cut, Slice, Slices, StreamRows};
 use model::{Labels, OffsetRange, TenantId, TimestampNs};
 use schemas::record::StreamSlice;
 
-/// A metadata key gets a column of its own when at least one row in so many has it; rarer ones share one packed column.
+/// A metadata key gets its own column if at least one row in this many has it. Rarer keys share one packed column.
 const KEY_ROWS_SHARE: u64 = 200;
 
-/// Makes a block of everything in `cut`: what its segment holds inside its range.
+/// Makes a block of the rows in the range of `cut`.
 ///
-/// Tenants ascend, streams with similar lines are neighbours (label order breaks ties), rows of a stream are sorted by
+/// Tenants are sorted. Streams with similar lines are neighbours; label order breaks ties. Rows of a stream are sorted by
 /// (time, offset, order of pushing).
 ///
 /// # Errors
-/// When the block format refuses a row; trying again gives the same answer.
+/// When the block format refuses a row. Another try gives the same result.
 pub fn encode(
     cut: &Cut,
     log_id: &str,
@@ -54,7 +54,7 @@ pub fn encode(
     writer.finish()
 }
 
-/// The slices of one stream that belong to the cut; at least one.
+/// The slices of one stream that lie in the range of the cut. There is at least one.
 struct Part {
     labels: Labels,
     slices: Slices,
@@ -74,21 +74,21 @@ impl Part {
     }
 }
 
-/// What a stream's lines look like, from a few of them.
+/// A sketch of a stream, made from a sample of its lines.
 fn sketch(part: &Part) -> StreamSketch {
     let rows: usize = part.slices().map(|slice| slice.rows.len()).sum();
     let lines = part.slices().flat_map(|slice| (0..slice.rows.len()).map(|row| slice.rows.row(row).line));
     StreamSketch::new(lines.step_by(rows.div_ceil(16).max(1)))
 }
 
-/// The metadata keys worth a column, the most frequent ones.
+/// The metadata keys that get a column of their own, most frequent first.
 fn frequent_keys<'a>(parts: impl Iterator<Item = &'a Part>) -> Vec<String> {
     let mut rows_with: HashMap<String, u64> = HashMap::new();
     let mut rows = 0;
     for slice in parts.flat_map(Part::slices) {
         let slice_rows = slice.rows.len() as u64;
         rows += slice_rows;
-        // Counts a slice's rows whole: a column for a key that few of them have costs little.
+        // If any row of a slice has the key, all its rows count. That makes a few columns too many, which cost little.
         for key in slice.rows.metadata_keys() {
             match rows_with.get_mut(key) {
                 Some(count) => *count += slice_rows,
@@ -119,7 +119,7 @@ fn append_stream(writer: &mut BlockWriter, part: &Part) -> Result<(), BlockError
     Ok(())
 }
 
-/// True when the rows, slice after slice, are in time order as they stand. Slices come in offset order.
+/// True when the rows are in time order if slices follow one another in offset order.
 fn is_sorted(part: &Part) -> bool {
     let mut last = TimestampNs::MIN;
     part.slices().all(|slice| {
@@ -132,7 +132,7 @@ fn is_sorted(part: &Part) -> bool {
     })
 }
 
-/// Which row of which slice comes when: by time, then offset, then the order of pushing.
+/// Slice and row numbers, sorted by time, then offset, then order of pushing.
 fn time_order(slices: &[&Slice]) -> Vec<(u32, u32)> {
     let total = slices.iter().map(|slice| slice.rows.len()).sum();
     let mut order = Vec::with_capacity(total);
@@ -148,7 +148,7 @@ fn append_in_order(writer: &mut BlockWriter, slice: &Slice) -> Result<(), BlockE
     (0..slice.rows.len()).try_for_each(|row| append_row(writer, slice, row, &mut pairs))
 }
 
-/// Appends one row; `pairs` is room that is used again.
+/// Appends one row. `pairs` is a buffer that is reused.
 fn append_row<'a>(
     writer: &mut BlockWriter,
     slice: &'a Slice,
@@ -161,7 +161,7 @@ fn append_row<'a>(
     writer.append(Row { ts: found.ts, offset: slice.offset, line: found.line, metadata: pairs })
 }
 
-/// Common pairs first: of equal keys the last one counts in a block, and a row's own pair counts before a common one.
+/// Collects common pairs before the row's own: of equal keys a block keeps the last one, and a row's own pair wins.
 fn collect_metadata<'a>(slice: &'a StreamSlice, row: usize, pairs: &mut Vec<(&'a str, &'a str)>) {
     pairs.extend(slice.common_metadata().iter().map(|(name, value)| (&**name, &**value)));
     if slice.has_row_metadata() {

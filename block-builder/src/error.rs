@@ -1,11 +1,11 @@
-//! Why a builder cannot be made. What goes wrong with a cut is a [`cut::CutError`].
+//! Why a builder cannot start. Errors of single cuts are [`cut::CutError`]s.
 
 use thiserror::Error;
 
-/// Why a builder cannot be made.
+/// Why a builder cannot start.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// Settings that cannot work.
+    /// Some settings cannot work.
     #[error("block builder: {0}")]
     Config(String),
     /// The metrics could not be registered.

@@ -1,6 +1,7 @@
 //! Blocks made by builders in other processes, over the real RPC: used when right, made here when not.
 
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
+#![allow(clippy::disallowed_methods, reason = "tests own what they start")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +11,10 @@ use control::{Control, ProcessState, Role};
 use cut::{Cut, CutReason, CutSink, Lead};
 use log_bus::{LogBus, MemoryControl, MemoryLog};
 use millrace_block_builder::{Builder, Components, Config, assemble};
-use model::{Labels, Offset, OffsetRange, PartitionId, SystemClock, TenantId, TimestampNs};
+use model::{Labels, Offset, OffsetRange, PartitionId, SystemClock, SystemRandom, TenantId, TimestampNs};
 use object_store::{MemoryStore, ObjectStore};
 use prometheus::Registry;
+use runtime::Processors;
 use schemas::record::RecordBuilder;
 use telemetry::ServeConfig;
 use tokio::net::TcpListener;
@@ -89,6 +91,8 @@ impl World {
             store,
             log: self.log.clone(),
             clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            processors: Processors::default(),
             metrics: metrics.clone(),
             owner: "test".to_owned(),
             control,

@@ -94,7 +94,17 @@ fn components(
     target: Option<Arc<dyn Target>>,
     keep: &StateFile,
 ) -> Components {
-    Components { log, heads, store, clock, target, keep: Arc::new(keep.clone()), progress: Arc::default() }
+    Components {
+        log,
+        heads,
+        store,
+        clock,
+        random: Arc::new(model::SystemRandom),
+        processors: runtime::Processors::default(),
+        target,
+        keep: Arc::new(keep.clone()),
+        progress: Arc::default(),
+    }
 }
 
 /// Runs it, shows how far it is, and says at the end what was found or how to go on.

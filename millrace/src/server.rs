@@ -23,7 +23,7 @@ use fleet::{Fleet, OwnerServer};
 use ingest_gateway::Gateway;
 use limits::Overrides;
 use log_bus::LogId;
-use model::Clock;
+use model::{Clock, SystemRandom};
 use object_store::ObjectStore;
 use owner::{LogTail, Owner};
 use partition_consumer::Consumer;
@@ -122,12 +122,13 @@ struct Base {
     settings: Settings,
     registry: Registry,
     clock: Arc<dyn Clock>,
+    /// The one pool of this process.
+    processors: Processors,
     overrides: Arc<Overrides>,
     log: Log,
     store: Arc<dyn ObjectStore>,
     heads: Arc<Heads>,
     /// All heavy work of the process takes its turns here.
-    processors: Processors,
     /// What the processes of an installation tell one another; none on one machine.
     control: Option<Arc<Control>>,
 }
@@ -155,6 +156,8 @@ impl Base {
         let registry = Registry::new();
         register_process_metrics(&registry, env!("CARGO_PKG_VERSION"))?;
         let clock = clock::system();
+        let processors = Processors::of_machine();
+        processors.register(&registry)?;
         let overrides = Arc::new(Overrides::load(settings.limits_config.clone(), settings.runtime_config.files())?);
         let log = Log::open(&settings, Some(&registry)).await?;
         let store = parts::open_store(&settings, &registry).await?;
@@ -167,9 +170,7 @@ impl Base {
                 Some(Control::new(settings.cluster.control.clone(), state, topic, &registry)?)
             }
         };
-        let processors = Processors::of_machine();
-        processors.register(&registry)?;
-        Ok(Self { role, settings, registry, clock, overrides, log, store, heads, processors, control })
+        Ok(Self { role, settings, registry, clock, processors, overrides, log, store, heads, control })
     }
 
     fn builder(&self) -> anyhow::Result<Arc<Builder>> {
@@ -182,6 +183,8 @@ impl Base {
             store: self.store.clone(),
             heads: self.heads.as_ref().clone(),
             clock: self.clock.clone(),
+            random: Arc::new(SystemRandom),
+            processors: self.processors.clone(),
             metrics: self.registry.clone(),
             owner,
             // A process that builds for others asks nobody.
@@ -195,6 +198,8 @@ impl Base {
             log: self.log.bus(),
             blocks: builder.clone(),
             clock: self.clock.clone(),
+            random: Arc::new(SystemRandom),
+            processors: self.processors.clone(),
             metrics: self.registry.clone(),
             control: self.control.clone(),
         };
@@ -215,10 +220,16 @@ impl Base {
     /// Owners in this process and in others.
     fn fleet(&self, control: &Arc<Control>, local: Option<Arc<dyn Owner>>) -> anyhow::Result<Arc<Fleet>> {
         let log = self.log.bus();
-        let tail = LogTail::new(self.settings.querier.log_tail.clone(), log.clone());
+        let tail = LogTail::new(self.settings.querier.log_tail.clone(), log.clone(), &self.processors);
         tail.register(&self.registry)?;
-        let components =
-            fleet::Components { control: control.clone(), local, log, tail, metrics: self.registry.clone() };
+        let components = fleet::Components {
+            control: control.clone(),
+            local,
+            log,
+            tail,
+            processors: self.processors.clone(),
+            metrics: self.registry.clone(),
+        };
         Ok(Fleet::new(self.settings.cluster.fleet.clone(), components)?)
     }
 
@@ -286,7 +297,7 @@ impl Process {
             router = router.merge(query.router());
         }
         if let Some(consumer) = services.consumer.as_ref().filter(|_| base.control.is_some()) {
-            router = router.merge(OwnerServer::new(consumer.clone()).into_router());
+            router = router.merge(OwnerServer::new(consumer.clone(), &base.processors).into_router());
         }
         if let Some(builder) = services.builder.as_ref().filter(|_| role.builds_for_others(&base.settings)) {
             router = router.merge(builder.router());

@@ -11,9 +11,11 @@ use log_bus::{LogBus, MemoryLog};
 use logql::{Direction, Params, Query};
 use millrace_partition_consumer::{Components, Config, Consumer};
 use model::{
-    Labels, MatchOp, Matcher, Offset, OffsetRange, PartitionId, SystemClock, TenantId, TimeRange, TimestampNs,
+    Labels, MatchOp, Matcher, Offset, OffsetRange, PartitionId, SystemClock, SystemRandom, TenantId, TimeRange,
+    TimestampNs,
 };
 use owner::{Owner, ScanRequest, StreamsRequest, Where};
+use runtime::Processors;
 use schemas::record::RecordBuilder;
 use tokio_util::sync::CancellationToken;
 
@@ -100,6 +102,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         log: log.clone(),
         blocks: Arc::new(NoBlocks),
         clock: Arc::new(SystemClock),
+        random: Arc::new(SystemRandom),
+        processors: Processors::default(),
         metrics: prometheus::Registry::new(),
         control: None,
     };

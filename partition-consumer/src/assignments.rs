@@ -1,4 +1,4 @@
-//! Which partitions are held here: a task for each, and its orders.
+//! The partitions that this process holds: a task for each, and the orders for it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,20 +12,19 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
-use crate::config::Backoff;
-use crate::consumer::Shared;
 use crate::order::{Order, Orders};
 use crate::phase::own;
+use crate::state::ConsumerState;
 
-/// How often others are told what is held here when nothing else happens.
-const TELL: Duration = Duration::from_secs(1);
+/// How often the state of this process is published when nothing changes.
+const PUBLISH_PERIOD: Duration = Duration::from_secs(1);
 
-/// How long leaving the group may take. It is not waited for otherwise.
+/// Leaving the group may take this long. After that, shutdown goes on without it.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
-/// Runs a task for each partition that is assigned to this process, or was and is still held.
+/// Runs a task for each partition that is assigned to this process, or that was assigned and is still held.
 pub(crate) struct Assignments<'a> {
-    shared: &'a Arc<Shared>,
+    state: &'a Arc<ConsumerState>,
     shutdown: CancellationToken,
     tasks: JoinSet<(PartitionId, Result<(), Error>)>,
     held: HashMap<PartitionId, watch::Sender<Order>>,
@@ -33,34 +32,34 @@ pub(crate) struct Assignments<'a> {
 }
 
 impl<'a> Assignments<'a> {
-    pub(crate) fn new(shared: &'a Arc<Shared>, shutdown: CancellationToken) -> Self {
-        Self { shared, shutdown, tasks: JoinSet::new(), held: HashMap::new(), failed: None }
+    pub(crate) fn new(state: &'a Arc<ConsumerState>, shutdown: CancellationToken) -> Self {
+        Self { state, shutdown, tasks: JoinSet::new(), held: HashMap::new(), failed: None }
     }
 
     pub(crate) async fn run(mut self) -> Result<(), Error> {
-        let log = self.shared.components.log.clone();
-        let mut backoff = Backoff::new(&self.shared.config);
+        let log = self.state.components.log.clone();
+        let mut pauses = self.state.retry_pauses();
         let mut not_before = Instant::now();
-        let mut tell = tokio::time::interval(TELL);
+        let mut tell = tokio::time::interval(PUBLISH_PERIOD);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.shutdown.is_cancelled() {
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => {}
                 Some(ended) = self.tasks.join_next() => self.ended(ended),
-                _ = tell.tick() => self.shared.tell(),
+                _ = tell.tick() => self.state.publish(),
                 assignment = async {
                     tokio::time::sleep_until(not_before).await;
                     log.assignment().await
                 } => match assignment {
                     Ok(assignment) => {
-                        backoff.reset();
+                        pauses.reset();
                         self.assigned(assignment);
                     }
                     Err(LogError::Unavailable(reason)) => {
-                        self.shared.metrics.retries.with_label_values(&["log"]).inc();
-                        tracing::warn!(reason, "cannot learn what partitions to own; trying again");
-                        not_before = Instant::now() + backoff.pause();
+                        self.state.metrics.retries.with_label_values(&["log"]).inc();
+                        tracing::warn!(reason, "cannot ask for the assigned partitions; trying again");
+                        not_before = Instant::now() + pauses.next();
                     }
                     Err(error) => self.fail(Error::Assignment(error)),
                 },
@@ -70,23 +69,25 @@ impl<'a> Assignments<'a> {
         self.failed.map_or(Ok(()), Err)
     }
 
-    /// Lets others take over, and waits until everything is handed over or published. Serving goes on meanwhile.
+    /// Leaves the group and waits until everything is handed over or published. Serving goes on meanwhile.
     async fn leave(&mut self, mut tell: Interval) {
         let since = Instant::now();
-        if let Some(control) = &self.shared.components.control {
+        if let Some(control) = &self.state.components.control {
             control.update(|state| state.leaving = true);
         }
         for orders in self.held.values() {
             orders.send_replace(Order::Leave { since });
         }
-        let log = self.shared.components.log.clone();
+        let log = self.state.components.log.clone();
         let left = async {
             match tokio::time::timeout(LEAVE_MAX, log.leave()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "cannot leave the group; others take over when they miss this process")
+                    tracing::warn!(%error, "cannot leave the group; other processes take over after the session timeout")
                 }
-                Err(_) => tracing::warn!("leaving the group takes long; others take over when they miss this process"),
+                Err(_) => tracing::warn!(
+                    "leaving the group takes too long; other processes take over after the session timeout"
+                ),
             }
         };
         let drained = async {
@@ -97,7 +98,7 @@ impl<'a> Assignments<'a> {
                         Some(ended) => self.ended(ended),
                         None => return,
                     },
-                    _ = tell.tick() => self.shared.tell(),
+                    _ = tell.tick() => self.state.publish(),
                 }
             }
         };
@@ -105,7 +106,7 @@ impl<'a> Assignments<'a> {
     }
 
     fn assigned(&mut self, assignment: Assignment) {
-        tracing::info!(?assignment, "partitions");
+        tracing::info!(?assignment, "assignment changed");
         let since = Instant::now();
         match assignment {
             Assignment::Assigned(partitions) => {
@@ -137,20 +138,20 @@ impl<'a> Assignments<'a> {
             }
         }
         let owned = self.held.iter().filter(|(_, orders)| orders.borrow().is_own());
-        self.shared.assigned.send_replace(Some(owned.map(|(partition, _)| *partition).collect()));
+        self.state.assigned.send_replace(Some(owned.map(|(partition, _)| *partition).collect()));
     }
 
     fn start(&mut self, partition: PartitionId) {
         let (orders, receiver) = watch::channel(Order::Own { since: Instant::now() });
         self.held.insert(partition, orders);
-        let shared = self.shared.clone();
-        self.tasks.spawn(async move { (partition, own(shared, partition, Orders::new(receiver)).await) });
+        let state = self.state.clone();
+        self.tasks.spawn(async move { (partition, own(state, partition, Orders::new(receiver)).await) });
     }
 
     fn ended(&mut self, ended: Result<(PartitionId, Result<(), Error>), JoinError>) {
         match ended {
             Ok((partition, Ok(()))) => {
-                // It may have come back while it was given up.
+                // It may have been assigned again while its task ended.
                 let is_back = self.held.remove(&partition).is_some_and(|orders| orders.borrow().is_own());
                 if is_back && !self.shutdown.is_cancelled() {
                     self.start(partition);
@@ -164,7 +165,7 @@ impl<'a> Assignments<'a> {
         }
     }
 
-    /// Keeps the first failure and asks the others to drain.
+    /// Keeps the first failure and shuts down the other partitions.
     fn fail(&mut self, error: Error) {
         tracing::error!(%error, "the consumer fails; draining the other partitions");
         self.failed.get_or_insert(error);

@@ -1,23 +1,23 @@
-//! How much memory segments take, over all partitions, and when there is room for more.
+//! The memory that the segments of all partitions take, and when there is room for more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// The memory of all segments. A segment is charged until its last reader lets go of it.
+/// The memory of all segments. A segment is charged until its last reader drops it.
 #[derive(Debug)]
 pub(crate) struct Budget {
     cap: usize,
     pressure: usize,
     held: AtomicUsize,
-    /// Bytes of segments that fill and can be cut here, and how many such segments there are.
+    /// Bytes and number of the filling segments whose partition is led here, so that they can be cut.
     cuttable: AtomicUsize,
     cuttable_segments: AtomicUsize,
     released: Notify,
 }
 
-/// What one segment takes. Gives it back when dropped.
+/// The memory of one segment. Dropping it releases the memory.
 #[derive(Debug)]
 pub(crate) struct Charge {
     budget: Arc<Budget>,
@@ -46,30 +46,30 @@ impl Budget {
         self.cap
     }
 
-    /// True when more may be fetched. What is fetched then may pass the cap by one fetch of each partition.
+    /// True when more may be fetched. Memory may exceed the cap by one fetch per partition.
     pub(crate) fn has_room(&self) -> bool {
         self.held() < self.cap
     }
 
-    /// True when memory is short: cut early, keep nothing that is in blocks.
+    /// True when memory is short: segments are cut early, and rows that are in blocks are evicted.
     pub(crate) fn is_short(&self) -> bool {
         self.held() >= self.pressure
     }
 
-    /// True when a filling segment of so many bytes is at least as large as the mean of those that fill and can be cut:
-    /// of several partitions the largest ones are cut, so that blocks do not become small. What is only read along is
-    /// not counted: however large, no cut of it would come.
+    /// True when a filling segment of this size is at least as large as the mean of all filling segments that can be
+    /// cut. When memory is short, only the large ones are cut, so that blocks do not become small. Partitions that another
+    /// process leads do not count: this process cannot cut them.
     pub(crate) fn is_large(&self, bytes: usize) -> bool {
         let segments = self.cuttable_segments.load(Ordering::Relaxed).max(1);
         bytes > 0 && bytes >= self.cuttable.load(Ordering::Relaxed) / segments
     }
 
-    /// Waits for memory to be given back.
+    /// Waits until memory is released.
     pub(crate) async fn released(&self) {
         self.released.notified().await;
     }
 
-    /// The account of a new segment that fills. `is_cuttable`: its partition is led here.
+    /// The charge of a new, empty segment. `is_cuttable`: its partition is led here.
     pub(crate) fn open(self: &Arc<Self>, is_cuttable: bool) -> Charge {
         let charge = Charge { budget: self.clone(), bytes: AtomicUsize::new(0), is_cuttable: false.into() };
         charge.set_cuttable(is_cuttable);
@@ -78,7 +78,7 @@ impl Budget {
 }
 
 impl Charge {
-    /// Only the one who fills the segment calls this, and [`Charge::set_cuttable`].
+    /// Only the writer of the segment calls this and [`Charge::set_cuttable`].
     pub(crate) fn add(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.budget.held.fetch_add(bytes, Ordering::Relaxed);
@@ -87,8 +87,7 @@ impl Charge {
         }
     }
 
-    /// Whether the segment fills and its partition is led here; it is not cuttable when it does not fill any more. Its
-    /// memory stays charged.
+    /// Sets whether the segment still fills and its partition is led here. Its memory stays charged either way.
     pub(crate) fn set_cuttable(&self, is_cuttable: bool) {
         let bytes = self.bytes.load(Ordering::Relaxed);
         match (self.is_cuttable.swap(is_cuttable, Ordering::Relaxed), is_cuttable) {
@@ -118,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accounts_add_up() {
+    fn charges_add_up() {
         let budget = Budget::new(100, 50);
         let (one, two) = (budget.open(true), budget.open(true));
         one.add(10);
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_along_makes_nothing_look_small() {
+    fn partitions_led_elsewhere_do_not_count_for_the_mean() {
         let budget = Budget::new(100, 50);
         let (led, followed) = (budget.open(true), budget.open(false));
         led.add(5);

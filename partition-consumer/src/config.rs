@@ -1,4 +1,4 @@
-//! What an operator turns.
+//! Settings of the consumer.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// It leads the partitions that are assigned to it: answers for them, and makes blocks of them.
+    /// Leads its partitions: answers for them, and makes blocks of them.
     #[default]
     Lead,
-    /// It reads along the partitions that are assigned to it and answers for them, and never leads one. For a second
-    /// consumer group: more readers, or readers in another zone.
+    /// Reads its partitions to answer for them, and never leads one. For a second consumer group: more readers, or
+    /// readers in another zone.
     Follow,
 }
 
@@ -24,52 +24,52 @@ pub enum Mode {
 pub struct Config {
     /// `lead` or `follow`.
     pub mode: Mode,
-    /// A cut is made when a partition's open segment takes this much memory. Larger cuts make larger blocks, which
-    /// pack better and are fewer, and lengthen the replay after a crash.
+    /// A partition's filling segment is cut at this size in memory. Larger cuts make fewer and larger blocks, which pack
+    /// better, and lengthen the replay after a crash.
     pub cut_bytes: ByteSize,
-    /// A cut is made when the oldest record of a partition's open segment has been there this long.
+    /// A partition's filling segment is cut when its oldest record is this old.
     pub cut_age: PromDuration,
-    /// The memory that all segments may take together: filling, being published, and kept for readers. At this cap
-    /// fetching stops until blocks are written; the log is the buffer.
+    /// Memory limit for all segments: filling, being published, and kept for readers. At this limit fetching stops until
+    /// blocks are written; the log is the buffer.
     pub memory_bytes: ByteSize,
-    /// From this share of `memory_bytes` on, in percent, segments are cut early and published ones are let go at once.
+    /// From this percentage of `memory_bytes` on, segments are cut early, and published ones are evicted at once.
     pub pressure_percent: u8,
-    /// How many cuts of a partition may wait to be published while the next one fills. With more, a store that was
-    /// slow for a while is caught up with sooner; the memory is bounded by `memory_bytes` anyway.
+    /// Number of cuts of a partition that may wait to be published while the next segment fills. With more, the consumer
+    /// stops later while the store is slow; `memory_bytes` still bounds the memory.
     pub waiting_cuts_max: NonZeroUsize,
-    /// How long a published segment stays in memory, unless memory is short. A reader that planned with an older
-    /// head needs it; one that comes too late plans again. Longer costs memory at full speed.
+    /// How long a published segment stays in memory, unless memory is short. Readers that planned with an older head need
+    /// it; a reader that comes too late plans again. A longer time costs memory.
     pub published_grace: PromDuration,
-    /// How many bytes are fetched at once from a partition.
+    /// Size of one fetch from a partition.
     pub fetch_bytes: ByteSize,
-    /// How long a fetch waits for the first record. Longer saves requests; new records end the wait at once.
+    /// How long a fetch waits for the first record. New records end the wait at once. A longer time saves requests.
     pub fetch_wait: PromDuration,
-    /// How many scans run at once; 0 means twice the number of cores. More wait.
+    /// Number of scans that run at once; 0 means twice the number of processors. Further scans wait. The process's pool of
+    /// processors also bounds them.
     pub scans_max: usize,
-    /// The pause after the log or the store failed. It doubles up to `retry_pause_max`.
+    /// The longest pause after the first failure of the log or the store. It doubles up to `retry_pause_max`.
     pub retry_pause: PromDuration,
-    /// No pause is longer.
+    /// Longest pause between tries.
     pub retry_pause_max: PromDuration,
-    /// A partition that another process took is taken back after this time if it is still assigned to this one, and
-    /// the other one is gone.
+    /// A partition that another process took is taken back after this time, if it is still assigned to this process and
+    /// the other process is gone.
     pub fenced_pause: PromDuration,
-    /// How long cuts are still tried to be published after shutdown was asked for. What is left is read again from
-    /// the log at the next start.
+    /// How long publishing is retried during shutdown. The next start reads unpublished rows from the log again.
     pub shutdown_grace: PromDuration,
-    /// How often a process that does not lead a partition looks into its head, to let go of what is in blocks. More
-    /// often frees memory sooner, and costs a request to the store each time.
+    /// How often a process reads the head of a partition that it does not lead, to evict rows that are in blocks. A
+    /// shorter period frees memory sooner and costs more requests to the store.
     pub head_poll: PromDuration,
-    /// A partition that another process leads is read into memory before it is taken over, for this long at most.
-    /// Longer gives a slow reader the time to catch up; meanwhile the other one makes the blocks.
+    /// A partition that another process leads is read into memory before it is taken over, for at most this long. A longer
+    /// time helps a slow reader to catch up; the other process makes the blocks meanwhile.
     pub warm_max: PromDuration,
-    /// How long a partition that another process has taken over is still held for readers that have not heard of it.
-    /// Longer costs memory.
+    /// How long a partition is held after another process has taken it over, for readers that have not heard of that yet.
+    /// A longer time costs memory.
     pub drain_grace: PromDuration,
-    /// A partition that was given away and that nobody takes is told about after this time. It is led on meanwhile, and
-    /// after. What another process took, and does not answer for, is held no longer than this.
+    /// After this time, a warning is logged if no process takes a revoked partition; this process goes on leading it. A
+    /// partition that another process took but does not answer for is held no longer than this.
     pub handoff_max: PromDuration,
-    /// How long other processes have to take over partitions after shutdown was asked for. Then what is still led is
-    /// cut and published. The process must be given this and the time to publish before it is killed.
+    /// How long shutdown waits for other processes to take over partitions. After that, this process cuts and publishes
+    /// what it still leads. The grace period before a kill must cover both.
     pub handoff_max_at_shutdown: PromDuration,
 }
 
@@ -100,7 +100,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Every setting that cannot work, in words.
+    /// Lists every setting that cannot work.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut require = |holds: bool, problem: &str| {
@@ -117,42 +117,16 @@ impl Config {
         require(!Duration::from(self.head_poll).is_zero(), "head_poll must not be 0");
         require(
             self.handoff_max_at_shutdown.get() < self.shutdown_grace.get(),
-            "handoff_max_at_shutdown must be shorter than shutdown_grace: what nobody takes over must be published after it",
+            "handoff_max_at_shutdown must be shorter than shutdown_grace: partitions that no process takes over are published after it",
         );
         problems
     }
 
-    pub(crate) fn scans_max(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        if self.scans_max > 0 { self.scans_max } else { cores * 2 }
+    pub(crate) fn scans_max(&self, processors: usize) -> usize {
+        if self.scans_max > 0 { self.scans_max } else { processors * 2 }
     }
 
     pub(crate) fn pressure_bytes(&self) -> usize {
         self.memory_bytes.as_usize() / 100 * usize::from(self.pressure_percent)
-    }
-}
-
-/// Pauses that double, from `retry_pause` up to `retry_pause_max`.
-#[derive(Debug)]
-pub(crate) struct Backoff {
-    first: Duration,
-    max: Duration,
-    next: Duration,
-}
-
-impl Backoff {
-    pub(crate) fn new(config: &Config) -> Self {
-        let (first, max) = (config.retry_pause.into(), config.retry_pause_max.into());
-        Self { first, max, next: first }
-    }
-
-    pub(crate) fn pause(&mut self) -> Duration {
-        let pause = self.next.min(self.max);
-        self.next = self.next.saturating_mul(2).min(self.max);
-        pause
-    }
-
-    pub(crate) fn reset(&mut self) {
-        self.next = self.first;
     }
 }

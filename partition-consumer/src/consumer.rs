@@ -1,116 +1,27 @@
-//! The service: which partitions are led here, and what readers may ask of them.
+//! The service: which partitions this process holds, and how readers use them.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant as Moment;
 
 use async_trait::async_trait;
-use control::{Control, PartitionRole};
-use cut::CutSink;
-use log_bus::{LogBus, LogError};
-use model::{Clock, Offset, OffsetRange, PartitionId};
-use owner::segments::Abandoned;
+use control::PartitionRole;
+use log_bus::LogError;
+use model::{Offset, OffsetRange, PartitionId};
 use owner::{Owner, OwnerError, ScanReply, ScanRequest, StreamsReply, StreamsRequest, TailRequest, TailStream, Where};
-use parking_lot::RwLock;
-use tokio::sync::{Semaphore, watch};
+use runtime::Abandoned;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::assignments::Assignments;
-use crate::budget::Budget;
+use crate::components::Components;
 use crate::memory::{PartitionMemory, Snapshot};
-use crate::metrics::Metrics;
-use crate::peers::Peers;
 use crate::scan::rows;
-use crate::tails::Tails;
+use crate::state::ConsumerState;
 use crate::{Config, Error};
 
-/// What the consumer works with.
-#[derive(Clone)]
-pub struct Components {
-    /// What is consumed.
-    pub log: Arc<dyn LogBus>,
-    /// Takes leads, and turns cuts into blocks.
-    pub blocks: Arc<dyn CutSink>,
-    /// Tells the time of day, for people. Ages go by tokio's clock, which never jumps.
-    pub clock: Arc<dyn Clock>,
-    /// Takes the metrics.
-    pub metrics: prometheus::Registry,
-    /// Who else is there, and who holds what: partitions are handed over warm. None on the log of one machine: this
-    /// process is alone.
-    pub control: Option<Arc<Control>>,
-}
-
-/// Consumes the partitions that are assigned to this process, cuts them, and answers for what is recent.
-pub struct Consumer(Arc<Shared>);
-
-pub(crate) struct Shared {
-    pub(crate) config: Config,
-    pub(crate) components: Components,
-    pub(crate) budget: Arc<Budget>,
-    pub(crate) metrics: Metrics,
-    pub(crate) tails: Tails,
-    partitions: RwLock<BTreeMap<PartitionId, Arc<PartitionMemory>>>,
-    scans: Arc<Semaphore>,
-    pub(crate) peers: Peers,
-    /// The partitions that should be served here; `None` before that is known.
-    pub(crate) assigned: watch::Sender<Option<BTreeSet<PartitionId>>>,
-}
-
-impl Shared {
-    /// Makes a partition's memory known to readers.
-    pub(crate) fn register(&self, memory: &Arc<PartitionMemory>) {
-        self.partitions.write().insert(memory.partition(), memory.clone());
-        self.tell();
-    }
-
-    /// Takes a partition's memory back.
-    pub(crate) fn deregister(&self, memory: &Arc<PartitionMemory>) {
-        let mut partitions = self.partitions.write();
-        if partitions.get(&memory.partition()).is_some_and(|known| Arc::ptr_eq(known, memory)) {
-            partitions.remove(&memory.partition());
-        }
-        drop(partitions);
-        self.tell();
-    }
-
-    /// Tells other processes what is held here.
-    pub(crate) fn tell(&self) {
-        if let Some(control) = &self.components.control {
-            control.update(|state| {
-                state.partitions = self.partitions.read().values().map(|memory| memory.told()).collect();
-                state.partition_count = state.partition_count.max(self.components.log.partition_count());
-            });
-        }
-    }
-
-    pub(crate) fn report_memory(&self) {
-        let held = self.budget.held();
-        self.metrics.memory_bytes.set(i64::try_from(held).unwrap_or(i64::MAX));
-        self.metrics.memory_fill.set(held as f64 / self.budget.cap().max(1) as f64);
-        let counts: Vec<_> = self.partitions.read().values().map(|memory| memory.segment_counts()).collect();
-        self.metrics.memory_chunks.set(counts.iter().map(|(all, _)| *all as i64).sum());
-        self.metrics.flush_queue_length.set(counts.iter().map(|(_, waiting)| *waiting as i64).sum());
-        self.tails.prune();
-        self.metrics.tails.set(self.tails.len() as i64);
-    }
-
-    /// The memory of a partition that is held here, caught up or not.
-    fn held(&self, partition: PartitionId) -> Result<Arc<PartitionMemory>, OwnerError> {
-        self.partitions.read().get(&partition).cloned().ok_or(OwnerError::NotLeading { partition })
-    }
-
-    /// The memory of a partition whose answers are not short.
-    fn serving(&self, partition: PartitionId) -> Result<Arc<PartitionMemory>, OwnerError> {
-        let memory = self.held(partition)?;
-        if memory.is_serving() { Ok(memory) } else { Err(OwnerError::NotLeading { partition }) }
-    }
-
-    fn all_held(&self) -> Vec<Arc<PartitionMemory>> {
-        self.partitions.read().values().cloned().collect()
-    }
-}
+/// Consumes the partitions that are assigned to this process, cuts them, and answers for their recent rows.
+pub struct Consumer(Arc<ConsumerState>);
 
 impl Consumer {
     /// A consumer that does nothing until it [runs](Consumer::run).
@@ -122,62 +33,50 @@ impl Consumer {
         if !problems.is_empty() {
             return Err(Error::Config(problems.join("; ")));
         }
-        let metrics = Metrics::register(&components.metrics)?;
-        let budget = Budget::new(config.memory_bytes.as_usize(), config.pressure_bytes());
-        let scans = Arc::new(Semaphore::new(config.scans_max()));
-        let peers = Peers::new(components.control.clone());
-        Ok(Arc::new(Self(Arc::new(Shared {
-            config,
-            components,
-            budget,
-            metrics,
-            tails: Tails::default(),
-            partitions: RwLock::default(),
-            scans,
-            peers,
-            assigned: watch::Sender::new(None),
-        }))))
+        Ok(Arc::new(Self(Arc::new(ConsumerState::new(config, components)?))))
     }
 
-    /// True when all partitions assigned to this process are served: caught up with what the log held when they
-    /// were taken.
+    /// True when all partitions assigned to this process are served. A partition is served once everything is consumed
+    /// that the log held when this process took it.
     pub fn is_ready(&self) -> bool {
         let assigned = self.0.assigned.borrow();
         assigned.as_ref().is_some_and(|assigned| assigned.iter().all(|p| self.0.serving(*p).is_ok()))
     }
 
-    /// The partitions that are held but still catch up, with how far they came.
+    /// The partitions that are held but not caught up yet, each with the end of its consumed offsets.
     pub fn warming(&self) -> Vec<(PartitionId, Offset)> {
         let held = self.0.all_held();
         held.iter().filter(|m| !m.is_serving()).map(|m| (m.partition(), m.held().end)).collect()
     }
 
-    /// Memory that segments take now, estimated, in bytes.
+    /// Estimated memory of all segments, in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.0.budget.held()
     }
 
-    /// Consumes until `shutdown` is cancelled or something fails for good. Then leaves the group, goes on until other
-    /// processes have taken over (for a bounded time, and only when there are any), publishes what is still led, and
-    /// ends. Dropping the future drops everything at once, as a crash does: nothing is lost by it, since
-    /// the log holds what heads do not list.
+    /// Consumes until `shutdown` is cancelled or something fails for good. Then it leaves the group, goes on until other
+    /// processes have taken over (for a bounded time, and only if there are any), publishes what it still leads, and
+    /// returns.
+    ///
+    /// Dropping the future drops everything at once, as a crash does. Nothing is lost, since the log holds what heads do
+    /// not list.
     ///
     /// # Errors
-    /// The first thing that failed for good. Other partitions are drained before it is reported.
+    /// The first failure that another try cannot cure. Other partitions are drained before it is returned.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
         let outcome = Assignments::new(&self.0, shutdown.child_token()).run().await;
         self.0.tails.clear();
         outcome
     }
 
-    /// What a read goes by.
+    /// The snapshot that a read uses.
     #[cfg(test)]
     pub(crate) async fn take(&self, at: &Where) -> Result<Snapshot, OwnerError> {
         let memory = self.reach(at).await?;
         self.snapshot(&memory, at.from)
     }
 
-    /// Waits until all of `partition` below `to` is in memory or in blocks.
+    /// Waits until everything in `partition` below `to` is in memory or in blocks.
     ///
     /// # Errors
     /// [`OwnerError::Deadline`] when that does not happen in time, [`OwnerError::NotLeading`] when the partition is
@@ -190,17 +89,17 @@ impl Consumer {
         }
     }
 
-    /// The memory to read a partition from, once it reaches what is wanted.
+    /// The memory of the partition that is asked for, once it reaches [`Where::at_least`].
     async fn reach(&self, at: &Where) -> Result<Arc<PartitionMemory>, OwnerError> {
         let &Where { partition, at_least, deadline, .. } = at;
         let Some(wanted) = at_least else { return self.0.serving(partition) };
         let memory = self.0.held(partition)?;
         if !memory.is_serving() && self.0.peers.hold_more(partition, memory.held().end) {
-            // Another one can answer now.
+            // Another process can answer now.
             return Err(OwnerError::NotLeading { partition });
         }
         self.wait_consumed(partition, wanted, deadline).await?;
-        // An answer that reaches what was wanted is not short, whether all else is caught up with or not.
+        // An answer that reaches the wanted offset is complete, even if the partition has not caught up.
         Ok(memory)
     }
 
@@ -218,30 +117,27 @@ impl Consumer {
     async fn read<T: Send + 'static>(
         &self,
         at: &Where,
-        work: impl FnOnce(&Snapshot, &AtomicBool) -> T + Send + 'static,
+        work: impl FnOnce(&Snapshot, &Abandoned) -> T + Send + 'static,
     ) -> Result<(T, OffsetRange), OwnerError> {
-        let shared = &self.0;
-        let stopped = || OwnerError::Stopped("no scan can be started".to_owned());
+        let metrics = &self.0.metrics;
         let memory = self.reach(at).await?;
-        // The permit first: who waits for one should not keep memory from being freed.
-        let permit = shared.scans.clone().acquire_owned().await.map_err(|_| stopped())?;
+        // The turn comes before the snapshot: a waiting reader should not keep memory from being freed.
+        let turn = self.0.scans.turn().await;
         let snapshot = self.snapshot(&memory, at.from)?;
         let held = snapshot.held;
         let abandoned = Abandoned::default();
-        let flag = abandoned.flag();
+        let _abandon = abandoned.on_drop();
         let started = Moment::now();
-        shared.metrics.scans_running.inc();
-        let running = shared.metrics.scans_running.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            let found = work(&snapshot, &flag);
+        metrics.scans_running.inc();
+        let running = metrics.scans_running.clone();
+        let scan = turn.run(move || {
+            let answer = work(&snapshot, &abandoned);
             running.dec();
-            drop(permit);
-            found
+            answer
         });
-        let found = done.await.map_err(|panic| OwnerError::Stopped(panic.to_string()))?;
-        shared.metrics.scan_seconds.observe(started.elapsed().as_secs_f64());
-        drop(abandoned);
-        Ok((found, held))
+        let answer = scan.await.map_err(|lost| OwnerError::Stopped(lost.to_string()))?;
+        metrics.scan_seconds.observe(started.elapsed().as_secs_f64());
+        Ok((answer, held))
     }
 }
 
@@ -256,8 +152,7 @@ impl Owner for Consumer {
     }
 
     fn partitions(&self) -> Vec<PartitionId> {
-        let partitions = self.0.partitions.read();
-        partitions.values().filter(|memory| memory.is_serving()).map(|memory| memory.partition()).collect()
+        self.0.all_serving().iter().map(|memory| memory.partition()).collect()
     }
 
     fn held(&self, partition: PartitionId) -> Option<OffsetRange> {
@@ -268,7 +163,7 @@ impl Owner for Consumer {
         let ScanRequest { at, query } = request;
         let tenant = at.tenant.clone();
         let work =
-            move |snapshot: &Snapshot, abandoned: &AtomicBool| rows(snapshot, &tenant).scan_all(&query, abandoned);
+            move |snapshot: &Snapshot, abandoned: &Abandoned| rows(snapshot, &tenant).scan_all(&query, abandoned);
         let (partials, held) = self.read(&at, work).await?;
         Ok(ScanReply { partials: partials?, held })
     }
@@ -276,7 +171,7 @@ impl Owner for Consumer {
     async fn streams(&self, request: StreamsRequest) -> Result<StreamsReply, OwnerError> {
         let StreamsRequest { at, matchers, time } = request;
         let tenant = at.tenant.clone();
-        let work = move |snapshot: &Snapshot, abandoned: &AtomicBool| {
+        let work = move |snapshot: &Snapshot, abandoned: &Abandoned| {
             rows(snapshot, &tenant).streams(&matchers, time, abandoned)
         };
         let (streams, held) = self.read(&at, work).await?;
@@ -284,14 +179,14 @@ impl Owner for Consumer {
     }
 
     fn tail(&self, request: TailRequest) -> TailStream {
-        self.0.tails.open(request, || self.0.all_held().into_iter().filter(|memory| memory.is_serving()).collect())
+        self.0.tails.open(request, || self.0.all_serving())
     }
 
     async fn flush(&self) -> Result<(), OwnerError> {
         let unavailable = |error: LogError| OwnerError::Unavailable(error.to_string());
         let not_yet =
             || OwnerError::Unavailable("not all partitions of this process are led yet; try again".to_owned());
-        // Saying that all is in blocks would not be true.
+        // A partition that is not held yet would be left out, though its rows may not be in blocks.
         let held = self.0.all_held();
         let is_held = |partition: &PartitionId| held.iter().any(|memory| memory.partition() == *partition);
         if !self.0.assigned.borrow().as_ref().is_some_and(|assigned| assigned.iter().all(is_held)) {
@@ -299,11 +194,11 @@ impl Owner for Consumer {
         }
         let mut led = Vec::new();
         for memory in held {
-            let standing = memory.standing();
-            match standing.role {
-                _ if standing.leads => led.push(memory),
+            let status = memory.lead_status();
+            match status.role {
+                _ if status.leads => led.push(memory),
                 PartitionRole::Warming => return Err(not_yet()),
-                // Another process leads it, and is asked there.
+                // Another process leads it. The flush there covers it.
                 PartitionRole::Leading | PartitionRole::Following | PartitionRole::Draining => {}
             }
         }
@@ -320,7 +215,10 @@ impl Owner for Consumer {
     }
 }
 
-/// Waits until a mark of a partition reaches `to`, or its lead ends.
+/// Waits until a mark of a partition reaches `to`.
+///
+/// # Errors
+/// [`OwnerError::NotLeading`] when the partition stops being held first.
 async fn reached(memory: &PartitionMemory, mut mark: watch::Receiver<Offset>, to: Offset) -> Result<(), OwnerError> {
     tokio::select! {
         biased;
@@ -329,7 +227,8 @@ async fn reached(memory: &PartitionMemory, mut mark: watch::Receiver<Offset>, to
     }
 }
 
-/// As [`reached`], of what only the leader moves.
+/// Waits until the partition is flushed to `to`. As [`reached`], but also fails when the lead ends, since only a leader
+/// flushes.
 async fn flushed(memory: &PartitionMemory, to: Offset) -> Result<(), OwnerError> {
     tokio::select! {
         biased;

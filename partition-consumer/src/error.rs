@@ -5,27 +5,27 @@ use log_bus::LogError;
 use model::PartitionId;
 use thiserror::Error;
 
-/// Why the consumer cannot be made, or stops for good. What can be tried again is tried again and never gets here.
+/// Why the consumer cannot start, or stops for good. Errors that another try may cure are retried and never get here.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// Settings that cannot work.
+    /// Some settings cannot work.
     #[error("consumer: {0}")]
     Config(String),
     /// The metrics could not be registered.
     #[error("consumer: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// The log is of no use any more, or not the one that was flushed.
+    /// The log cannot be used any more, or is not the one that the head was made from.
     #[error("consumer of partition {partition}: {source}")]
     Log {
         /// The partition.
         partition: PartitionId,
-        /// What the log said.
+        /// The error of the log.
         source: LogError,
     },
-    /// What partitions to own cannot be learnt.
+    /// The assigned partitions are unknown.
     #[error("consumer: {0}")]
     Assignment(LogError),
-    /// A cut cannot be made into a block, or a head is of no use. Nothing is lost: the log holds the range.
+    /// No block can be made of a cut, or a head cannot be used. Nothing is lost: the log holds the range.
     #[error("consumer: {0}")]
     Cut(#[from] CutError),
     /// A task ended in a panic.

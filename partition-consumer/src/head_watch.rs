@@ -1,4 +1,4 @@
-//! Looks into the head of a partition that is not led here.
+//! Polls the head of a partition that another process may lead.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -8,18 +8,18 @@ use model::PartitionId;
 use tokio::time::Instant;
 
 use crate::Error;
-use crate::consumer::Shared;
+use crate::state::ConsumerState;
 
-/// However much they are wanted, looks do not come more often than so many times the usual.
+/// Hints may make polls at most this many times as frequent as `head_poll`.
 const HURRY: u32 = 4;
 
 type Asking<'a> = Pin<Box<dyn Future<Output = Result<Option<Flushed>, CutError>> + Send + 'a>>;
 
-/// Asks for the head when it is time, beside whatever else its owner does.
+/// Reads the head when it is due, while its owner does other work.
 pub(crate) struct HeadWatch<'a> {
-    shared: &'a Shared,
+    state: &'a ConsumerState,
     partition: PartitionId,
-    /// From one look to the next; None looks only when it is told to.
+    /// The time from one poll to the next. `None` polls only after [`HeadWatch::hurry`].
     period: Option<Duration>,
     due: Option<Instant>,
     not_before: Instant,
@@ -27,29 +27,29 @@ pub(crate) struct HeadWatch<'a> {
 }
 
 impl<'a> HeadWatch<'a> {
-    /// Looks now, and then again and again.
-    pub(crate) fn steady(shared: &'a Shared, partition: PartitionId) -> Self {
+    /// Polls now, and then every `head_poll`.
+    pub(crate) fn steady(state: &'a ConsumerState, partition: PartitionId) -> Self {
         let now = Instant::now();
-        let period = Some(shared.config.head_poll.get());
-        Self { shared, partition, period, due: Some(now), not_before: now, asking: None }
+        let period = Some(state.config.head_poll.get());
+        Self { state, partition, period, due: Some(now), not_before: now, asking: None }
     }
 
-    /// Looks when it is [told to](HeadWatch::hurry).
-    pub(crate) fn on_hint(shared: &'a Shared, partition: PartitionId) -> Self {
-        Self { shared, partition, period: None, due: None, not_before: Instant::now(), asking: None }
+    /// Polls only after a [hint](HeadWatch::hurry).
+    pub(crate) fn on_hint(state: &'a ConsumerState, partition: PartitionId) -> Self {
+        Self { state, partition, period: None, due: None, not_before: Instant::now(), asking: None }
     }
 
-    /// Looks as soon as it may.
+    /// Polls as soon as the rate limit allows.
     pub(crate) fn hurry(&mut self) {
         if self.asking.is_none() {
             self.due = Some(self.due.map_or(self.not_before, |due| due.min(self.not_before)));
         }
     }
 
-    /// Waits for the next look and what it finds. Cancel-safe: what was begun goes on with the next call.
+    /// Waits for the next poll and returns the head. Cancel-safe: the next call goes on with a request that has begun.
     ///
     /// # Errors
-    /// When the head is of no use. That the store is away is none.
+    /// When the head cannot be used. If the store is unavailable, this keeps trying instead.
     pub(crate) async fn next(&mut self) -> Result<Flushed, Error> {
         loop {
             if self.asking.is_none() {
@@ -57,7 +57,7 @@ impl<'a> HeadWatch<'a> {
                     Some(due) => tokio::time::sleep_until(due).await,
                     None => std::future::pending().await,
                 }
-                self.asking = Some(self.shared.components.blocks.flushed_to(self.partition));
+                self.asking = Some(self.state.components.blocks.flushed_to(self.partition));
             }
             let answer = match &mut self.asking {
                 Some(asking) => asking.await,
@@ -66,15 +66,15 @@ impl<'a> HeadWatch<'a> {
             self.asking = None;
             let now = Instant::now();
             self.due = self.period.map(|period| now + period);
-            self.not_before = now + self.shared.config.head_poll.get() / HURRY;
+            self.not_before = now + self.state.config.head_poll.get() / HURRY;
             match answer {
                 Ok(Some(flushed)) => return Ok(flushed),
                 Ok(None) => {}
                 Err(error @ CutError::Unavailable { .. }) => {
-                    self.shared.metrics.retries.with_label_values(&["store"]).inc();
-                    tracing::debug!(partition = %self.partition, %error, "cannot look into the head; trying again");
-                    // A hint that could not be checked is checked again.
-                    self.due = Some(now + self.shared.config.head_poll.get());
+                    self.state.metrics.retries.with_label_values(&["store"]).inc();
+                    tracing::debug!(partition = %self.partition, %error, "cannot read the head; trying again");
+                    // The hint is not checked yet, so another poll is due even without a period.
+                    self.due = Some(now + self.state.config.head_poll.get());
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -1,4 +1,4 @@
-//! What is held of one partition, however the process stands to it.
+//! The memory of one partition.
 //!
 //! ```text
 //! head:      … blocks ──────────────▶F
@@ -6,10 +6,10 @@
 //!                 held.start                     held.end
 //! ```
 //!
-//! Segments follow one another without gap. The last one fills. Those that lie below F stay for a grace period; the others
-//! wait for a head. Whoever leads moves F with its own cuts, so that F lies between segments; who does not lead reads it
-//! from the head, and it may lie anywhere. A reader takes a list of segments and both bounds under one short lock, and
-//! scans without any.
+//! Segments follow one another without a gap. The last one fills. Segments below F stay for a grace period; the others
+//! wait until a head lists them. A leader moves F with its own cuts, so that F lies between two segments. A process that
+//! does not lead reads F from the head, and F may lie anywhere. A reader copies the list of segments and both bounds under
+//! one short lock, and scans without a lock.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -28,30 +28,30 @@ use crate::budget::{Budget, Charge};
 
 /// One segment in memory.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct MemorySegment {
     pub(crate) segment: Arc<Segment>,
-    /// Where its range begins; it ends where the next one begins.
+    /// The first offset of its range. The range ends where the next segment begins.
     pub(crate) start: Offset,
     pub(crate) charge: Charge,
-    /// When its first record was consumed; not set while it has none.
-    pub(crate) opened: OnceLock<Opened>,
+    /// When its first record was consumed; not set while it is empty.
+    pub(crate) opened: OnceLock<OpenedAt>,
 }
 
-/// A moment on both clocks: ages go by the one that never jumps, what people read by the other.
+/// A moment on two clocks: one that never jumps, for ages, and the time of day, for people.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Opened {
+pub(crate) struct OpenedAt {
     pub(crate) at: Instant,
     pub(crate) time: TimestampNs,
 }
 
-/// How this process stands to the partition.
+/// What this process is to a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
-    /// What others are told.
+pub(crate) struct LeadStatus {
+    /// The role that is published.
     pub(crate) role: PartitionRole,
-    /// It has the lead, as far as it knows: also while it drains, until another one takes it.
+    /// True while it has the lead, as far as it knows. A draining process has it until another one takes it.
     pub(crate) leads: bool,
-    /// Of its lead, or else of the head that it knows.
+    /// The epoch of its lead, or of the latest head it knows.
     pub(crate) epoch: u64,
 }
 
@@ -60,47 +60,47 @@ pub(crate) struct Standing {
 pub(crate) struct PartitionMemory {
     partition: PartitionId,
     budget: Arc<Budget>,
-    state: Mutex<State>,
-    standing: watch::Sender<Standing>,
-    /// W: everything below was consumed and is visible.
+    state: Mutex<SegmentList>,
+    lead_status: watch::Sender<LeadStatus>,
+    /// W: everything below is consumed and visible.
     consumed: watch::Sender<Offset>,
-    /// F: everything below is listed by a head, as far as is known here.
+    /// F, as far as this process knows: a head lists everything below.
     flushed: watch::Sender<Offset>,
-    /// Everything below this is wanted in blocks.
+    /// A flush wants everything below this offset in blocks.
     flush_to: AtomicI64,
     flush_wanted: Notify,
-    /// Caught up with what the log held in the beginning: answers are not short any more.
+    /// True once everything is consumed that the log held at the start, so that answers are complete.
     is_serving: AtomicBool,
-    /// Cancelled when nothing more will come.
+    /// Cancelled when the partition is no longer held here.
     ended: CancellationToken,
 }
 
 #[derive(Debug)]
-struct State {
+struct SegmentList {
     /// Ascending; the last one fills.
-    segments: VecDeque<Arc<Held>>,
-    /// Since when each of the first segments is known to be below F; shorter than `segments`.
+    segments: VecDeque<Arc<MemorySegment>>,
+    /// For each of the first segments, since when it is known to lie below F. Shorter than `segments`.
     flushed_since: VecDeque<Instant>,
     flushed: Offset,
     consumed: Offset,
 }
 
-/// What a reader took.
+/// The segments and bounds that a reader uses.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     /// Segments that may hold rows of `range`, ascending.
-    pub(crate) segments: Vec<Arc<Held>>,
-    /// The offsets that the answer is about.
+    pub(crate) segments: Vec<Arc<MemorySegment>>,
+    /// The offsets that the answer covers.
     pub(crate) range: OffsetRange,
-    /// What was held.
+    /// The offsets that were held.
     pub(crate) held: OffsetRange,
 }
 
 impl PartitionMemory {
-    /// The memory of a partition that is flushed up to `start`, to be filled from there.
+    /// Empty memory of a partition that is flushed to `start` and fills from there.
     pub(crate) fn new(partition: PartitionId, start: Offset, first: Arc<Segment>, budget: &Arc<Budget>) -> Arc<Self> {
-        let held = Held { segment: first, start, charge: budget.open(false), opened: OnceLock::new() };
-        let state = State {
+        let held = MemorySegment { segment: first, start, charge: budget.open(false), opened: OnceLock::new() };
+        let state = SegmentList {
             segments: [Arc::new(held)].into(),
             flushed_since: VecDeque::new(),
             flushed: start,
@@ -110,7 +110,7 @@ impl PartitionMemory {
             partition,
             budget: budget.clone(),
             state: Mutex::new(state),
-            standing: watch::Sender::new(Standing { role: PartitionRole::Warming, leads: false, epoch: 0 }),
+            lead_status: watch::Sender::new(LeadStatus { role: PartitionRole::Warming, leads: false, epoch: 0 }),
             consumed: watch::Sender::new(start),
             flushed: watch::Sender::new(start),
             flush_to: AtomicI64::new(start.value()),
@@ -129,8 +129,10 @@ impl PartitionMemory {
         self.state.lock().held()
     }
 
-    /// What a reader needs to answer for offsets `from` and above, as of now. `Err` holds what is held when `from`
-    /// lies below it.
+    /// What a reader needs to answer for offsets from `from` on, as of now.
+    ///
+    /// # Errors
+    /// The held range, when `from` lies below it.
     pub(crate) fn snapshot(&self, from: Offset) -> Result<Snapshot, OffsetRange> {
         let state = self.state.lock();
         let held = state.held();
@@ -142,12 +144,12 @@ impl PartitionMemory {
         Ok(Snapshot { segments, range: OffsetRange::new(from, held.end), held })
     }
 
-    /// The segment that fills.
-    pub(crate) fn filling(&self) -> Arc<Held> {
+    /// The filling segment.
+    pub(crate) fn filling(&self) -> Arc<MemorySegment> {
         self.state.lock().filling().clone()
     }
 
-    /// How many segments there are, and how many of them wait for a head.
+    /// The number of all segments, and of those that wait until a head lists them.
     pub(crate) fn segment_counts(&self) -> (usize, usize) {
         let state = self.state.lock();
         (state.segments.len(), state.segments.len() - 1 - state.flushed_since.len())
@@ -157,29 +159,34 @@ impl PartitionMemory {
     pub(crate) fn advance(&self, to: Offset) {
         {
             let mut state = self.state.lock();
-            assert!(state.consumed <= to, "what is consumed never shrinks");
+            assert!(state.consumed <= to, "the consumed offset never falls");
             state.consumed = to;
         }
         self.consumed.send_if_modified(|consumed| std::mem::replace(consumed, to) != to);
     }
 
-    /// Ends the segment that fills at W, and begins the next one there. Answers the one that ended, and its range.
-    pub(crate) fn roll(&self, next: Arc<Segment>) -> (Arc<Held>, OffsetRange) {
+    /// Ends the filling segment at W and begins the next one there. Returns the ended segment and its range.
+    pub(crate) fn roll(&self, next: Arc<Segment>) -> (Arc<MemorySegment>, OffsetRange) {
         let mut state = self.state.lock();
         let frozen = state.filling().clone();
         let range = OffsetRange::new(frozen.start, state.consumed);
         assert!(!range.is_empty(), "a segment covers at least one offset");
         frozen.charge.set_cuttable(false);
-        let charge = self.budget.open(self.standing().leads);
-        state.segments.push_back(Arc::new(Held { segment: next, start: range.end, charge, opened: OnceLock::new() }));
+        let charge = self.budget.open(self.lead_status().leads);
+        state.segments.push_back(Arc::new(MemorySegment {
+            segment: next,
+            start: range.end,
+            charge,
+            opened: OnceLock::new(),
+        }));
         state.note_flushed(Instant::now());
         (frozen, range)
     }
 
-    /// Lets everything go and begins anew at `to`, which a head is flushed to: nothing that is not in blocks may be held.
+    /// Drops everything and starts again at `to`, the flushed-to offset of a head. Everything held must be in blocks.
     pub(crate) fn jump(&self, to: Offset, next: Arc<Segment>) {
-        let charge = self.budget.open(self.standing().leads);
-        let first = Arc::new(Held { segment: next, start: to, charge, opened: OnceLock::new() });
+        let charge = self.budget.open(self.lead_status().leads);
+        let first = Arc::new(MemorySegment { segment: next, start: to, charge, opened: OnceLock::new() });
         let gone = {
             let mut state = self.state.lock();
             assert!(state.consumed <= to, "what is not in blocks is not let go");
@@ -192,7 +199,7 @@ impl PartitionMemory {
         self.flushed.send_replace(to);
     }
 
-    /// Takes note that a head is flushed to `to`. Segments that end below may go after the grace period.
+    /// Notes that a head is flushed to `to`. Segments that end below may be evicted after the grace period.
     pub(crate) fn flushed_to(&self, to: Offset, now: Instant) {
         {
             let mut state = self.state.lock();
@@ -206,7 +213,7 @@ impl PartitionMemory {
         });
     }
 
-    /// As [`PartitionMemory::flushed_to`], of a cut that was made here.
+    /// As [`PartitionMemory::flushed_to`], for a cut of this process.
     pub(crate) fn published(&self, to: Offset, now: Instant) {
         self.flushed_to(to, now);
         let state = self.state.lock();
@@ -214,20 +221,20 @@ impl PartitionMemory {
         assert!(state.flushed > to || next == Some(to), "heads list segments in their order");
     }
 
-    /// F, as far as is known here.
+    /// F, as far as this process knows.
     pub(crate) fn flushed(&self) -> Offset {
         self.state.lock().flushed
     }
 
-    /// The segments that ended and that no head lists whole, with their ranges.
-    pub(crate) fn waiting(&self) -> VecDeque<(Arc<Held>, OffsetRange)> {
+    /// The ended segments that no head lists completely, with their ranges.
+    pub(crate) fn waiting(&self) -> VecDeque<(Arc<MemorySegment>, OffsetRange)> {
         let state = self.state.lock();
         let ended = state.segments.iter().zip(state.segments.iter().skip(1));
         let ended = ended.map(|(held, next)| (held.clone(), OffsetRange::new(held.start, next.start)));
         ended.skip(state.flushed_since.len()).collect()
     }
 
-    /// Lets segments below F go: those older than the grace period, or, when memory is short, all.
+    /// Evicts segments that have been below F for the grace period, or all segments below F if memory is short.
     pub(crate) fn evict(&self, grace: Duration, is_short: bool, now: Instant) {
         let mut gone = Vec::new();
         let mut state = self.state.lock();
@@ -238,12 +245,12 @@ impl PartitionMemory {
             state.flushed_since.pop_front();
             gone.extend(state.segments.pop_front());
         }
-        // Freeing megabytes takes a while: not under the lock.
+        // Freed outside the lock, since freeing megabytes takes a while.
         drop(state);
         drop(gone);
     }
 
-    /// Asks for everything below `to` to be cut.
+    /// Asks the leader to cut everything below `to`.
     pub(crate) fn want_flushed(&self, to: Offset) {
         self.flush_to.fetch_max(to.value(), Ordering::Relaxed);
         self.flush_wanted.notify_one();
@@ -254,7 +261,7 @@ impl PartitionMemory {
         self.flush_wanted.notified().await;
     }
 
-    /// True when a flush wants more than what was cut, up to `cut_to`, and everything that it wants was consumed.
+    /// True when a flush wants offsets above `cut_to`, and all of them are consumed.
     pub(crate) fn is_flush_due(&self, cut_to: Offset) -> bool {
         let wanted = self.flush_to.load(Ordering::Relaxed);
         cut_to.value() < wanted && wanted <= self.held().end.value()
@@ -276,31 +283,31 @@ impl PartitionMemory {
         self.is_serving.load(Ordering::Acquire)
     }
 
-    pub(crate) fn standing(&self) -> Standing {
-        *self.standing.borrow()
+    pub(crate) fn lead_status(&self) -> LeadStatus {
+        *self.lead_status.borrow()
     }
 
-    /// Takes another standing; true when it is another.
-    pub(crate) fn stand(&self, standing: Standing) -> bool {
-        let is_other = self.standing.send_if_modified(|now| std::mem::replace(now, standing) != standing);
+    /// Changes the lead status. Returns false if it was the same before.
+    pub(crate) fn set_lead_status(&self, lead_status: LeadStatus) -> bool {
+        let is_other = self.lead_status.send_if_modified(|now| std::mem::replace(now, lead_status) != lead_status);
         if is_other {
-            self.filling().charge.set_cuttable(standing.leads);
+            self.filling().charge.set_cuttable(lead_status.leads);
         }
         is_other
     }
 
-    /// What others are told. Who is not caught up holds nothing that it would answer for.
-    pub(crate) fn told(&self) -> PartitionState {
-        let Standing { role, epoch, .. } = self.standing();
+    /// The state for other processes. The held range is empty until this process serves the partition.
+    pub(crate) fn published_state(&self) -> PartitionState {
+        let LeadStatus { role, epoch, .. } = self.lead_status();
         let held = if self.is_serving() { self.held() } else { OffsetRange::new(Offset::ZERO, Offset::ZERO) };
         PartitionState { partition: self.partition, role, epoch, held }
     }
 
-    /// Waits until the partition is not led here.
+    /// Waits until this process does not lead the partition.
     pub(crate) async fn lead_is_over(&self) {
-        let mut standing = self.standing.subscribe();
-        // The sender lives as long as this memory.
-        let _ = standing.wait_for(|standing| !standing.leads).await;
+        let mut lead_status = self.lead_status.subscribe();
+        // It cannot fail: `self` keeps the sender alive.
+        let _ = lead_status.wait_for(|lead_status| !lead_status.leads).await;
     }
 
     pub(crate) fn end(&self) {
@@ -317,16 +324,16 @@ impl PartitionMemory {
     }
 }
 
-impl State {
+impl SegmentList {
     fn held(&self) -> OffsetRange {
         OffsetRange::new(self.segments.front().expect("there is always a segment that fills").start, self.consumed)
     }
 
-    fn filling(&self) -> &Arc<Held> {
+    fn filling(&self) -> &Arc<MemorySegment> {
         self.segments.back().expect("there is always a segment that fills")
     }
 
-    /// Marks the ended segments that lie below F whole.
+    /// Marks the ended segments that lie completely below F.
     fn note_flushed(&mut self, now: Instant) {
         while let Some(next) = self.segments.get(self.flushed_since.len() + 1)
             && next.start <= self.flushed
@@ -346,7 +353,7 @@ mod tests {
         Offset::new(offset)
     }
 
-    /// Memory with segments that end at each of these offsets, and one that fills up to the last of them plus 5.
+    /// Memory with segments that end at these offsets, and a filling one that holds 5 offsets more.
     fn memory(ends: &[i64]) -> Arc<PartitionMemory> {
         let memory = PartitionMemory::new(P, at(10), Arc::default(), &Budget::new(1000, 500));
         for end in ends {
@@ -357,7 +364,7 @@ mod tests {
         memory
     }
 
-    /// What is held, and the ranges that wait, after a head was seen that is flushed to `flushed`, without grace.
+    /// Checks the held range and the waiting segments after a head is flushed to `flushed`, with no grace period.
     fn check(ends: &[i64], flushed: i64, held_start: i64, waiting: &[(i64, i64)]) {
         let memory = memory(ends);
         let end = memory.held().end;
@@ -387,7 +394,7 @@ mod tests {
         memory.flushed_to(at(20), Instant::now());
         tokio::time::advance(Duration::from_secs(6)).await;
         memory.flushed_to(at(30), Instant::now());
-        // What was learnt twice is not younger for it.
+        // Hearing of an older head does not restart the grace period.
         memory.flushed_to(at(25), Instant::now());
         assert_eq!(memory.flushed(), at(30));
         tokio::time::advance(Duration::from_secs(5)).await;

@@ -1,48 +1,42 @@
-//! Every metric of the consumer. Names that begin with `loki_` are Loki's; "chunk" is its word for what a segment is here.
+//! The metrics of the consumer. Names that begin with `loki_` are Loki's, whose word for a segment is "chunk".
 
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use telemetry::StageCpu;
 
-/// Counters, gauges and histograms of the consumer.
+/// The metrics of the consumer.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    /// CPU time from a fetched record to rows in memory.
+    /// CPU time to decode records into memory.
     pub(crate) consume_cpu: StageCpu,
-    /// Streams in the segments that fill. Label: `tenant`.
+    /// Label: `tenant`.
     pub(crate) memory_streams: IntGaugeVec,
-    /// Segments in memory.
     pub(crate) memory_chunks: IntGauge,
-    /// Streams that came into a segment, and that left with it; one that goes on is counted in each segment. Label: `tenant`.
+    /// A stream counts once in each segment that holds it. Label: `tenant`.
     pub(crate) streams_created: IntCounterVec,
     pub(crate) streams_removed: IntCounterVec,
-    /// Cuts that wait to be published.
     pub(crate) flush_queue_length: IntGauge,
     /// Label: `partition`.
     pub(crate) records: IntCounterVec,
     pub(crate) entries: IntCounterVec,
     pub(crate) record_bytes: IntCounterVec,
     pub(crate) quarantined: IntCounterVec,
-    /// How long ago the last record consumed was appended; 0 when all is consumed. Label: `partition`.
+    /// Label: `partition`.
     pub(crate) lag_seconds: GaugeVec,
-    /// 1 while this process leads the partition. Label: `partition`.
+    /// Label: `partition`.
     pub(crate) leading: IntGaugeVec,
     pub(crate) memory_bytes: IntGauge,
-    /// 0 to 1; at 1 fetching stops.
+    /// From 0 to 1. At 1 fetching stops.
     pub(crate) memory_fill: Gauge,
-    /// Times that fetching stopped since memory was full.
     pub(crate) full_stops: IntCounter,
-    /// From the end of a segment to the head that lists it.
     pub(crate) cut_seconds: Histogram,
     /// Label: `from`: `log`, `store`.
     pub(crate) retries: IntCounterVec,
     pub(crate) fenced: IntCounter,
-    /// From the moment that a partition is held to its lead.
     pub(crate) warm_seconds: Histogram,
     pub(crate) scan_seconds: Histogram,
     pub(crate) scans_running: IntGauge,
-    /// Answers that a reader must plan again for, since it came too late.
     pub(crate) not_held: IntCounter,
     pub(crate) tails: IntGauge,
 }
@@ -56,37 +50,37 @@ impl Metrics {
             consume_cpu: StageCpu::register(registry, "consume")?,
             memory_streams: register.gauges(
                 "loki_ingester_memory_streams",
-                "Streams in the segments that fill.",
+                "Number of streams in filling segments.",
                 tenant,
             )?,
-            memory_chunks: register.gauge("loki_ingester_memory_chunks", "Segments in memory.")?,
+            memory_chunks: register.gauge("loki_ingester_memory_chunks", "Number of segments in memory.")?,
             streams_created: register.counters(
                 "loki_ingester_streams_created_total",
-                "Streams that came into a segment.",
+                "Number of streams added to segments.",
                 tenant,
             )?,
             streams_removed: register.counters(
                 "loki_ingester_streams_removed_total",
-                "Streams that left with their segment.",
+                "Number of streams of ended segments.",
                 tenant,
             )?,
             flush_queue_length: register
-                .gauge("loki_ingester_flush_queue_length", "Cuts that wait to be published.")?,
-            records: register.counters("millrace_consumer_records_total", "Records consumed.", partition)?,
-            entries: register.counters("millrace_consumer_entries_total", "Entries consumed.", partition)?,
+                .gauge("loki_ingester_flush_queue_length", "Number of cuts that wait to be published.")?,
+            records: register.counters("millrace_consumer_records_total", "Number of consumed records.", partition)?,
+            entries: register.counters("millrace_consumer_entries_total", "Number of consumed entries.", partition)?,
             record_bytes: register.counters(
                 "millrace_consumer_record_bytes_total",
-                "Bytes of records consumed.",
+                "Number of bytes of consumed records.",
                 partition,
             )?,
             quarantined: register.counters(
                 "millrace_consumer_quarantined_records_total",
-                "Records that could not be decoded and were set aside.",
+                "Number of records that could not be decoded and were set aside.",
                 partition,
             )?,
             lag_seconds: register.float_gauges(
                 "millrace_consumer_lag_seconds",
-                "How long ago the last record consumed was appended; 0 when all is consumed.",
+                "Seconds since the last consumed record was appended, or 0 when everything is consumed.",
                 partition,
             )?,
             leading: register.gauges(
@@ -94,41 +88,46 @@ impl Metrics {
                 "1 while this process leads the partition.",
                 partition,
             )?,
-            memory_bytes: register.gauge("millrace_consumer_memory_bytes", "Memory that segments take, estimated.")?,
+            memory_bytes: register
+                .gauge("millrace_consumer_memory_bytes", "Estimated bytes of memory of all segments.")?,
             memory_fill: register.float_gauge(
                 "millrace_consumer_memory_fill_ratio",
-                "Memory that segments take, of the cap at which fetching stops.",
+                "Share of the memory limit that segments take; at 1 fetching stops.",
             )?,
-            full_stops: register
-                .counter("millrace_consumer_memory_full_total", "Times that fetching stopped since memory was full.")?,
+            full_stops: register.counter(
+                "millrace_consumer_memory_full_total",
+                "Number of times that fetching stopped because memory was full.",
+            )?,
             cut_seconds: register.histogram(
                 "millrace_consumer_cut_seconds",
-                "From the end of a segment to the head that lists it.",
+                "Seconds from the end of a segment to the head that lists it.",
                 seconds(),
             )?,
             retries: register.counters(
                 "millrace_consumer_retries_total",
-                "Requests to the log or the store that failed and are tried again.",
+                "Number of failed requests to the log or the store that are tried again.",
                 &["from"],
             )?,
-            fenced: register
-                .counter("millrace_consumer_fenced_total", "Times that another process took a partition away.")?,
+            fenced: register.counter(
+                "millrace_consumer_fenced_total",
+                "Number of times that another process took a lead from this one.",
+            )?,
             warm_seconds: register.histogram(
                 "millrace_consumer_warm_seconds",
-                "From the moment that a partition is read to its lead.",
+                "Seconds from the start of reading a partition to taking its lead.",
                 seconds(),
             )?,
             scan_seconds: register.histogram(
                 "millrace_consumer_scan_seconds",
-                "Time to scan the memory of one partition for one query.",
+                "Seconds to scan the memory of one partition for one query.",
                 seconds(),
             )?,
-            scans_running: register.gauge("millrace_consumer_scans_running", "Scans that run now.")?,
+            scans_running: register.gauge("millrace_consumer_scans_running", "Number of scans that run now.")?,
             not_held: register.counter(
                 "millrace_consumer_not_held_total",
-                "Requests for offsets that are in blocks by now; the reader plans again.",
+                "Number of requests for rows that were evicted because they are in blocks; the reader plans again.",
             )?,
-            tails: register.gauge("millrace_consumer_tails", "Live tails.")?,
+            tails: register.gauge("millrace_consumer_tails", "Number of open live tails.")?,
         })
     }
 }

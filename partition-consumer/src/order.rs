@@ -1,29 +1,29 @@
-//! What is asked of the task of one partition.
+//! Orders for the task of one partition.
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// What should become of a partition here.
+/// What the task should do with its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// It is assigned to this process.
+    /// Hold it: it is assigned to this process.
     Own {
-        /// Since when.
+        /// When it was assigned.
         since: Instant,
     },
-    /// It was taken away from this process.
+    /// Hand it over: it was revoked from this process.
     Release {
-        /// When.
+        /// When it was revoked.
         since: Instant,
     },
-    /// The process ends.
+    /// Hand it over or publish it: the process shuts down.
     Leave {
-        /// When that was asked for.
+        /// When the shutdown began.
         since: Instant,
     },
 }
 
-/// Where a task reads its orders.
+/// The receiving end of orders.
 #[derive(Clone, Debug)]
 pub(crate) struct Orders(watch::Receiver<Order>);
 
@@ -32,12 +32,12 @@ impl Orders {
         Self(receiver)
     }
 
-    /// What is asked now.
+    /// The current order.
     pub(crate) fn now(&self) -> Order {
         *self.0.borrow()
     }
 
-    /// Waits for another order. Cancel-safe. Whoever gives orders outlives the task; if not, this waits for ever.
+    /// Waits for another order. Cancel-safe. Waits for ever if the sender is gone.
     pub(crate) async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;

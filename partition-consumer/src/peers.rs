@@ -1,4 +1,5 @@
-//! What other processes say of a partition: hints that decide when to wait and for whom, never what is right.
+//! What other processes report about partitions. These are hints: they decide when to wait, and for whom. The head
+//! decides who leads.
 
 use std::sync::Arc;
 
@@ -6,10 +7,10 @@ use control::{Control, PartitionRole, PartitionState, ProcessState, Role, View};
 use model::{Offset, PartitionId};
 use tokio::sync::watch;
 
-/// The other processes. On the log of one machine there are none.
+/// The other processes. There are none on the log of one machine.
 pub(crate) struct Peers(Option<Arc<Control>>);
 
-/// Wakes when another view is there.
+/// Wakes when the view of the fleet changes.
 pub(crate) struct Changes(Option<watch::Receiver<Arc<View>>>);
 
 impl Peers {
@@ -17,7 +18,7 @@ impl Peers {
         Self(control)
     }
 
-    /// True when there may be others at all.
+    /// True when there may be other processes at all.
     pub(crate) fn can_exist(&self) -> bool {
         self.0.is_some()
     }
@@ -26,34 +27,34 @@ impl Peers {
         Changes(self.0.as_ref().map(|control| control.watch()))
     }
 
-    /// True when another process has the lead of a head with this epoch: also one that drains, since it leads until
-    /// its head is taken.
+    /// True when another process leads with this epoch or a later one. A draining process counts: it leads until
+    /// another one takes the head.
     pub(crate) fn is_led(&self, partition: PartitionId, epoch: u64) -> bool {
         let leads = [PartitionRole::Leading, PartitionRole::Draining];
         self.any(partition, |state| leads.contains(&state.role) && state.epoch >= epoch)
     }
 
-    /// As [`Peers::is_led`], by one that means to keep it.
+    /// As [`Peers::is_led`], by a process that does not drain.
     pub(crate) fn is_led_to_stay(&self, partition: PartitionId, epoch: u64) -> bool {
         self.any(partition, |state| state.role == PartitionRole::Leading && state.epoch >= epoch)
     }
 
-    /// True when another process knows of a later lead than this epoch.
+    /// True when another process knows a later epoch.
     pub(crate) fn know_later(&self, partition: PartitionId, epoch: u64) -> bool {
         self.any(partition, |state| state.epoch > epoch)
     }
 
-    /// True when another process leads under a later epoch, and answers for everything below `to`.
+    /// True when another process leads with a later epoch, and answers for everything below `to`.
     pub(crate) fn have_succeeded(&self, partition: PartitionId, epoch: u64, to: Offset) -> bool {
         self.any(partition, |state| state.role == PartitionRole::Leading && state.epoch > epoch && state.held.end >= to)
     }
 
-    /// True when another process may answer for more of a partition than up to `end`.
+    /// True when another process may answer for offsets beyond `end`.
     pub(crate) fn hold_more(&self, partition: PartitionId, end: Offset) -> bool {
         self.any(partition, |state| state.role != PartitionRole::Warming && state.held.end > end)
     }
 
-    /// True when there is a process that could take over what this one leads.
+    /// True when another process could take over partitions of this one.
     pub(crate) fn can_take_over(&self) -> bool {
         self.others(|process| process.roles.contains(&Role::Consumer) && !process.leaving)
     }
@@ -69,7 +70,7 @@ impl Peers {
 }
 
 impl Changes {
-    /// Waits for another view; for ever when there is none to come. Cancel-safe.
+    /// Waits for a change. Waits for ever if there are no other processes. Cancel-safe.
     pub(crate) async fn next(&mut self) {
         let is_over = match &mut self.0 {
             Some(views) => views.changed().await.is_err(),

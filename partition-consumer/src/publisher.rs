@@ -1,4 +1,4 @@
-//! Publishes the cuts of one partition, one after the other, until there are no more.
+//! Publishes the cuts of one partition, one after the other.
 
 use std::sync::Arc;
 
@@ -6,95 +6,94 @@ use cut::{Cut, CutError, Lead};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::config::Backoff;
-use crate::consumer::Shared;
 use crate::memory::PartitionMemory;
 use crate::order::{Order, Orders};
+use crate::state::ConsumerState;
 
-/// One cut on its way.
-pub(crate) struct Job {
+/// A cut to publish.
+pub(crate) struct PublishJob {
     pub(crate) cut: Cut,
     /// When its segment ended.
     pub(crate) frozen: Instant,
 }
 
-/// Why publishing ended before the cuts did.
+/// Why publishing ended before all cuts were published.
 #[derive(Debug)]
-pub(crate) enum Halt {
-    /// Another process leads the partition.
+pub(crate) enum PublishError {
+    /// Another process leads the partition now.
     Fenced,
-    /// The store was not there for too long after shutdown was asked for. The log holds what is left.
+    /// The store was unavailable for too long during shutdown. The log holds the rest.
     GaveUp,
-    /// A cut that can never be published.
+    /// The cut can never be published.
     Failed(CutError),
 }
 
-/// Runs until the channel closes and all that came through it is published.
+/// Runs until the channel is closed and all its cuts are published.
 pub(crate) async fn publish_all(
-    shared: Arc<Shared>,
+    state: Arc<ConsumerState>,
     memory: Arc<PartitionMemory>,
     mut lead: Box<dyn Lead>,
-    mut jobs: mpsc::Receiver<Job>,
+    mut jobs: mpsc::Receiver<PublishJob>,
     mut orders: Orders,
-) -> Result<(), Halt> {
+) -> Result<(), PublishError> {
     while let Some(job) = jobs.recv().await {
-        publish(&shared, &memory, &mut *lead, &job, &mut orders).await?;
+        publish(&state, &memory, &mut *lead, &job, &mut orders).await?;
     }
     Ok(())
 }
 
 async fn publish(
-    shared: &Shared,
+    state: &ConsumerState,
     memory: &PartitionMemory,
     lead: &mut dyn Lead,
-    job: &Job,
+    job: &PublishJob,
     orders: &mut Orders,
-) -> Result<(), Halt> {
-    let mut backoff = Backoff::new(&shared.config);
+) -> Result<(), PublishError> {
+    let mut pauses = state.retry_pauses();
     loop {
         let error = match lead.publish(&job.cut).await {
             Ok(published) => {
                 let now = Instant::now();
-                shared.metrics.cut_seconds.observe(now.duration_since(job.frozen).as_secs_f64());
+                state.metrics.cut_seconds.observe(now.duration_since(job.frozen).as_secs_f64());
                 memory.published(published.flushed_to, now);
-                memory.evict(shared.config.published_grace.into(), shared.budget.is_short(), now);
+                memory.evict(state.config.published_grace.into(), state.budget.is_short(), now);
                 return Ok(());
             }
             Err(error) => error,
         };
         match error {
             CutError::Unavailable { .. } => {
-                shared.metrics.retries.with_label_values(&["store"]).inc();
-                if ends_since(shared, orders.now())
-                    .is_some_and(|since| since.elapsed() >= shared.config.shutdown_grace.get())
+                state.metrics.retries.with_label_values(&["store"]).inc();
+                if ends_since(state, orders.now())
+                    .is_some_and(|since| since.elapsed() >= state.config.shutdown_grace.get())
                 {
                     tracing::warn!(%error, "giving up at shutdown; the log holds the range, and it is read again at the next start");
-                    return Err(Halt::GaveUp);
+                    return Err(PublishError::GaveUp);
                 }
-                let pause = backoff.pause();
+                let pause = pauses.next();
                 tracing::warn!(%error, ?pause, "cannot publish a cut; trying again");
                 tokio::select! {
                     biased;
-                    // At shutdown the time that is left is used for another try at once, then every pause.
+                    // Shutdown cuts the pause short: the remaining time is for more tries.
                     () = orders.changed() => {}
                     () = tokio::time::sleep(pause) => {}
                 }
             }
             CutError::Fenced { .. } => {
                 tracing::warn!(%error, "lost the lead of a partition");
-                return Err(Halt::Fenced);
+                return Err(PublishError::Fenced);
             }
-            CutError::LogBehind { .. } | CutError::Failed { .. } => return Err(Halt::Failed(error)),
+            CutError::LogBehind { .. } | CutError::Failed { .. } => return Err(PublishError::Failed(error)),
         }
     }
 }
 
-/// Since when the end of the lead is asked for, if it is.
-fn ends_since(shared: &Shared, order: Order) -> Option<Instant> {
+/// When the order came that ends the lead; `None` if the lead should go on.
+fn ends_since(state: &ConsumerState, order: Order) -> Option<Instant> {
     match order {
         Order::Leave { since } => Some(since),
-        // Where others may be, the lead goes on until one of them takes it.
-        Order::Release { since } => (!shared.peers.can_exist()).then_some(since),
+        // If there are other processes, the lead goes on until one of them takes it.
+        Order::Release { since } => (!state.peers.can_exist()).then_some(since),
         Order::Own { .. } => None,
     }
 }

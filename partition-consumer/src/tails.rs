@@ -1,7 +1,7 @@
-//! Live rows for those who follow.
+//! Live rows for readers that follow the log.
 //!
-//! A record is advanced over in memory first and offered to tails then. So when a tail is given what memory holds of a
-//! partition, and from then on only what lies behind that, it gets every row once.
+//! A record becomes visible in memory first and is offered to tails then. A tail that starts gets the rows in memory, and
+//! after that only rows above them, so it gets every row once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use schemas::record::Record;
 use crate::memory::PartitionMemory;
 use crate::scan::rows;
 
-/// Who follows what. Nearly always nobody: that costs one look at a counter for each record.
+/// All live tails. Mostly there are none; then a record costs one look at a counter.
 #[derive(Debug, Default)]
 pub(crate) struct Tails {
     tails: RwLock<Vec<Tail>>,
@@ -26,17 +26,17 @@ pub(crate) struct Tails {
 struct Tail {
     request: TailRequest,
     sender: TailSender,
-    /// Rows below were offered before, or are not wanted; by partition.
+    /// By partition: rows below this offset were offered before, or are not wanted.
     from: HashMap<PartitionId, Offset>,
 }
 
 impl Tails {
-    /// Begins a tail. `serving` lists the partitions that are served now.
+    /// Opens a tail. `serving` lists the memory of the partitions that are served now.
     pub(crate) fn open(&self, request: TailRequest, serving: impl FnOnce() -> Vec<Arc<PartitionMemory>>) -> TailStream {
         let (sender, stream) = tail_channel(request.capacity);
         let mut tail = Tail { request, sender, from: HashMap::new() };
-        // Nothing is offered meanwhile, and no partition begins to be served without this tail. It counts before memory
-        // is looked at: what is consumed after that waits to be offered to it.
+        // The lock keeps records from being offered, and partitions from being served, without this tail. The count
+        // rises before memory is read, so that records consumed after that wait for the lock.
         let mut tails = self.tails.write();
         self.count.store(tails.len() + 1, Ordering::Relaxed);
         let (serving, replays) = (serving(), tail.request.catch_up == CatchUp::FromBefore);
@@ -47,7 +47,7 @@ impl Tails {
         stream
     }
 
-    /// Hands the rows of a record to those who want them. Never waits.
+    /// Gives the rows of a record to the tails that want them. Waits only for the lock.
     pub(crate) fn offer(&self, partition: PartitionId, offset: Offset, record: &Record) {
         if self.len() == 0 {
             return;
@@ -69,31 +69,31 @@ impl Tails {
         }
     }
 
-    /// A partition is served from now on: what was read before is given to those who follow already.
+    /// Gives the rows that memory holds of a newly served partition to the open tails.
     pub(crate) fn serve(&self, memory: &PartitionMemory) {
         self.tails.write().iter_mut().for_each(|tail| tail.catch_up(memory, tail.sender.room() / 2));
     }
 
-    /// A partition is not served any more: everything below `consumed` was offered.
+    /// Notes that a partition is no longer served: everything below `consumed` was offered.
     pub(crate) fn end(&self, partition: PartitionId, consumed: Offset) {
         for tail in self.tails.write().iter_mut() {
             tail.from.insert(partition, consumed);
         }
     }
 
-    /// How many there are.
+    /// Number of tails.
     pub(crate) fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Forgets those that nobody reads any more.
+    /// Removes tails without a reader.
     pub(crate) fn prune(&self) {
         if self.len() > 0 {
             self.retain(|tail| !tail.sender.is_closed());
         }
     }
 
-    /// Ends all.
+    /// Ends all tails.
     pub(crate) fn clear(&self) {
         self.retain(|_| false);
     }
@@ -106,8 +106,8 @@ impl Tails {
 }
 
 impl Tail {
-    /// Gives the latest rows of a partition that were not offered yet, in so many batches at most, and says how far it is
-    /// consumed.
+    /// Sends the latest rows of a partition that were not offered yet, in at most `batches_max` batches, and then the
+    /// offset up to which it is consumed.
     fn catch_up(&mut self, memory: &PartitionMemory, batches_max: usize) {
         if self.request.catch_up == CatchUp::Never {
             return;
@@ -118,7 +118,7 @@ impl Tail {
             self.sender.send(TailBatch { partition, offset, batch: Arc::new(batch), is_replayed: true });
         };
         if batches_max > 0 && start < held.end {
-            // What was let go meanwhile cannot be given.
+            // Rows that were evicted meanwhile are left out.
             if let Ok(mut snapshot) = memory.snapshot(start) {
                 snapshot.range = OffsetRange::new(start, held.end);
                 for slice in rows(&snapshot, &self.request.tenant).latest(&self.request.matchers, batches_max) {

@@ -1,36 +1,35 @@
-//! What a block holds, read from the store or from memory.
+//! Reads the contents of a block, from the store or from memory.
 
 use std::{collections::BTreeSet, ops::Range};
 
 use block::{BlockError, BlockIndex, BlockScan, Step, quarantined};
 use bytes::Bytes;
 use catalogue::{BlockEntry, TenantEntry};
-use model::Needs;
-use model::{Offset, OffsetRange, TenantId};
+use model::{Needs, Offset, OffsetRange, TenantId};
 use object_store::{ObjectKey, ObjectStore, StoreError};
+use runtime::Share;
 use thiserror::Error;
-use tokio_util::sync::CancellationToken;
 
-use super::{Error, Progress, Retry, Wanted, contents::Contents};
+use super::{Error, Progress, Selection, contents::Contents, retries::Retries};
 
-/// The wanted entries of a block, and what its own table says of their tenants.
+/// The selected entries of a block, and the tenants that its own index lists.
 #[derive(Debug, Default)]
 pub(crate) struct BlockContents {
     pub(crate) contents: Contents,
-    /// As a head lists them; only wanted ones.
+    /// The selected tenants, as a head lists them.
     pub(crate) tenants: Vec<TenantEntry>,
 }
 
 /// Why a block could not be read.
 #[derive(Debug, Error)]
 pub(crate) enum BlockReadError {
-    /// There is no such object any more.
+    /// The object no longer exists.
     #[error("the block is gone")]
     Gone,
-    /// The bytes are not those of the block.
+    /// The object is not a valid block, or not the one that the head lists.
     #[error("{0}")]
     Damaged(String),
-    /// The store failed, or somebody asked to stop.
+    /// The store failed, or the replay was stopped.
     #[error(transparent)]
     Failed(#[from] Error),
 }
@@ -41,21 +40,22 @@ impl From<BlockError> for BlockReadError {
     }
 }
 
-/// What reading blocks needs.
+/// Reads contents of blocks from the store.
 #[derive(Clone, Copy)]
-pub(crate) struct BlockReader<'a> {
+pub(crate) struct BlockContentsReader<'a> {
     pub(crate) store: &'a dyn ObjectStore,
-    pub(crate) retry: Retry,
+    pub(crate) retries: &'a Retries,
+    pub(crate) work: &'a Share,
     pub(crate) progress: &'a Progress,
-    pub(crate) stop: &'a CancellationToken,
 }
 
-impl BlockReader<'_> {
-    /// Reads what is wanted of a block, of records in `range`. With `with_quarantine`, also which records were set aside.
+impl BlockContentsReader<'_> {
+    /// Reads the selected entries of a block with offsets in `range`, and with `with_quarantine` the offsets of quarantined
+    /// records.
     pub(crate) async fn read(
         &self,
         entry: &BlockEntry,
-        wanted: &Wanted,
+        wanted: &Selection,
         range: OffsetRange,
         with_quarantine: bool,
     ) -> Result<BlockContents, BlockReadError> {
@@ -64,14 +64,14 @@ impl BlockReader<'_> {
         let mut data = self.get_ranges(&key, std::slice::from_ref(&tail)).await?;
         let index = BlockIndex::open(entry.bytes, data.pop().unwrap_or_default())?;
         check_provenance(&index, entry.range)?;
-        let mut scan = Scan::new(&index, wanted, range);
+        let mut scan = ContentsScan::new(&index, wanted, range);
         loop {
             let needed;
-            (scan, needed) = on_a_thread(move || {
+            let work = self.work.run(move || {
                 let needed = scan.advance();
                 (scan, needed)
-            })
-            .await?;
+            });
+            (scan, needed) = work.await.map_err(|lost| Error::Lost(lost.to_string()))?;
             let Some(ranges) = needed? else { break };
             let data = self.get_ranges(&key, &ranges).await?;
             scan.scan.supply(ranges, data)?;
@@ -88,13 +88,13 @@ impl BlockReader<'_> {
         let mut failures = 0;
         loop {
             let getting = self.store.get_ranges(key, ranges);
-            let outcome = self.stop.run_until_cancelled(getting).await.ok_or(Error::Stopped)?;
+            let outcome = self.retries.stop.run_until_cancelled(getting).await.ok_or(Error::Stopped)?;
             return Err(match outcome {
                 Ok(data) => return Ok(data),
-                Err(StoreError::Unavailable { .. }) if failures + 1 < self.retry.attempts => {
+                Err(StoreError::Unavailable { .. }) if self.retries.allows_another(failures + 1) => {
                     failures += 1;
                     Progress::add(&self.progress.retries, 1);
-                    self.retry.pause(failures, self.stop).await?;
+                    self.retries.pause(failures).await?;
                     continue;
                 }
                 Err(StoreError::NotFound(_)) => BlockReadError::Gone,
@@ -105,11 +105,11 @@ impl BlockReader<'_> {
     }
 }
 
-/// Everything that a block in memory holds.
+/// Reads the contents of a block in memory.
 pub(crate) fn read_bytes(file: &Bytes, range: OffsetRange) -> Result<BlockContents, BlockError> {
     let index = BlockIndex::open(file.len() as u64, file.clone())?;
-    let wanted = Wanted::everything();
-    let mut scan = Scan::new(&index, &wanted, range);
+    let wanted = Selection::everything();
+    let mut scan = ContentsScan::new(&index, &wanted, range);
     while let Some(ranges) = scan.advance()? {
         let piece = |r: &Range<u64>| file.slice(r.start as usize..r.end as usize);
         let data = ranges.iter().map(piece).collect();
@@ -120,18 +120,18 @@ pub(crate) fn read_bytes(file: &Bytes, range: OffsetRange) -> Result<BlockConten
     Ok(BlockContents { contents, tenants: tenants_of(&index, &wanted) })
 }
 
-/// A scan and what it found so far.
-struct Scan {
+/// A scan of a block, and the contents read so far.
+struct ContentsScan {
     scan: BlockScan,
-    /// The last stream of each wanted tenant, and the tenant.
+    /// For each selected tenant, the end of its streams.
     owners: Vec<(u32, TenantId)>,
-    wanted: Wanted,
+    wanted: Selection,
     range: OffsetRange,
     contents: Contents,
 }
 
-impl Scan {
-    fn new(index: &BlockIndex, wanted: &Wanted, range: OffsetRange) -> Self {
+impl ContentsScan {
+    fn new(index: &BlockIndex, wanted: &Selection, range: OffsetRange) -> Self {
         let (mut ordinals, mut owners) = (Vec::new(), Vec::new());
         for tenant in index.tenants().filter(|tenant| wanted.tenants.wants(tenant.tenant)) {
             let of_time = |ordinal: &u32| {
@@ -148,7 +148,7 @@ impl Scan {
         Self { scan, owners, wanted: wanted.clone(), range, contents: Contents::default() }
     }
 
-    /// Works until bytes are needed; none at the end.
+    /// Works until bytes are needed. `None` at the end of the scan.
     fn advance(&mut self) -> Result<Option<Vec<Range<u64>>>, BlockError> {
         loop {
             match self.scan.next()? {
@@ -171,10 +171,10 @@ fn check_provenance(index: &BlockIndex, range: OffsetRange) -> Result<(), BlockR
     if found == range {
         return Ok(());
     }
-    Err(BlockReadError::Damaged(format!("the head says that it holds {range}, the block itself says {found}")))
+    Err(BlockReadError::Damaged(format!("the head lists it with offsets {range}, but the block itself has {found}")))
 }
 
-fn tenants_of(index: &BlockIndex, wanted: &Wanted) -> Vec<TenantEntry> {
+fn tenants_of(index: &BlockIndex, wanted: &Selection) -> Vec<TenantEntry> {
     let tenants = index.tenants().filter(|tenant| wanted.tenants.wants(tenant.tenant));
     tenants
         .map(|t| TenantEntry {
@@ -191,9 +191,4 @@ fn tenants_of(index: &BlockIndex, wanted: &Wanted) -> Vec<TenantEntry> {
 fn set_aside(index: &BlockIndex, file: &Bytes, range: OffsetRange) -> Result<BTreeSet<Offset>, BlockError> {
     let records = quarantined(index, file)?;
     Ok(records.into_iter().map(|record| record.offset).filter(|offset| range.contains(*offset)).collect())
-}
-
-/// Runs long work where it holds nobody up.
-pub(crate) async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Lost(error.to_string()))
 }

@@ -1,4 +1,4 @@
-//! What a range holds, by stream and offset, so that two places that should hold the same can be compared.
+//! The contents of a range, by stream and offset, so that log and blocks can be compared.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,14 +7,14 @@ use model::{Batch, Labels, Needs, Offset, OffsetRange, PartitionId, TenantId};
 use schemas::record::{Record, RecordError};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Amount, Difference, Wanted};
+use super::{Amount, Difference, Selection};
 
-/// Some entries, in whatever order: how many, how long, and the sum of their hashes.
+/// A digest of entries in any order: their number, their size, and the sum of their hashes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Digest {
     entries: u64,
     line_bytes: u64,
-    /// Of time, line and metadata. A sum, so that order does not matter and repeats do.
+    /// The sum of the hashes of time, line and metadata. Order does not change a sum, but repeats do.
     hash: u128,
 }
 
@@ -26,24 +26,24 @@ impl Digest {
     }
 }
 
-/// The wanted entries of a range.
+/// The selected entries of a range.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
     streams: HashMap<(TenantId, Labels), BTreeMap<Offset, Digest>>,
     /// Records that could not be decoded.
     pub(crate) undecodable: BTreeSet<Offset>,
-    /// How much it is; records are counted where the log is read.
+    /// How much it is. Records count only where the log is read.
     pub(crate) amount: Amount,
-    /// Room for the bytes of one entry, used again.
+    /// A buffer for the bytes of one entry, reused.
     room: Vec<u8>,
 }
 
 impl Contents {
-    /// Adds what is wanted of a record of the log.
+    /// Adds the selected entries of a record.
     ///
     /// # Errors
-    /// When it cannot be decoded; that is noted.
-    pub(crate) fn add_record(&mut self, record: &LogRecord, wanted: &Wanted) -> Result<Record, RecordError> {
+    /// When the record cannot be decoded. Its offset is kept in [`Contents::undecodable`].
+    pub(crate) fn add_record(&mut self, record: &LogRecord, wanted: &Selection) -> Result<Record, RecordError> {
         let decoded = Record::decode(record.payload.clone()).inspect_err(|_| {
             self.undecodable.insert(record.offset);
         })?;
@@ -57,12 +57,18 @@ impl Contents {
         Ok(decoded)
     }
 
-    /// Adds the entries of a batch that are of the wanted time and, when one is given, of a range of offsets.
-    pub(crate) fn add_batch(&mut self, tenant: &TenantId, batch: &Batch, wanted: &Wanted, range: Option<OffsetRange>) {
+    /// Adds the entries of a batch that have a selected time and, if a range is given, an offset in it.
+    pub(crate) fn add_batch(
+        &mut self,
+        tenant: &TenantId,
+        batch: &Batch,
+        wanted: &Selection,
+        range: Option<OffsetRange>,
+    ) {
         let mut columns: Vec<_> = batch.metadata.iter().collect();
         columns.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let stream = self.streams.entry((tenant.clone(), batch.labels.clone())).or_default();
-        // Rows of one record mostly follow one another.
+        // Rows of one record mostly are neighbours, so their digests are summed before the map is updated.
         let mut run: Option<(Offset, Digest)> = None;
         for row in 0..batch.len() {
             let (nanos, offset) = (batch.timestamps[row], Offset::new(batch.offsets[row]));
@@ -89,8 +95,8 @@ impl Contents {
         }
     }
 
-    /// Where `found` holds something else than this, by stream; in order of tenants and labels.
-    pub(crate) fn differences(&self, found: &Self, place: &Place<'_>) -> Vec<Difference> {
+    /// The differences between this and `found`, one per stream, sorted by tenant and labels.
+    pub(crate) fn differences(&self, found: &Self, place: &Comparison<'_>) -> Vec<Difference> {
         let none = BTreeMap::new();
         let keys: BTreeSet<_> = self.streams.keys().chain(found.streams.keys()).collect();
         let mut differences = Vec::new();
@@ -110,7 +116,7 @@ impl Contents {
             };
             let (expected, found) = (sum(expected), sum(found));
             let what = if (expected.entries, expected.line_bytes) == (found.entries, found.line_bytes) {
-                format!("{} entries are there, but their times, lines or metadata differ", expected.entries)
+                format!("{} entries exist on both sides, but their times, lines or metadata differ", expected.entries)
             } else {
                 format!(
                     "{} holds {} entries of {} bytes, {} {} of {} bytes",
@@ -130,9 +136,9 @@ impl Contents {
     }
 }
 
-/// What is compared with what, for the words of a difference.
+/// The two sides of a comparison, for the text of a difference.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
+pub(crate) struct Comparison<'a> {
     pub(crate) partition: PartitionId,
     pub(crate) block: Option<&'a str>,
     /// Such as "the log".
@@ -141,7 +147,7 @@ pub(crate) struct Place<'a> {
     pub(crate) found: &'a str,
 }
 
-/// Names ascend. Lengths go in, so that no two entries have the same bytes.
+/// `metadata` is sorted by name. Lengths are hashed, too, so that different entries never have the same bytes.
 fn hash_entry<'a>(
     room: &mut Vec<u8>,
     nanos: i64,

@@ -7,14 +7,14 @@ use model::{Offset, PartitionId};
 use object_store::StoreError;
 use thiserror::Error;
 
-/// Why a replay ended early. What was done is in its state: run it again from there.
+/// Why a replay ended early. Its state holds the progress: run it again from there.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The job cannot work as it is put.
+    /// The job is not possible.
     #[error("{0}")]
     Job(String),
-    /// The state is of another log than the one that is open.
-    #[error("the state is of the log {expected}, but this is the log {found}")]
+    /// The state belongs to another log than the one that is open.
+    #[error("the state belongs to the log {expected}, but this is the log {found}")]
     OtherLog {
         /// The log that the state names.
         expected: String,
@@ -26,19 +26,19 @@ pub enum Error {
     Log {
         /// The partition.
         partition: PartitionId,
-        /// Where reading stood.
+        /// The next offset to read.
         at: Offset,
-        /// What the log said.
+        /// The error of the log.
         source: LogError,
     },
-    /// The log says that there is more, but brings nothing.
-    #[error("partition {partition} brings nothing from offset {at} on, though it should reach up to {end}")]
+    /// The log has more records, but returns none.
+    #[error("partition {partition} returns no records from offset {at} on, though its end should be {end}")]
     Stalled {
         /// The partition.
         partition: PartitionId,
-        /// Where reading stood.
+        /// The next offset to read.
         at: Offset,
-        /// Where it should have come to.
+        /// The end of the range.
         end: Offset,
     },
     /// A head could not be read or changed.
@@ -49,42 +49,42 @@ pub enum Error {
     Store {
         /// The object.
         key: String,
-        /// What the store said.
+        /// The error of the store.
         source: StoreError,
     },
-    /// Records could not be made into a block.
+    /// No block can be made of the records.
     #[error("partition {partition}: no block can be made: {source}")]
     Encode {
         /// The partition.
         partition: PartitionId,
-        /// What is wrong.
+        /// The reason.
         source: BlockError,
     },
-    /// What was made is not what the log holds: a defect of this program. Nothing was listed.
-    #[error("a rebuilt block differs from the log, so that it was not listed; this is a defect, please report it: {0}")]
+    /// A rebuilt block differs from the log, which is a defect of this program. Nothing was listed.
+    #[error("a rebuilt block differs from the log and was not listed; this is a defect, please report it: {0}")]
     Defect(String),
-    /// The target refused a batch, or could not be reached for too long.
+    /// The target refused a batch, or was unreachable for too long.
     #[error("partition {partition}, batch {batch}: {reason}")]
     Target {
         /// The partition.
         partition: PartitionId,
         /// The batch's name.
         batch: String,
-        /// What the target said.
+        /// The reason.
         reason: String,
     },
-    /// The state could not be kept or read.
+    /// The state file could not be written or read.
     #[error("the state in {file}: {reason}")]
     State {
-        /// Where it is.
+        /// The file.
         file: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// A task died.
     #[error("a task of the replay was lost: {0}")]
     Lost(String),
-    /// Somebody asked to stop. [`run`](super::run) answers with an unfinished outcome instead.
+    /// The replay was stopped. [`run`](super::run) returns an unfinished outcome instead of this.
     #[error("stopped")]
     Stopped,
 }

@@ -1,26 +1,26 @@
-//! What is asked of a replay: whose entries, which window, what to do with them.
+//! What a replay does: which tenants, which window, and what to do with the entries.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use model::{Labels, Matcher, PartitionId, TenantId, TimeRange, TimestampNs};
 use serde::{Deserialize, Serialize};
 
-/// By how much a search by entry time is widened beyond the age limits: records wait in gateways, and clocks differ.
+/// A search by entry time is wider than the age limits by this much: records wait in gateways, and clocks differ.
 const CLOCK_SLACK: Duration = Duration::from_secs(300);
 
-/// All that makes one replay; kept in its state, so that resuming needs nothing else.
+/// Everything that defines a replay. The state includes it, so that resuming needs nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
     /// What to do.
     pub mode: Mode,
-    /// Whose entries.
+    /// The tenants whose entries are replayed.
     pub tenants: Tenants,
-    /// Only streams that pass this selector; empty: all. The caller parses it and supplies its matchers.
+    /// Only streams that match this selector are replayed; empty means all. The caller parses it and supplies its matchers.
     pub selector: String,
-    /// Which window of time.
+    /// The window of time.
     pub window: Window,
-    /// Which partitions; empty: all.
+    /// The partitions; empty means all.
     pub partitions: Vec<PartitionId>,
 }
 
@@ -30,29 +30,29 @@ pub struct Job {
 pub enum Mode {
     /// Compare them with the blocks.
     Verify,
-    /// Make the blocks of the window anew and list them in place of the old ones.
+    /// Rebuild the blocks of the window and list them in place of the old ones.
     Rebuild,
     /// Send them on.
     Send {
-        /// Where to, in the caller's words.
+        /// The name that the caller has for the target.
         target: String,
-        /// The tenant that they are sent as.
+        /// The tenant that the target files the entries under.
         as_tenant: TenantId,
     },
 }
 
-/// Whose entries.
+/// The tenants whose entries are replayed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tenants {
-    /// Everybody's.
+    /// All tenants.
     All,
-    /// These tenants'.
+    /// Only these.
     These(BTreeSet<TenantId>),
 }
 
 impl Tenants {
-    /// Whether this tenant's entries are wanted.
+    /// True when entries of this tenant are selected.
     pub fn wants(&self, tenant: &TenantId) -> bool {
         match self {
             Self::All => true,
@@ -60,7 +60,7 @@ impl Tenants {
         }
     }
 
-    /// Whether records of this key are worth decoding. A record's key is its tenant's name.
+    /// True when records with this key may hold selected entries. A record's key is its tenant's name.
     pub(crate) fn wants_key(&self, key: &[u8]) -> bool {
         match self {
             Self::All => true,
@@ -69,11 +69,11 @@ impl Tenants {
     }
 }
 
-/// By which time the window is meant.
+/// The time that a window is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
-    /// When the log took the records. Exact: the log has an index of it.
+    /// The time when records were appended. Exact, since the log has an index of it.
     AppendTime,
     /// The entries' own time. The search in the log is widened by the age limits, and entries are filtered.
     EntryTime,
@@ -85,20 +85,20 @@ pub enum By {
 pub struct Window {
     /// Its first moment.
     pub from: TimestampNs,
-    /// The first moment behind it.
+    /// The first moment after it.
     pub to: TimestampNs,
-    /// Which time is meant.
+    /// The time that the window is about.
     pub by: By,
-    /// By entry time: entries older than this were refused (`reject_old_samples_max_age`); none: entries of any age were
-    /// taken, so that the search goes on to the end of the log.
+    /// For entry time: entries older than this were refused (`reject_old_samples_max_age`). `None` if entries of any age
+    /// were accepted; the search then goes on to the end of the log.
     pub age_max: Option<Duration>,
-    /// By entry time: entries from further in the future than this were refused (`creation_grace_period`).
+    /// For entry time: entries further in the future than this were refused (`creation_grace_period`).
     pub grace: Duration,
 }
 
 impl Window {
-    /// The append times at which the window's records can have been appended: an entry of time `t` is taken between
-    /// `t - grace` and `t + age_max`, give or take what clocks differ.
+    /// The range of append times that the window's records can have. An entry of time `t` is accepted between `t - grace`
+    /// and `t + age_max`, apart from differences between clocks.
     pub fn append_time(&self) -> TimeRange {
         match self.by {
             By::AppendTime => TimeRange::new(self.from, self.to),
@@ -109,25 +109,25 @@ impl Window {
         }
     }
 
-    /// The entry times that are wanted; none when all are.
+    /// The entry times that are selected; `None` selects all.
     pub fn entry_time(&self) -> Option<TimeRange> {
         (self.by == By::EntryTime).then(|| TimeRange::new(self.from, self.to))
     }
 }
 
-/// Which entries of the window's records are wanted.
+/// Selects entries of the window's records.
 #[derive(Clone, Debug)]
-pub struct Wanted {
-    /// Whose.
+pub struct Selection {
+    /// Only entries of these tenants.
     pub tenants: Tenants,
-    /// Only of streams that pass all of these.
+    /// Only entries of streams that match all of these.
     pub matchers: Vec<Matcher>,
-    /// Only of this time; none: of any.
+    /// Only entries of this time; `None` selects all.
     pub time: Option<TimeRange>,
 }
 
-impl Wanted {
-    /// What a job wants; `matchers` are those of its selector.
+impl Selection {
+    /// The selection of a job. `matchers` are those of its selector.
     pub fn of(job: &Job, matchers: Vec<Matcher>) -> Self {
         Self { tenants: job.tenants.clone(), matchers, time: job.window.entry_time() }
     }

@@ -1,4 +1,4 @@
-//! From a window of time to offsets, and what is known of them without reading a record.
+//! Finds the offsets of a window of time, and estimates how much they hold without reading a record.
 
 use std::sync::Arc;
 
@@ -8,25 +8,25 @@ use model::{Offset, OffsetRange, PartitionId, TimestampNs};
 
 use super::{Error, Job, Tenants};
 
-/// What a replay will read of one partition.
+/// The part of one partition that a replay reads.
 #[derive(Clone, Debug)]
 pub struct PartitionPlan {
     /// The partition.
     pub partition: PartitionId,
-    /// What the log holds of it.
+    /// The offsets that the log holds.
     pub held: Watermarks,
-    /// The offsets to read; empty when the window has none.
+    /// The offsets to read; empty if the window has none.
     pub range: OffsetRange,
-    /// The window begins where the log does: retention may have removed some of it.
+    /// True when the window begins at the start of the log, so that retention may have removed part of it.
     pub cut_off: bool,
-    /// The head, when the plan was made.
+    /// The head at the time of the plan.
     pub head: Arc<Head>,
 }
 
 /// Finds the window's offsets in every partition of the job, and reads the heads. Reads no record.
 ///
 /// # Errors
-/// When log or store fail, or the job names a partition that there is not.
+/// When the log or the store fails, or the job names a partition that does not exist.
 pub async fn plan(log: &dyn LogBus, heads: &Heads, job: &Job) -> Result<Vec<PartitionPlan>, Error> {
     if job.window.from >= job.window.to {
         return Err(Error::Job("the window ends before it begins".to_owned()));
@@ -54,13 +54,13 @@ async fn plan_partition(
     let wrong = |error| in_log(partition, error);
     let held = log.watermarks(partition).await.map_err(wrong)?;
     let first_at = |time: TimestampNs| async move {
-        // Kafka gives negative times meanings of their own.
+        // In Kafka, negative times have special meanings.
         let found = log.offset_at(partition, time.max(TimestampNs::from_nanos(0))).await.map_err(wrong)?;
         Ok::<_, Error>(found.unwrap_or(held.end).clamp(held.first, held.end))
     };
     let start = first_at(time.start).await?;
     let end = if time.end == TimestampNs::MAX { held.end } else { first_at(time.end).await? };
-    // The first record that is left is of the window already: there may have been others before it.
+    // If the oldest record left is in the window, there may have been others before it.
     let oldest = first_at(TimestampNs::MIN).await?;
     let cut_off = held.first > Offset::ZERO && start <= oldest;
     let head = heads.read_shared(partition).await?;
@@ -72,25 +72,25 @@ fn in_log(partition: PartitionId, source: LogError) -> Error {
     Error::Log { partition, at: Offset::ZERO, source }
 }
 
-/// What a replay would read of one partition, as far as the head's index tells.
+/// How much a replay reads of one partition, according to the head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Estimate {
-    /// Records of all tenants at the most: offsets may have gaps.
+    /// Upper bound of records, of all tenants. Offsets may have gaps.
     pub records_max: u64,
-    /// Records at the most that are not in blocks yet. The index says nothing of them.
+    /// Upper bound of records that are not in blocks yet. The head does not know their contents.
     pub unflushed_records_max: u64,
-    /// Entries of the wanted tenants in blocks; blocks that lie only in part in the window count in part.
+    /// Entries of the selected tenants in blocks. A block that overlaps the window counts in proportion.
     pub entries: u64,
     /// Bytes of their lines.
     pub line_bytes: u64,
-    /// Blocks that lie in the window and hold any of it.
+    /// Blocks that hold selected entries.
     pub blocks: u64,
-    /// Of these, blocks whose range the log no longer holds completely, so that they cannot be rebuilt.
+    /// Of these, blocks that cannot be rebuilt, since the log no longer holds their whole range.
     pub blocks_not_in_log: u64,
 }
 
 impl PartitionPlan {
-    /// Estimates from the index alone. By entry time, blocks whose entries are of other times count nothing.
+    /// Estimates from the head alone. For entry time, blocks without entries of the window do not count.
     pub fn estimate(&self, job: &Job) -> Estimate {
         let length = |range: OffsetRange| u64::try_from(range.end.value() - range.start.value()).unwrap_or(0);
         let unflushed = OffsetRange::new(self.range.start.max(self.head.flushed_to), self.range.end);
@@ -116,17 +116,17 @@ impl PartitionPlan {
     }
 }
 
-/// What two ranges have in common; may be empty.
+/// The intersection of two ranges; may be empty.
 pub(crate) fn overlap(a: OffsetRange, b: OffsetRange) -> OffsetRange {
     OffsetRange::new(a.start.max(b.start), a.end.min(b.end))
 }
 
-/// Whether the log holds a range completely.
+/// True when the log holds the whole range.
 pub(crate) fn is_held(held: Watermarks, range: OffsetRange) -> bool {
     held.first <= range.start && range.end <= held.end
 }
 
-/// The blocks of a head that lie in the window, in part or whole, and hold anything of the job's tenants and time.
+/// The blocks of a head that overlap the window and hold entries of the job's tenants and time.
 pub(crate) fn blocks_of<'a>(
     head: &'a Head,
     window: OffsetRange,

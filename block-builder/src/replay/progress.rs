@@ -1,23 +1,23 @@
-//! How far a replay is, for whoever watches.
+//! The progress of a replay, for whoever watches.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Counts that grow while a replay runs; read them at any time.
+/// Counters that grow while a replay runs. They can be read at any time.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Offsets of the window, of all partitions.
+    /// Number of offsets in the window, over all partitions.
     pub offsets_total: AtomicU64,
-    /// Offsets of the window that were passed.
+    /// Number of offsets that are done.
     pub offsets_done: AtomicU64,
-    /// Bytes of records that were read from the log.
+    /// Bytes of records read from the log.
     pub log_bytes: AtomicU64,
-    /// Entries that were read and wanted.
+    /// Number of selected entries that were read.
     pub entries: AtomicU64,
-    /// Blocks compared or made, or batches acknowledged.
+    /// Number of blocks compared or rebuilt, or batches acknowledged.
     pub steps: AtomicU64,
-    /// Requests that were tried again.
+    /// Number of requests that were tried again.
     pub retries: AtomicU64,
-    /// Differences found.
+    /// Number of differences between log and blocks.
     pub differences: AtomicU64,
 }
 

@@ -1,4 +1,4 @@
-//! Reading a range of a partition, with patience and at a bounded rate.
+//! Reads a range of a partition, with retries and at a bounded rate.
 
 use std::time::Duration;
 
@@ -6,45 +6,43 @@ use log_bus::{FetchLimits, LogBus, LogError, LogRecord};
 use model::{OffsetRange, PartitionId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use super::{Error, Progress, Retry};
+use super::{Error, Progress, retries::Retries};
 
-/// How much is fetched at once.
+/// The size of one fetch, and how long it waits for records.
 const FETCH: FetchLimits = FetchLimits { bytes_max: 4 << 20, wait_max: Duration::from_secs(1) };
-/// How often a fetch may bring nothing before the range is given up.
+/// After this many fetches without progress the range is given up.
 const EMPTY_FETCHES_MAX: u32 = 30;
 
 /// Reads the records of a range, in order.
 pub(crate) struct Records<'a> {
     pub(crate) log: &'a dyn LogBus,
     pub(crate) partition: PartitionId,
-    /// What is left to read.
+    /// The offsets that are not read yet.
     pub(crate) range: OffsetRange,
     pub(crate) pace: &'a Pace,
-    pub(crate) retry: Retry,
+    pub(crate) retries: &'a Retries,
     pub(crate) progress: &'a Progress,
-    pub(crate) stop: &'a CancellationToken,
 }
 
 impl Records<'_> {
-    /// The next records, at least one; none at the end of the range.
+    /// The next records, at least one. `None` at the end of the range.
     ///
     /// # Errors
-    /// What the log says, after some tries when it is unavailable; [`Error::Stopped`].
+    /// When the log fails, and stays unavailable over all tries; [`Error::Stopped`] when the replay is stopped.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<LogRecord>>, Error> {
         let (mut failures, mut empty) = (0, 0);
         while !self.range.is_empty() {
             let (partition, at, end) = (self.partition, self.range.start, self.range.end);
             let fetching = self.log.fetch(partition, at, self.pace.fetch_limits());
-            let fetched = match self.stop.run_until_cancelled(fetching).await {
+            let fetched = match self.retries.stop.run_until_cancelled(fetching).await {
                 None => return Err(Error::Stopped),
                 Some(Ok(fetched)) => fetched,
-                Some(Err(source @ LogError::Unavailable(_))) if failures + 1 < self.retry.attempts => {
+                Some(Err(source @ LogError::Unavailable(_))) if self.retries.allows_another(failures + 1) => {
                     failures += 1;
                     tracing::debug!(%partition, offset = %at, %source, "cannot read the log; trying again");
                     Progress::add(&self.progress.retries, 1);
-                    self.retry.pause(failures, self.stop).await?;
+                    self.retries.pause(failures).await?;
                     continue;
                 }
                 Some(Err(source)) => return Err(Error::Log { partition, at, source }),
@@ -63,7 +61,7 @@ impl Records<'_> {
             }
             let bytes = records.iter().map(|record| record.payload.len() as u64).sum();
             Progress::add(&self.progress.log_bytes, bytes);
-            if self.stop.run_until_cancelled(self.pace.take(bytes)).await.is_none() {
+            if self.retries.stop.run_until_cancelled(self.pace.take(bytes)).await.is_none() {
                 return Err(Error::Stopped);
             }
             return Ok(Some(records));
@@ -72,11 +70,11 @@ impl Records<'_> {
     }
 }
 
-/// Bounds how many bytes are read in a second, by all partitions together.
+/// Bounds the bytes per second that all partitions read together.
 #[derive(Debug)]
 pub(crate) struct Pace {
     bytes_per_second: Option<u64>,
-    /// When what was taken so far is paid for.
+    /// The time until which the bytes taken so far use up the rate.
     paid_until: Mutex<Option<Instant>>,
 }
 
@@ -85,13 +83,13 @@ impl Pace {
         Self { bytes_per_second: bytes_per_second.filter(|rate| *rate > 0), paid_until: Mutex::new(None) }
     }
 
-    /// At a bounded rate, a quarter of a second's worth is read at once.
+    /// At a bounded rate, one fetch reads at most a quarter of a second's bytes.
     fn fetch_limits(&self) -> FetchLimits {
         let part = self.bytes_per_second.map_or(u64::MAX, |rate| rate / 4);
         FetchLimits { bytes_max: FETCH.bytes_max.min(usize::try_from(part).unwrap_or(usize::MAX)), ..FETCH }
     }
 
-    /// Takes bytes, and waits until those taken before are paid for.
+    /// Takes bytes, and waits until the bytes taken before are within the rate.
     async fn take(&self, bytes: u64) {
         let Some(rate) = self.bytes_per_second else { return };
         let cost = Duration::from_secs_f64(bytes as f64 / rate as f64);

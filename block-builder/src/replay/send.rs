@@ -1,100 +1,28 @@
-//! Sends entries on, batch by batch, each after the one before it was acknowledged.
+//! Sends entries on, batch by batch. Each batch follows the acknowledgement of the previous one.
 
-use std::time::Duration;
-
-use async_trait::async_trait;
-use bytes::Bytes;
-use model::{Labels, Needs, Offset, PartitionId, TenantId, TimestampNs};
+use model::{Needs, Offset, PartitionId, TenantId, TimestampNs};
 use schemas::record::{Record, StreamSlice};
 
-use super::{Amount, Error, PartitionState, Position, Progress, run::Shared};
+use super::{
+    Amount, Batch, BatchStream, Entry, Error, PartitionState, Position, Progress, SendError, context::ReplayContext,
+};
 
-/// What an entry counts beside its texts.
+/// Bytes that an entry counts in addition to its line and metadata.
 const ENTRY_BYTES: usize = 32;
 
-/// Entries that are sent together, in the order of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
-    /// The same for a repeat of this batch, and for nothing else.
-    pub id: String,
-    /// Where the entries come from.
-    pub partition: PartitionId,
-    /// The streams that they are of.
-    pub streams: Vec<BatchStream>,
-    /// The entries.
-    pub entries: Vec<Entry>,
-    /// About how many bytes they are.
-    pub bytes: usize,
-}
-
-/// A stream of a batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BatchStream {
-    /// Whose it is in the log.
-    pub tenant: TenantId,
-    /// Its labels.
-    pub labels: Labels,
-}
-
-/// An entry of a batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Which of the batch's streams it is of.
-    pub stream: usize,
-    /// Its time.
-    pub ts: TimestampNs,
-    /// Its line; any bytes.
-    pub line: Bytes,
-    /// Its structured metadata, by name.
-    pub metadata: Vec<(String, String)>,
-    /// The record that it came in.
-    pub offset: Offset,
-}
-
-/// Why a batch was not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SendError {
-    /// Not now; it may have been taken all the same. Send it again, after this long at least.
-    Again {
-        /// What went wrong.
-        reason: String,
-        /// What the target asked for.
-        after: Duration,
-    },
-    /// Not ever.
-    Refused(String),
-}
-
-/// Where entries are sent.
-#[async_trait]
-pub trait Target: Send + Sync {
-    /// Answers when the batch is safe there.
-    async fn send(&self, batch: &Batch) -> Result<(), SendError>;
-
-    /// Whether batches go one after the other, also those of different partitions.
-    fn is_sequential(&self) -> bool {
-        false
-    }
-
-    /// How far a sequential target has come, to be kept with the state: what lies behind was not acknowledged.
-    fn position(&self) -> Option<u64> {
-        None
-    }
-}
-
-pub(crate) async fn partition(shared: &Shared, place: usize, state: PartitionState) -> Result<(), Error> {
-    let (_, id) = shared.job().await;
+pub(crate) async fn partition(context: &ReplayContext, place: usize, state: PartitionState) -> Result<(), Error> {
+    let (_, id) = context.job().await;
     let mut sender =
-        Sender { shared, place, id, partition: state.partition, begins: state.at, batch: Collected::default() };
+        Sender { context, place, id, partition: state.partition, begins: state.at, batch: Collected::default() };
     let outcome = sender.run(&state).await;
     if matches!(outcome, Err(Error::Stopped)) && sender.batch.entries.is_empty() {
-        // Nothing waits: what was passed need not be read again.
+        // No entry is unsent, so that a resumed replay need not read these records again.
         sender.acknowledged(sender.begins, 0).await?;
     }
     outcome
 }
 
-/// What is collected for the next batch, and what was read for it.
+/// The next batch as far as it is collected, and how much was read for it.
 #[derive(Default)]
 struct Collected {
     streams: Vec<BatchStream>,
@@ -105,11 +33,11 @@ struct Collected {
 }
 
 struct Sender<'a> {
-    shared: &'a Shared,
+    context: &'a ReplayContext,
     place: usize,
     id: String,
     partition: PartitionId,
-    /// Where the batch that is collected begins.
+    /// The position where the collected batch begins.
     begins: Position,
     batch: Collected,
 }
@@ -117,14 +45,14 @@ struct Sender<'a> {
 impl Sender<'_> {
     async fn run(&mut self, state: &PartitionState) -> Result<(), Error> {
         let range = model::OffsetRange::new(state.at.offset(), state.range.end);
-        let mut records = self.shared.records(self.partition, range);
+        let mut records = self.context.records(self.partition, range);
         while let Some(found) = records.next().await? {
             for record in found {
-                if self.shared.stop.is_cancelled() {
+                if self.context.stop.is_cancelled() {
                     return Err(Error::Stopped);
                 }
                 let done = if record.offset.value() == state.at.next { state.at.entries } else { 0 };
-                if self.shared.wanted.tenants.wants_key(&record.key) {
+                if self.context.selection.tenants.wants_key(&record.key) {
                     match Record::decode(record.payload) {
                         Ok(decoded) => self.add_record(record.offset, &decoded, done).await?,
                         Err(_) => self.batch.undecodable += 1,
@@ -138,16 +66,16 @@ impl Sender<'_> {
         self.flush(Position::at(state.range.end)).await
     }
 
-    /// Adds the wanted entries of a record but the first `done` ones, which were sent before.
+    /// Adds the selected entries of a record, except the first `done` entries, which were sent before.
     async fn add_record(&mut self, offset: Offset, record: &Record, done: u64) -> Result<(), Error> {
-        if !self.shared.wanted.tenants.wants(record.tenant()) {
+        if !self.context.selection.tenants.wants(record.tenant()) {
             return Ok(());
         }
         self.batch.read.records += u64::from(done == 0);
         let mut passed = 0;
         for slice in record.streams() {
             let entries = slice.len() as u64;
-            if self.shared.wanted.wants_stream(slice.labels()) && passed + entries > done {
+            if self.context.selection.wants_stream(slice.labels()) && passed + entries > done {
                 self.add_slice(offset, record.tenant(), &slice, passed, done).await?;
             }
             passed += entries;
@@ -155,7 +83,7 @@ impl Sender<'_> {
         Ok(())
     }
 
-    /// `before` is how many entries of the record lie before the slice.
+    /// Adds the selected entries of a slice. `before` is the number of entries of the record before the slice.
     async fn add_slice(
         &mut self,
         offset: Offset,
@@ -170,7 +98,7 @@ impl Sender<'_> {
         let mut stream = None;
         for row in 0..columns.len() {
             let place = before + row as u64;
-            if place < done || !self.shared.wanted.wants_time(columns.timestamps[row]) {
+            if place < done || !self.context.selection.wants_time(columns.timestamps[row]) {
                 continue;
             }
             let values =
@@ -182,7 +110,7 @@ impl Sender<'_> {
             let pairs: usize = metadata.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
             let bytes = ENTRY_BYTES + line.len() + pairs;
             let with_labels = if stream.is_none() { bytes + label_bytes } else { bytes };
-            if !self.batch.entries.is_empty() && self.batch.bytes + with_labels > self.shared.options.batch_bytes_max {
+            if !self.batch.entries.is_empty() && self.batch.bytes + with_labels > self.context.options.batch_bytes_max {
                 self.flush(Position { next: offset.value(), entries: place }).await?;
                 stream = None;
             }
@@ -204,12 +132,12 @@ impl Sender<'_> {
         Ok(())
     }
 
-    /// Sends what was collected, if anything; everything before `ends` is done then.
+    /// Sends the collected entries, if there are any. After that everything before `ends` is done.
     async fn flush(&mut self, ends: Position) -> Result<(), Error> {
         if self.batch.entries.is_empty() {
             return self.acknowledged(ends, 0).await;
         }
-        if self.shared.stop.is_cancelled() {
+        if self.context.stop.is_cancelled() {
             return Err(Error::Stopped);
         }
         let batch = Batch {
@@ -220,41 +148,41 @@ impl Sender<'_> {
             bytes: std::mem::take(&mut self.batch.bytes),
         };
         self.deliver(&batch).await?;
-        Progress::add(&self.shared.components.progress.steps, 1);
-        Progress::add(&self.shared.components.progress.entries, batch.entries.len() as u64);
+        Progress::add(&self.context.components.progress.steps, 1);
+        Progress::add(&self.context.components.progress.entries, batch.entries.len() as u64);
         self.acknowledged(ends, 1).await
     }
 
     async fn deliver(&self, batch: &Batch) -> Result<(), Error> {
-        let Some(target) = &self.shared.components.target else {
+        let Some(target) = &self.context.components.target else {
             return Err(Error::Job("there is no target to send to".to_owned()));
         };
         let failed = |reason| Error::Target { partition: self.partition, batch: batch.id.clone(), reason };
-        let retry = self.shared.options.retry;
+        let retries = &self.context.retries;
         let mut failures = 0;
         loop {
-            // Not ended by a stop: whether it was acknowledged must be known.
+            // A stop does not interrupt this: the state must say whether the batch was acknowledged.
             match target.send(batch).await {
                 Ok(()) => return Ok(()),
                 Err(SendError::Refused(reason)) => return Err(failed(reason)),
                 Err(SendError::Again { reason, after }) => {
                     failures += 1;
-                    if failures >= retry.attempts {
+                    if !retries.allows_another(failures) {
                         return Err(failed(format!("gave up after {failures} tries: {reason}")));
                     }
                     tracing::debug!(batch = batch.id, reason, "a batch was not taken; trying again");
-                    Progress::add(&self.shared.components.progress.retries, 1);
-                    retry.pause_at_least(failures, after, &self.shared.stop).await?;
+                    Progress::add(&self.context.components.progress.retries, 1);
+                    retries.pause_at_least(failures, after).await?;
                 }
             }
         }
     }
 
-    /// Everything before `ends` is done, in so many batches.
+    /// Notes that everything before `ends` is done, after `batches` more batches.
     async fn acknowledged(&mut self, ends: Position, batches: u64) -> Result<(), Error> {
         self.begins = ends;
         let collected = std::mem::take(&mut self.batch);
-        self.shared
+        self.context
             .note(self.place, |state| {
                 state.at = ends;
                 state.read += collected.read;

@@ -1,4 +1,4 @@
-//! How far a replay has come, and what it found: kept in a file, so that it can be stopped and resumed.
+//! The state of a replay, saved to a file, so that it can be stopped and resumed.
 
 use std::{
     fmt,
@@ -14,32 +14,32 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Job, PartitionPlan};
 
-/// The format that is written and read.
+/// The version of the file format.
 const FORMAT: u32 = 1;
-/// So many differences of a partition are kept; further ones are only counted.
+/// At most this many differences are kept per partition. Further ones are only counted.
 const DIFFERENCES_MAX: usize = 1000;
 
-/// How far a replay has come, and what it found.
+/// The progress and the findings of a replay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// The format of this file.
+    /// The version of the file format.
     pub format: u32,
-    /// Names this replay; batches are named after it.
+    /// The name of this replay. Names of batches begin with it.
     pub id: String,
-    /// The log.
+    /// The log that is read.
     pub log_id: String,
-    /// What was asked for.
+    /// What the replay does.
     pub job: Job,
-    /// Everything is done.
+    /// True when everything is done.
     pub finished: bool,
-    /// What [`Target::position`](super::Target::position) said after the last acknowledged batch.
+    /// [`Target::position`](super::Target::position) after the last acknowledged batch.
     pub target_position: Option<u64>,
-    /// One for each partition of the job.
+    /// The partitions of the job.
     pub partitions: Vec<PartitionState>,
 }
 
-/// How far one partition has come.
+/// The progress and the findings of one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartitionState {
@@ -47,39 +47,39 @@ pub struct PartitionState {
     pub partition: PartitionId,
     /// The offsets of the window, fixed when the replay began.
     pub range: OffsetRange,
-    /// The window begins where the log does now: retention may have removed some of it.
+    /// True when the window began at the start of the log, so that retention may have removed part of it.
     pub cut_off: bool,
-    /// Where to go on.
+    /// Where to resume.
     pub at: Position,
-    /// What was read and wanted.
+    /// The selected entries that were read.
     pub read: Amount,
-    /// Records of the wanted tenants that could not be decoded.
+    /// Number of records of the selected tenants that could not be decoded.
     pub undecodable: u64,
-    /// Of that, what is not in blocks yet, since it lies above the flushed-to offset.
+    /// The part of `read` above the flushed-to offset, which is not in blocks yet.
     pub not_in_blocks: Amount,
-    /// Blocks that were compared, or batches that were sent.
+    /// Number of blocks compared or rebuilt, or batches sent.
     pub steps: u64,
-    /// What differs between log and blocks, the first ones.
+    /// The first differences between log and blocks.
     pub differences: Vec<Difference>,
-    /// How many differences there are.
+    /// Number of all differences.
     pub differences_count: u64,
-    /// What could not be compared.
+    /// Ranges that could not be compared.
     pub not_compared: Vec<NotCompared>,
-    /// Blocks that were made anew.
+    /// Blocks that were rebuilt.
     pub rebuilt: Vec<Rebuilt>,
-    /// The head lists the rebuilt blocks.
+    /// True when the head lists the rebuilt blocks.
     pub swapped: bool,
-    /// Blocks that were left as they are.
-    pub left: Vec<Left>,
+    /// Blocks that were not rebuilt.
+    pub left: Vec<SkippedBlock>,
 }
 
-/// A place between two entries of a partition.
+/// A position between two entries of a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Position {
     /// The record that comes next.
     pub next: i64,
-    /// How many of its entries are done already.
+    /// Number of its entries that are done.
     pub entries: u64,
 }
 
@@ -95,13 +95,13 @@ impl Position {
     }
 }
 
-/// How much of something.
+/// An amount of log data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Amount {
-    /// Records of the log.
+    /// Number of records.
     pub records: u64,
-    /// Entries.
+    /// Number of entries.
     pub entries: u64,
     /// Bytes of their lines.
     pub line_bytes: u64,
@@ -115,21 +115,21 @@ impl std::ops::AddAssign for Amount {
     }
 }
 
-/// Something that is otherwise in blocks than in the log.
+/// A difference between log and blocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Difference {
     /// The partition.
     pub partition: PartitionId,
-    /// The smallest range of offsets that holds all of it.
+    /// The smallest range of offsets that holds the difference.
     pub range: OffsetRange,
-    /// The block, when one holds the range.
+    /// The key of the block that holds the range, if there is one.
     pub block: Option<String>,
-    /// Whose entries.
+    /// The tenant, if it is about one.
     pub tenant: Option<TenantId>,
-    /// The stream.
+    /// The stream, if it is about one.
     pub stream: Option<String>,
-    /// What differs, in words.
+    /// What differs, as text.
     pub what: String,
 }
 
@@ -153,43 +153,43 @@ impl fmt::Display for Difference {
 pub struct NotCompared {
     /// The range.
     pub range: OffsetRange,
-    /// Why not.
+    /// The reason.
     pub why: String,
 }
 
-/// A block that was made anew.
+/// A block that was rebuilt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rebuilt {
-    /// The key of the block before.
+    /// The key of the old block.
     pub old: String,
     /// The new block, as the head lists it.
     pub new: BlockEntry,
-    /// What the old block was like.
+    /// How the old block compares with the log.
     pub old_block: OldBlock,
 }
 
-/// What a block was like that was made anew.
+/// How an old block compares with the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OldBlock {
-    /// It held the same entries.
+    /// It holds the same entries.
     Same,
-    /// It held others: how many differences there are, and the first of them.
+    /// It holds other entries: the number of differences, and the first of them.
     Different(u64, Vec<Difference>),
-    /// It could not be read.
+    /// It cannot be read.
     Unreadable(String),
 }
 
-/// A block that was left as it is.
+/// A block that was not rebuilt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Left {
+pub struct SkippedBlock {
     /// Its key.
     pub key: String,
     /// Its range.
     pub range: OffsetRange,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
@@ -201,7 +201,7 @@ impl State {
         Self { format: FORMAT, id, log_id, job, finished: false, target_position: None, partitions }
     }
 
-    /// Reads what [`StateFile`] wrote.
+    /// Reads a state from the file that a [`StateFile`] wrote.
     ///
     /// # Errors
     /// [`Error::State`].
@@ -216,17 +216,17 @@ impl State {
         Ok(state)
     }
 
-    /// Everything that was read.
+    /// The selected entries that were read.
     pub fn read(&self) -> Amount {
         self.sum(|partition| partition.read)
     }
 
-    /// What is not in blocks yet.
+    /// The part of that which is not in blocks yet.
     pub fn not_in_blocks(&self) -> Amount {
         self.sum(|partition| partition.not_in_blocks)
     }
 
-    /// How many differences were found.
+    /// Number of differences between log and blocks.
     pub fn differences(&self) -> u64 {
         self.partitions.iter().map(|partition| partition.differences_count).sum()
     }
@@ -269,19 +269,19 @@ impl PartitionState {
     }
 }
 
-/// Where a state is kept.
+/// Stores the state of a replay.
 #[async_trait]
 pub trait Keep: Send + Sync {
-    /// Keeps the state so that it survives a crash, in place of the one before.
+    /// Replaces the stored state. The new one survives a crash.
     async fn keep(&self, state: &State) -> Result<(), Error>;
 }
 
-/// A file that is replaced in one step.
+/// A file that is replaced atomically.
 #[derive(Clone, Debug)]
 pub struct StateFile(PathBuf);
 
 impl StateFile {
-    /// The state is kept at this path.
+    /// A state file at this path.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
@@ -303,6 +303,7 @@ impl StateFile {
 
 #[async_trait]
 impl Keep for StateFile {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place of a replay that writes a file")]
     async fn keep(&self, state: &State) -> Result<(), Error> {
         let wrong = |reason: String| Error::State { file: self.0.display().to_string(), reason };
         let bytes = serde_json::to_vec(state).map_err(|error| wrong(error.to_string()))?;

@@ -16,15 +16,17 @@ use catalogue::{BlockEntry, Heads, Leadership, block_key};
 use cut::{Cut, CutReason, SegmentWriter};
 use log_bus::{FetchLimits, LogBus, MemoryLog};
 use model::{
-    Clock, Labels, ManualClock, MatchOp, Matcher, Offset, OffsetRange, PartitionId, TenantId, TimeRange, TimestampNs,
+    Clock, Labels, ManualClock, MatchOp, Matcher, Offset, OffsetRange, PartitionId, SeededRandom, TenantId, TimeRange,
+    TimestampNs,
 };
 use object_store::{Effect, Fault, Faults, MemoryStore, ObjectKey, ObjectStore, Operation, PutCondition};
 use parking_lot::Mutex;
+use runtime::{Backoff, Processors};
 use schemas::record::{Record, RecordBuilder};
 use tokio_util::sync::CancellationToken;
 
 use super::{blocks::read_bytes, *};
-use crate::{encode, publish::entry};
+use crate::{encode, upload::block_entry};
 
 const P0: PartitionId = PartitionId::new(0);
 const P1: PartitionId = PartitionId::new(1);
@@ -117,7 +119,7 @@ impl World {
         let block = encode(&cut, self.heads.log_id(), self.clock.now(), &BlockOptions::default()).unwrap();
         let key = block_key(self.heads.log_id(), partition, range).unwrap();
         while self.faults.put(&key, block.bytes.clone(), PutCondition::Always).await.is_err() {}
-        entry(&key, block)
+        block_entry(&key, block)
     }
 
     /// Cuts everything up to `end`, or to the end of the log.
@@ -174,6 +176,8 @@ impl World {
             heads: self.heads.clone(),
             store: self.faults.clone(),
             clock: self.clock.clone(),
+            random: Arc::new(SeededRandom::new(1)),
+            processors: Processors::default(),
             target,
             keep,
             progress: Arc::default(),
@@ -188,7 +192,7 @@ impl World {
 }
 
 fn options() -> Options {
-    let retry = Retry { attempts: 40, backoff: Duration::ZERO, backoff_max: Duration::ZERO };
+    let retry = Backoff { attempts: 40, first: Duration::ZERO, max: Duration::ZERO };
     Options { retry, batch_bytes_max: 600, ..Options::default() }
 }
 
@@ -696,7 +700,7 @@ async fn jobs_that_cannot_work_are_refused() {
     let other = State { log_id: "other".to_owned(), ..world.state(job).await };
     let components = world.components(Arc::new(Book::default()), None);
     let text = run(components, options(), other, Vec::new(), CancellationToken::new()).await.unwrap_err().to_string();
-    assert!(text.starts_with("the state is of the log other"), "{text}");
+    assert!(text.starts_with("the state belongs to the log other"), "{text}");
     let components = world.components(Arc::new(Book::default()), None);
     let state = world.state(world.job(send())).await;
     assert!(run(components, options(), state, Vec::new(), CancellationToken::new()).await.is_err());

@@ -1,4 +1,4 @@
-//! Compares the log with the blocks, one block after the other.
+//! Compares the log with the blocks, one block at a time.
 
 use std::sync::Arc;
 
@@ -7,34 +7,34 @@ use log_bus::LogRecord;
 use model::{Offset, OffsetRange, PartitionId};
 
 use super::{
-    Amount, Difference, Error, NotCompared, PartitionState, Position, Progress, Tenants, Wanted,
-    blocks::{BlockContents, BlockReadError, on_a_thread},
-    contents::{Contents, Place},
+    Amount, Difference, Error, NotCompared, PartitionState, Position, Progress, Selection, Tenants,
+    blocks::{BlockContents, BlockReadError},
+    contents::{Comparison, Contents},
+    context::ReplayContext,
     plan::overlap,
-    run::Shared,
 };
 
-/// How often a block that is gone is looked for in a newer head.
+/// How many heads are read, at most, to find a block that still exists.
 const PLANS_MAX: u32 = 5;
 
-/// A part of the window, as the head covers it.
+/// How the head covers a part of the window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
-    /// A block holds it.
+    /// A block holds the records.
     Block(BlockEntry),
-    /// The head says that there are no records.
+    /// There are no records.
     Empty,
-    /// The log no longer had it when its owner came to read it.
+    /// Retention removed the records before their owner read them.
     Lost,
-    /// Compacted blocks hold it.
+    /// Compacted blocks hold the records.
     Compacted,
-    /// In no block yet.
+    /// No block holds the records yet.
     Unflushed,
 }
 
-/// What came of one piece.
+/// The result of comparing one piece.
 #[derive(Default)]
-struct Found {
+struct PieceReport {
     read: Amount,
     undecodable: u64,
     not_in_blocks: Amount,
@@ -43,28 +43,28 @@ struct Found {
     not_compared: Option<String>,
 }
 
-pub(crate) async fn partition(shared: &Shared, place: usize, state: PartitionState) -> Result<(), Error> {
+pub(crate) async fn partition(context: &ReplayContext, place: usize, state: PartitionState) -> Result<(), Error> {
     let (partition, end) = (state.partition, state.range.end);
     let mut at = state.at.offset();
-    let mut head = shared.head(partition).await?;
+    let mut head = context.head(partition).await?;
     while at < end {
         let (piece, range) = piece_at(&head, OffsetRange::new(at, end))?;
         let mut plans = 1;
         let found = loop {
-            match compare(shared, partition, &piece, range).await {
+            match compare(context, partition, &piece, range).await {
                 Err(BlockReadError::Gone) if plans < PLANS_MAX => {
-                    // Compacted or rebuilt meanwhile: a newer head says where its rows are now.
+                    // The block was compacted or rebuilt meanwhile. A newer head says where its rows are.
                     plans += 1;
-                    head = shared.head(partition).await?;
+                    head = context.head(partition).await?;
                     if piece_at(&head, OffsetRange::new(at, end))?.0 != piece {
                         break None;
                     }
                 }
                 Err(BlockReadError::Failed(error)) => return Err(error),
                 Err(error) => {
-                    break Some(Found {
+                    break Some(PieceReport {
                         differences: vec![unreadable(partition, &piece, range, &error)],
-                        ..Found::default()
+                        ..PieceReport::default()
                     });
                 }
                 Ok(found) => break Some(found),
@@ -72,9 +72,9 @@ pub(crate) async fn partition(shared: &Shared, place: usize, state: PartitionSta
         };
         let Some(found) = found else { continue };
         at = range.end;
-        Progress::add(&shared.components.progress.differences, found.differences.len() as u64);
-        Progress::add(&shared.components.progress.steps, found.blocks);
-        shared
+        Progress::add(&context.components.progress.differences, found.differences.len() as u64);
+        Progress::add(&context.components.progress.steps, found.blocks);
+        context
             .note(place, |state| {
                 state.at = Position::at(range.end);
                 state.read += found.read;
@@ -101,7 +101,7 @@ fn unreadable(partition: PartitionId, piece: &Piece, range: OffsetRange, error: 
     }
 }
 
-/// What covers the first offset of `rest`, and how much of it.
+/// The piece at the start of `rest`, and its range.
 fn piece_at(head: &Head, rest: OffsetRange) -> Result<(Piece, OffsetRange), Error> {
     let at = rest.start;
     let up_to = |end: Offset| OffsetRange::new(at, end.min(rest.end));
@@ -124,47 +124,50 @@ fn piece_at(head: &Head, rest: OffsetRange) -> Result<(Piece, OffsetRange), Erro
 }
 
 async fn compare(
-    shared: &Shared,
+    context: &ReplayContext,
     partition: PartitionId,
     piece: &Piece,
     range: OffsetRange,
-) -> Result<Found, BlockReadError> {
+) -> Result<PieceReport, BlockReadError> {
     let why = match piece {
-        Piece::Lost => "the log's retention was faster than its owner: in no block, and recorded as lost",
-        Piece::Compacted => "compacted: it lies in blocks of the catalogue, which this command does not read",
+        Piece::Lost => {
+            "retention removed these records before their owner read them: no block holds them, and the head records them as lost"
+        }
+        Piece::Compacted => "these records are in compacted blocks, which this command does not read",
         Piece::Block(_) | Piece::Empty | Piece::Unflushed => {
-            return compare_with_log(shared, partition, piece, range).await;
+            return compare_with_log(context, partition, piece, range).await;
         }
     };
-    Ok(Found { not_compared: Some(why.to_owned()), ..Found::default() })
+    Ok(PieceReport { not_compared: Some(why.to_owned()), ..PieceReport::default() })
 }
 
 async fn compare_with_log(
-    shared: &Shared,
+    context: &ReplayContext,
     partition: PartitionId,
     piece: &Piece,
     range: OffsetRange,
-) -> Result<Found, BlockReadError> {
-    let log = read_log(shared, partition, range).await?;
+) -> Result<PieceReport, BlockReadError> {
+    let log = read_log(context, partition, range).await?;
     let undecodable = log.undecodable.len() as u64;
-    let mut found = Found { read: log.amount, undecodable, ..Found::default() };
+    let mut found = PieceReport { read: log.amount, undecodable, ..PieceReport::default() };
     match piece {
         Piece::Unflushed => found.not_in_blocks = log.amount,
         Piece::Block(entry) => {
-            // Which tenant a record is of that cannot be decoded, only its key says, which blocks do not keep.
-            let all = shared.wanted.tenants == Tenants::All;
+            // Only the key says which tenant an undecodable record belongs to, and blocks do not keep keys.
+            let all = context.selection.tenants == Tenants::All;
             let with_quarantine = undecodable > 0 || (all && entry.quarantined > 0);
-            let block = shared.blocks().read(entry, &shared.wanted, range, with_quarantine).await?;
-            let (log_and_block, wanted, entry) = ((log, block), shared.wanted.clone(), entry.clone());
-            found.differences = on_a_thread(move || {
-                let (log, block) = log_and_block;
-                differences(partition, &wanted, &entry, range, &log, &block)
-            })
-            .await?;
+            let block = context.blocks().read(entry, &context.selection, range, with_quarantine).await?;
+            let (log_and_block, wanted, entry) = ((log, block), context.selection.clone(), entry.clone());
+            found.differences = context
+                .compute(move || {
+                    let (log, block) = log_and_block;
+                    differences(partition, &wanted, &entry, range, &log, &block)
+                })
+                .await?;
             found.blocks = 1;
         }
         Piece::Empty | Piece::Lost | Piece::Compacted => {
-            let place = Place { partition, block: None, expected: "the log", found: "blocks" };
+            let place = Comparison { partition, block: None, expected: "the log", found: "blocks" };
             found.differences = log.differences(&Contents::default(), &place);
         }
     }
@@ -173,13 +176,13 @@ async fn compare_with_log(
 
 fn differences(
     partition: PartitionId,
-    wanted: &Wanted,
+    wanted: &Selection,
     entry: &BlockEntry,
     range: OffsetRange,
     log: &Contents,
     block: &BlockContents,
 ) -> Vec<Difference> {
-    let place = Place { partition, block: Some(&entry.key), expected: "the log", found: "the block" };
+    let place = Comparison { partition, block: Some(&entry.key), expected: "the log", found: "the block" };
     let mut differences = log.differences(&block.contents, &place);
     let of_block = |range: OffsetRange, what: String| Difference {
         partition,
@@ -199,7 +202,7 @@ fn differences(
             differences.push(of_block(OffsetRange::new(*offset, offset.next()), what));
         }
     }
-    // Queries go by the head's list; it must say what the block says.
+    // Queries rely on the head's list, so it must agree with the block.
     let listed: Vec<_> = entry.tenants.iter().filter(|t| wanted.tenants.wants(&t.tenant)).collect();
     if !listed.iter().copied().eq(&block.tenants) {
         differences.push(of_block(
@@ -210,27 +213,33 @@ fn differences(
     differences
 }
 
-/// The wanted entries of a range of the log.
-async fn read_log(shared: &Shared, partition: PartitionId, range: OffsetRange) -> Result<Contents, Error> {
+/// Reads the selected entries of a range of the log.
+async fn read_log(context: &ReplayContext, partition: PartitionId, range: OffsetRange) -> Result<Contents, Error> {
     let mut contents = Contents::default();
-    let wanted = Arc::new(shared.wanted.clone());
-    let mut records = shared.records(partition, range);
+    let wanted = Arc::new(context.selection.clone());
+    let mut records = context.records(partition, range);
     while let Some(mut found) = records.next().await? {
         found.retain(|record| wanted.tenants.wants_key(&record.key));
         let before = contents.amount.entries;
-        contents = digest(contents, found, wanted.clone()).await?;
-        Progress::add(&shared.components.progress.entries, contents.amount.entries - before);
+        contents = digest(context, contents, found, wanted.clone()).await?;
+        Progress::add(&context.components.progress.entries, contents.amount.entries - before);
     }
     Ok(contents)
 }
 
-async fn digest(mut contents: Contents, records: Vec<LogRecord>, wanted: Arc<Wanted>) -> Result<Contents, Error> {
-    on_a_thread(move || {
-        for record in &records {
-            // What cannot be decoded is noted in the contents.
-            let _ = contents.add_record(record, &wanted);
-        }
-        contents
-    })
-    .await
+async fn digest(
+    context: &ReplayContext,
+    mut contents: Contents,
+    records: Vec<LogRecord>,
+    wanted: Arc<Selection>,
+) -> Result<Contents, Error> {
+    context
+        .compute(move || {
+            for record in &records {
+                // The contents note records that cannot be decoded.
+                let _ = contents.add_record(record, &wanted);
+            }
+            contents
+        })
+        .await
 }

@@ -1,12 +1,12 @@
-//! One question about one partition: whom to ask, in which order, and which answer counts.
+//! Sends one request about one partition: to which processes, in which order, and which answer counts.
 //!
 //! ```text
 //! holder 1 ──fails──▶ holder 2 ──fails──▶ … ──▶ the log
-//!     └─ silent for hedge_after ─▶ holder 2 as well ─▶ … ─▶ is anybody alive? no: the log as well
+//!     └─ silent for hedge_after ─▶ holder 2 as well ─▶ … ─▶ if none is alive: the log as well
 //! ```
 //!
-//! The first good answer counts, and drops what else is under way. A holder that is alive and takes its time is waited
-//! for: scans may be long, and reading the log would be longer.
+//! The first good answer counts, and cancels the other requests. A holder that is alive gets all the time it needs: scans may
+//! take long, and reading the log would take longer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use crate::Config;
 use crate::client::Peer;
 use crate::metrics::Metrics;
 
-/// Something that any holder of a partition can answer.
+/// A request that any holder of a partition can answer.
 #[async_trait]
-pub(crate) trait Question: Clone + Send + Sync + 'static {
+pub(crate) trait PartitionRequest: Clone + Send + Sync + 'static {
     type Reply: Send + 'static;
-    /// In metrics.
+    /// Its name in metrics.
     const NAME: &'static str;
 
     fn at(&self) -> &Where;
@@ -38,12 +38,12 @@ pub(crate) trait Question: Clone + Send + Sync + 'static {
     async fn ask_log(self, log: &LogTail) -> Result<Self::Reply, OwnerError>;
 }
 
-/// Who may answer.
+/// A process that may answer.
 #[derive(Clone)]
 pub(crate) enum Holder {
     /// This process.
     Here(Arc<dyn Owner>),
-    /// Another one.
+    /// Another process.
     There(Arc<Peer>),
 }
 
@@ -53,51 +53,51 @@ impl Holder {
     }
 }
 
-/// All who may answer, as far as the view knows.
+/// The processes that may answer, according to the view.
 #[derive(Default)]
 pub(crate) struct Candidates {
     /// Best first.
     pub(crate) holders: Vec<Holder>,
-    /// What somebody holds who no longer has the first offset wanted.
+    /// The range of a process that no longer holds the first offset wanted.
     pub(crate) newer: Option<OffsetRange>,
 }
 
-/// What asking needs beside the question.
+/// What sending a request needs.
 #[derive(Clone, Copy)]
-pub(crate) struct Asking<'a> {
+pub(crate) struct AskContext<'a> {
     pub(crate) config: &'a Config,
     pub(crate) metrics: &'a Metrics,
     pub(crate) log: &'a LogTail,
 }
 
-/// Asks the candidates, and the log when none of them answers.
-pub(crate) async fn ask<Q: Question>(
-    asking: Asking<'_>,
+/// Asks the candidates, and the log if none of them answers.
+pub(crate) async fn ask<Q: PartitionRequest>(
+    context: AskContext<'_>,
     candidates: Candidates,
-    question: Q,
+    request: Q,
 ) -> Result<Q::Reply, OwnerError> {
     let began = Instant::now();
-    let outcome = Race::new(asking, candidates, question).run().await;
-    asking.metrics.seconds.with_label_values(&[Q::NAME]).observe(began.elapsed().as_secs_f64());
+    let outcome = Race::new(context, candidates, request).run().await;
+    context.metrics.seconds.with_label_values(&[Q::NAME]).observe(began.elapsed().as_secs_f64());
     outcome
 }
 
-/// Ends with the number of who was asked, and what it said.
-type Asked<'a, R> = BoxFuture<'a, (usize, Result<R, OwnerError>)>;
+/// Resolves to the number of a source and its answer.
+type PendingAnswer<'a, R> = BoxFuture<'a, (usize, Result<R, OwnerError>)>;
 
-struct Race<'a, Q: Question> {
-    asking: Asking<'a>,
-    question: Q,
-    /// Those not asked yet.
+struct Race<'a, Q: PartitionRequest> {
+    context: AskContext<'a>,
+    request: Q,
+    /// Holders that were not asked yet.
     left: VecDeque<Holder>,
     newer: Option<OffsetRange>,
-    /// By when holders should answer: early enough that the log can still be read.
+    /// The deadline of holders. It leaves time to read the log.
     holders_deadline: Instant,
-    /// Those that were asked and have not answered; a number for each.
+    /// Sources that were asked and have not answered, with their numbers.
     waiting: Vec<(usize, Source)>,
     asked: usize,
     log_asked: bool,
-    running: FuturesUnordered<Asked<'a, Q::Reply>>,
+    running: FuturesUnordered<PendingAnswer<'a, Q::Reply>>,
 }
 
 #[derive(Clone)]
@@ -106,24 +106,24 @@ enum Source {
     Log,
 }
 
-/// What an answer means for the question.
-enum Verdict<R> {
+/// What follows from an answer.
+enum NextStep<R> {
     Answer(R),
     End(OwnerError),
     Next(OwnerError),
 }
 
-impl<'a, Q: Question> Race<'a, Q> {
-    fn new(asking: Asking<'a>, candidates: Candidates, question: Q) -> Self {
+impl<'a, Q: PartitionRequest> Race<'a, Q> {
+    fn new(context: AskContext<'a>, candidates: Candidates, request: Q) -> Self {
         let Candidates { mut holders, newer } = candidates;
         holders.sort_by_key(Holder::is_suspect);
-        let deadline = question.at().deadline;
-        // Who has nothing to wait for answers at once.
+        let deadline = request.at().deadline;
+        // Without a goal to wait for, holders answer immediately and may have all the time.
         let left = deadline.saturating_duration_since(Instant::now());
-        let holders_deadline = if question.at().at_least.is_some() { deadline - left / 3 } else { deadline };
+        let holders_deadline = if request.at().at_least.is_some() { deadline - left / 3 } else { deadline };
         Self {
-            asking,
-            question,
+            context,
+            request,
             left: holders.into(),
             newer,
             holders_deadline,
@@ -143,7 +143,7 @@ impl<'a, Q: Question> Race<'a, Q> {
                 if !self.ask_holder() {
                     self.is_newer_head_needed()?;
                     if !self.ask_log() {
-                        let partition = self.question.at().partition;
+                        let partition = self.request.at().partition;
                         return Err(last.unwrap_or(OwnerError::NotLeading { partition }));
                     }
                 }
@@ -155,10 +155,10 @@ impl<'a, Q: Question> Race<'a, Q> {
                     let from_log = self.waiting.iter().any(|(n, source)| *n == number && matches!(source, Source::Log));
                     self.waiting.retain(|(n, _)| *n != number);
                     match self.judge(outcome, from_log) {
-                        Verdict::Answer(reply) => return Ok(reply),
-                        Verdict::End(error) => return Err(error),
-                        Verdict::Next(error) => {
-                            tracing::debug!(partition = %self.question.at().partition, %error, from_log, "no answer; asking on");
+                        NextStep::Answer(reply) => return Ok(reply),
+                        NextStep::End(error) => return Err(error),
+                        NextStep::Next(error) => {
+                            tracing::debug!(partition = %self.request.at().partition, %error, from_log, "no answer; asking the next one");
                             last = Some(error);
                             if self.ask_holder() {
                                 impatient_at = Instant::now() + self.patience();
@@ -175,7 +175,7 @@ impl<'a, Q: Question> Race<'a, Q> {
                 }
                 () = sleep_until(impatient_at) => {
                     if self.ask_holder() {
-                        self.asking.metrics.hedges.inc();
+                        self.context.metrics.hedges.inc();
                     }
                     if probe.is_none() {
                         probe = Some(self.probe());
@@ -186,48 +186,49 @@ impl<'a, Q: Question> Race<'a, Q> {
         }
     }
 
-    /// How long to wait for those that were asked before something else is tried.
+    /// How long to wait for the sources asked so far before asking another one.
     fn patience(&self) -> Duration {
         let is_suspect = |(_, source): &(usize, Source)| matches!(source, Source::Holder(h) if h.is_suspect());
-        let hedge_after = self.asking.config.hedge_after.get();
+        let hedge_after = self.context.config.hedge_after.get();
         if self.waiting.iter().all(is_suspect) { hedge_after / 10 } else { hedge_after }
     }
 
     /// Asks the next holder, if there is one.
     fn ask_holder(&mut self) -> bool {
         let Some(holder) = self.left.pop_front() else { return false };
-        let mut question = self.question.clone();
-        question.at_mut().deadline = self.holders_deadline;
+        let mut request = self.request.clone();
+        request.at_mut().deadline = self.holders_deadline;
         let source = holder.clone();
         let number = self.begin(Source::Holder(holder));
         self.running.push(Box::pin(async move {
             let outcome = match &source {
-                Holder::Here(owner) => question.ask_owner(&**owner).await,
-                Holder::There(peer) => question.ask_peer(peer).await,
+                Holder::Here(owner) => request.ask_owner(&**owner).await,
+                Holder::There(peer) => request.ask_peer(peer).await,
             };
             (number, outcome)
         }));
         true
     }
 
-    /// When somebody holds only later rows, heads list what it let go: no need to read the log.
+    /// Fails with [`OwnerError::NotHeld`] if a process has evicted the rows: then a newer head lists them, and the log need
+    /// not be read.
     fn is_newer_head_needed(&self) -> Result<(), OwnerError> {
-        let partition = self.question.at().partition;
+        let partition = self.request.at().partition;
         self.newer.map_or(Ok(()), |held| Err(OwnerError::NotHeld { partition, held }))
     }
 
-    /// Asks the log, unless that was done.
+    /// Asks the log. Returns false if it was asked before.
     fn ask_log(&mut self) -> bool {
         if self.log_asked {
             return false;
         }
         self.log_asked = true;
-        self.asking.metrics.fallbacks.inc();
-        tracing::debug!(partition = %self.question.at().partition, from = %self.question.at().from,
+        self.context.metrics.fallbacks.inc();
+        tracing::debug!(partition = %self.request.at().partition, from = %self.request.at().from,
             "no holder answers; reading the log");
-        let (question, log) = (self.question.clone(), self.asking.log);
+        let (request, log) = (self.request.clone(), self.context.log);
         let number = self.begin(Source::Log);
-        self.running.push(Box::pin(async move { (number, question.ask_log(log).await) }));
+        self.running.push(Box::pin(async move { (number, request.ask_log(log).await) }));
         true
     }
 
@@ -237,7 +238,7 @@ impl<'a, Q: Question> Race<'a, Q> {
         self.asked
     }
 
-    /// Whether any of those waited for is alive. This process and the log are.
+    /// Asks whether any source that has not answered is alive. This process and the log always are.
     fn probe(&self) -> BoxFuture<'a, bool> {
         let mut peers = Vec::new();
         let mut is_here = false;
@@ -247,7 +248,7 @@ impl<'a, Q: Question> Race<'a, Q> {
                 Source::Holder(Holder::Here(_)) | Source::Log => is_here = true,
             }
         }
-        let metrics = self.asking.metrics;
+        let metrics = self.context.metrics;
         Box::pin(async move {
             let alive = join_all(peers.iter().map(|peer| peer.is_alive())).await;
             metrics.probes_failed.inc_by(alive.iter().filter(|alive| !**alive).count() as u64);
@@ -255,38 +256,38 @@ impl<'a, Q: Question> Race<'a, Q> {
         })
     }
 
-    fn judge(&self, outcome: Result<Q::Reply, OwnerError>, from_log: bool) -> Verdict<Q::Reply> {
-        let wanted = self.question.at().at_least;
-        let (label, verdict) = match outcome {
+    fn judge(&self, outcome: Result<Q::Reply, OwnerError>, from_log: bool) -> NextStep<Q::Reply> {
+        let wanted = self.request.at().at_least;
+        let (label, step) = match outcome {
             Ok(reply) => match wanted {
                 Some(wanted) if Q::held(&reply).end < wanted => {
-                    let (partition, consumed) = (self.question.at().partition, Q::held(&reply).end);
-                    ("short", Verdict::Next(OwnerError::Deadline { partition, consumed, wanted }))
+                    let (partition, consumed) = (self.request.at().partition, Q::held(&reply).end);
+                    ("short", NextStep::Next(OwnerError::Deadline { partition, consumed, wanted }))
                 }
-                _ => ("answered", Verdict::Answer(reply)),
+                _ => ("answered", NextStep::Answer(reply)),
             },
             Err(error) => {
                 let label = label(&error);
                 let is_last_word = match &error {
-                    // Rows were let go: a newer head lists them.
-                    OwnerError::NotHeld { held, .. } => held.start > self.question.at().from,
+                    // If rows were evicted, a newer head lists them.
+                    OwnerError::NotHeld { held, .. } => held.start > self.request.at().from,
                     OwnerError::Query(_) | OwnerError::Removed { .. } => true,
                     OwnerError::NotLeading { .. }
                     | OwnerError::Deadline { .. }
                     | OwnerError::Unavailable(_)
                     | OwnerError::Stopped(_) => false,
                 };
-                (label, if is_last_word { Verdict::End(error) } else { Verdict::Next(error) })
+                (label, if is_last_word { NextStep::End(error) } else { NextStep::Next(error) })
             }
         };
         if !from_log {
-            self.asking.metrics.requests.with_label_values(&[Q::NAME, label]).inc();
+            self.context.metrics.requests.with_label_values(&[Q::NAME, label]).inc();
         }
-        verdict
+        step
     }
 }
 
-/// How metrics call an error.
+/// The label of an error in metrics.
 pub(crate) const fn label(error: &OwnerError) -> &'static str {
     match error {
         OwnerError::NotHeld { .. } => "not_held",
@@ -300,7 +301,7 @@ pub(crate) const fn label(error: &OwnerError) -> &'static str {
 }
 
 #[async_trait]
-impl Question for ScanRequest {
+impl PartitionRequest for ScanRequest {
     type Reply = ScanReply;
     const NAME: &'static str = "scan";
 
@@ -330,7 +331,7 @@ impl Question for ScanRequest {
 }
 
 #[async_trait]
-impl Question for StreamsRequest {
+impl PartitionRequest for StreamsRequest {
     type Reply = StreamsReply;
     const NAME: &'static str = "streams";
 

@@ -1,8 +1,8 @@
 //! The large values of the RPC, in postcard: partial results, stream statistics, rows.
 //!
-//! The format has no field names and no lengths to skip by: both sides must know the same types. So it carries a number, and
-//! who asks says which numbers it reads. A change of any of these types is a new number: `logql::Partial` and what is in
-//! it, `logql::QueryError`, `owner::StreamStat`, and [`Rows`].
+//! The format has no field names, and no lengths that allow skipping fields: both sides must have the same types. So each
+//! body has a format number, and a client says up to which number it reads. A change of `logql::Partial` or a type in it,
+//! of `logql::QueryError`, `owner::StreamStat`, or [`Rows`] needs a new number.
 
 use std::sync::Arc;
 
@@ -13,28 +13,28 @@ use thiserror::Error;
 
 use crate::proto::Body;
 
-/// The format that is written.
+/// The format that this program writes.
 pub(crate) const FORMAT: u32 = 2;
 
-/// Why a body is not read.
+/// Why a body cannot be read.
 #[derive(Debug, Error)]
 pub(crate) enum BodyError {
-    #[error("an answer without a body")]
+    #[error("the answer has no body")]
     Missing,
-    #[error("an answer in format {0}; this program reads {FORMAT}")]
+    #[error("the answer has format {0}, but this program reads {FORMAT}")]
     Format(u32),
-    #[error("an answer that cannot be read: {0}")]
+    #[error("the answer cannot be read: {0}")]
     Unreadable(#[from] postcard::Error),
-    #[error("an answer whose {0}")]
+    #[error("the answer is inconsistent: its {0}")]
     Inconsistent(&'static str),
 }
 
-/// Writes a value.
+/// Encodes a value.
 pub(crate) fn encode(value: &impl Serialize) -> Result<Body, postcard::Error> {
     Ok(Body { format: FORMAT, bytes: postcard::to_stdvec(value)?.into() })
 }
 
-/// Reads a value. Any bytes are read or refused; what the type alone does not check is the caller's to check.
+/// Decodes a value. Never panics, whatever the bytes are. The caller checks what the type does not.
 pub(crate) fn decode<T: DeserializeOwned>(body: Option<&Body>) -> Result<T, BodyError> {
     let body = body.ok_or(BodyError::Missing)?;
     if body.format != FORMAT {
@@ -43,7 +43,7 @@ pub(crate) fn decode<T: DeserializeOwned>(body: Option<&Body>) -> Result<T, Body
     Ok(postcard::from_bytes(&body.bytes)?)
 }
 
-/// A [`Batch`] as it is sent.
+/// A [`Batch`] in the form that is sent.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Rows {
     labels: Labels,
@@ -55,7 +55,7 @@ pub(crate) struct Rows {
 
 #[derive(Default, Serialize, Deserialize)]
 struct Column {
-    /// Where each row ends.
+    /// The end of each row.
     ends: Vec<u32>,
     data: Bytes,
 }

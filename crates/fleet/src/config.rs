@@ -1,9 +1,9 @@
-//! What an operator turns.
+//! Settings of requests to other processes.
 
 use limits::{ByteSize, PromDuration};
 use serde::{Deserialize, Serialize};
 
-/// Settings of asking other processes.
+/// Settings of requests to other processes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -11,23 +11,22 @@ pub struct Config {
     pub connect_timeout: PromDuration,
     /// How often an open connection is checked.
     pub keep_alive: PromDuration,
-    /// A connection whose check is not answered for this long is given up, and all that waits on it fails.
+    /// A connection is closed if a check is not answered for this long. All requests on it fail.
     pub keep_alive_timeout: PromDuration,
-    /// A holder that has not answered for this long is not waited for alone: the next one is asked as well, and the
-    /// first good answer counts. Shorter makes reads steadier when a process pauses, and doubles the work of queries that
-    /// take longer.
+    /// If a holder does not answer within this time, the next one is asked as well, and the first good answer counts. A
+    /// shorter time makes reads steadier when a process pauses, and doubles the work of queries that take longer.
     pub hedge_after: PromDuration,
-    /// When nobody is left to ask, a silent holder is asked whether it is alive; one that does not say so within this
-    /// time is not waited for alone any more: the log is read.
+    /// When no other holder is left, a silent holder is asked whether it is alive. If it does not answer within this time,
+    /// the log is read as well.
     pub probe_timeout: PromDuration,
-    /// A process that was silent is asked after others, and waited for a tenth as long, for this time.
+    /// For this time, a process that was silent is asked last, and requests wait for it only a tenth as long.
     pub suspect_for: PromDuration,
-    /// The pause before a live tail of a process is opened again. It doubles up to ten times as long.
+    /// The pause before a broken live tail is opened again. It doubles up to ten times this value.
     pub tail_retry: PromDuration,
-    /// How long live rows of a process wait for the process that delivered the partition's rows so far. It covers the
-    /// way of rows that are under way when a partition changes hands.
+    /// How long live rows of one process wait for the process that delivered the partition's rows so far. It must cover the
+    /// delay of rows that are in transit when a partition changes hands.
     pub tail_hold: PromDuration,
-    /// The largest message of the RPC, one answer's partial result.
+    /// The largest message of the RPC. An answer has all partial results of a query.
     pub message_bytes_max: ByteSize,
 }
 
@@ -48,7 +47,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Every setting that cannot work, in words.
+    /// Lists every setting that cannot work.
     pub fn problems(&self) -> Vec<String> {
         let positive = [
             ("connect_timeout", self.connect_timeout.is_zero()),

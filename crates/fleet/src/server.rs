@@ -1,4 +1,4 @@
-//! The RPC's server: an [`Owner`] of this process, for others.
+//! The server of the RPC: offers the [`Owner`] of this process to other processes.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -10,6 +10,7 @@ use futures_util::{Stream, stream};
 use logql::{Params, Query, QueryError};
 use owner::{Owner, OwnerError, TailBatch, TailStream};
 use parking_lot::Mutex;
+use runtime::{Processors, Share};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
@@ -20,29 +21,31 @@ use crate::wire;
 const PATH: &str = "/millrace.query.v1.Query/{method}";
 /// The largest message of either direction. An answer is one partial result; requests are small.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
-/// How many prepared queries are remembered: one query asks about each partition, within moments.
+/// Number of prepared queries that are kept. One query asks about each partition within a short time.
 const PREPARED_MAX: usize = 32;
-/// How many batches of a tail travel in one message.
+/// Most batches of a tail in one message.
 const BATCHES_MAX: usize = 64;
-/// How often a tail without rows shows that it is there. The way to a reader that is gone without a word breaks by it.
+/// How often a tail without rows sends an empty message. Sending it also finds out that a reader is gone.
 const TAIL_BEAT: Duration = Duration::from_secs(5);
 
-/// Serves the query RPC for the owner of this process. Not for a [`crate::Fleet`]: two of them would ask one another.
+/// Serves the query RPC for the owner of this process. It must not serve a [`crate::Fleet`]: two of them would ask each
+/// other.
 ///
-/// A question whose asker goes away is dropped, and with it the scan.
+/// If a client goes away, its request is dropped, and with it the scan.
 #[derive(Clone)]
 pub struct OwnerServer {
     owner: Arc<dyn Owner>,
     prepared: Arc<Mutex<VecDeque<Arc<Query>>>>,
+    encoders: Share,
 }
 
 impl OwnerServer {
-    /// A server for this owner.
-    pub fn new(owner: Arc<dyn Owner>) -> Self {
-        Self { owner, prepared: Arc::default() }
+    /// A server for this owner, which encodes answers on these processors.
+    pub fn new(owner: Arc<dyn Owner>, processors: &Processors) -> Self {
+        Self { owner, prepared: Arc::default(), encoders: processors.share("rpc_encode", 0) }
     }
 
-    /// Its routes, to be merged with those of the port.
+    /// The routes, to merge into the router of the port.
     pub fn into_router(self) -> Router {
         let service = QueryServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -50,7 +53,7 @@ impl OwnerServer {
         Router::new().route_service(PATH, service)
     }
 
-    /// A query is prepared once for all its partitions.
+    /// Prepares a query once for all its partitions.
     fn prepare(&self, text: &str, params: Params) -> Result<Arc<Query>, QueryError> {
         let is_same = |query: &&Arc<Query>| query.text() == text && *query.params() == params;
         if let Some(query) = self.prepared.lock().iter().find(is_same) {
@@ -62,6 +65,15 @@ impl OwnerServer {
         prepared.push_front(query.clone());
         Ok(query)
     }
+
+    /// Encodes a reply. A partial result may have megabytes.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let reply = self.encoders.run(work).await.map_err(|lost| Status::internal(lost.to_string()))?;
+        reply.map(Response::new)
+    }
 }
 
 #[tonic::async_trait]
@@ -72,13 +84,13 @@ impl QueryRpc for OwnerServer {
             Ok(request) => self.owner.scan(request).await,
             Err(error) => Err(error.into()),
         };
-        written(move || wire::scan_reply(outcome)).await
+        self.write(move || wire::scan_reply(outcome)).await
     }
 
     async fn streams(&self, request: Request<proto::StreamsRequest>) -> Result<Response<proto::StreamsReply>, Status> {
         let request = wire::read_streams_request(request.into_inner())?;
         let outcome = self.owner.streams(request).await;
-        written(move || wire::streams_reply(outcome)).await
+        self.write(move || wire::streams_reply(outcome)).await
     }
 
     type TailStream = Pin<Box<dyn Stream<Item = Result<proto::TailReply, Status>> + Send>>;
@@ -99,16 +111,7 @@ impl QueryRpc for OwnerServer {
     }
 }
 
-/// Writes a reply on a thread of its own: a partial result may have megabytes.
-async fn written<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
-) -> Result<Response<T>, Status> {
-    let written = tokio::task::spawn_blocking(work).await;
-    let reply = written.map_err(|error| Status::internal(format!("writing an answer failed: {error}")))?;
-    reply.map(Response::new)
-}
-
-/// What has come since the last reply, or a sign of life; `None` at the end of the tail.
+/// The batches since the last reply, or an empty reply as a sign of life. `None` at the end of the tail.
 async fn next_reply(tail: &mut TailStream) -> Option<Result<proto::TailReply, Status>> {
     let mut batches: Vec<TailBatch> = Vec::new();
     match timeout(TAIL_BEAT, tail.recv()).await {

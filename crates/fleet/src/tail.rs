@@ -1,12 +1,12 @@
-//! Live rows of the whole fleet: one source for each process that serves something, merged.
+//! Live rows of the whole fleet: one source for each process that serves partitions, merged.
 //!
 //! ```text
 //! view ─▶ sources come and go ─▶ rows ─▶ Merge (each row once, in the order of its partition) ─▶ reader
 //! ```
 //!
-//! A source that breaks is opened again while its process is in the view. One whose process serves nothing any more is read
-//! on for a moment: its last rows are under way. What was consumed while nobody listened is replayed by who opens later or
-//! takes over, as far as it has not been let go.
+//! A source that breaks is opened again while its process is in the view. If its process stops serving partitions, the
+//! source is read a little longer, since its last rows are in transit. Rows that were consumed between two openings are
+//! replayed by the next opening or the next owner, unless they were evicted.
 
 mod merge;
 mod source;
@@ -22,47 +22,47 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::Shared;
-use merge::{Merge, Taken};
-use source::{Event, Source};
+use crate::members::Members;
+use merge::{Merge, MergeOutput};
+use source::{Source, SourceEvent};
 
-/// How many events of sources may wait. A reader that is slow beyond that is told of by the owners, which drop rows.
+/// Most events of sources that may wait. If the reader is slower than that, owners drop rows and report how many.
 const EVENTS_MAX: usize = 256;
 
 /// One live tail.
 pub(crate) struct Tail {
-    shared: Arc<Shared>,
+    members: Arc<Members>,
     request: TailRequest,
     sender: TailSender,
 }
 
 /// The sources of a tail.
 struct Sources {
-    shared: Arc<Shared>,
+    members: Arc<Members>,
     request: TailRequest,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<SourceEvent>,
     tasks: JoinSet<()>,
-    /// By process: tells a source that its process serves nothing any more.
+    /// By process: cancelled to tell a source that its process no longer serves partitions.
     open: HashMap<String, CancellationToken>,
     count: u64,
     openings: Arc<AtomicU64>,
-    /// Those of the first view that are neither open nor known to be out of reach.
+    /// Sources of the first view that are neither open nor known to be unreachable.
     unsettled: HashSet<u64>,
 }
 
 impl Tail {
-    pub(crate) fn new(shared: Arc<Shared>, request: TailRequest, sender: TailSender) -> Self {
-        Self { shared, request, sender }
+    pub(crate) fn new(members: Arc<Members>, request: TailRequest, sender: TailSender) -> Self {
+        Self { members, request, sender }
     }
 
-    /// Runs until nobody reads any more, or for as long as it is polled.
+    /// Runs until nobody reads the tail any more.
     pub(crate) async fn run(self) {
-        let Self { shared, request, sender } = self;
-        let _open = OpenTail::new(&shared);
-        let mut views = shared.control.watch();
+        let Self { members, request, sender } = self;
+        let _open = OpenTail::new(&members);
+        let mut views = members.control.watch();
         let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
         let mut sources = Sources {
-            shared: shared.clone(),
+            members: members.clone(),
             request: TailRequest { catch_up: CatchUp::FromNow, ..request },
             events,
             tasks: JoinSet::new(),
@@ -73,12 +73,12 @@ impl Tail {
         };
         let first = views.borrow_and_update().clone();
         sources.follow(&first);
-        // Who comes later may have consumed rows before it is seen.
+        // A later source may have consumed rows before this process saw it.
         sources.request.catch_up = CatchUp::FromBefore;
         sources.unsettled = (1..=sources.count).collect();
         sender.set_opened(sources.unsettled.is_empty());
-        let mut merge = Merge::new(shared.config.tail_hold.get());
-        let mut ready = Taken::default();
+        let mut merge = Merge::new(members.config.tail_hold.get());
+        let mut ready = MergeOutput::default();
         loop {
             let due = merge.due();
             tokio::select! {
@@ -90,32 +90,32 @@ impl Tail {
                 }
                 Some(_) = sources.tasks.join_next() => {}
                 Some(event) = incoming.recv() => match event {
-                    Event::Settled(source) => {
+                    SourceEvent::Settled(source) => {
                         sources.unsettled.remove(&source);
                         sender.set_opened(sources.unsettled.is_empty());
                     }
-                    Event::Batch(source, batch) => merge.take(source, batch, Instant::now(), &mut ready),
-                    Event::Lost(rows) => sender.count_dropped(rows),
-                    Event::Gone(source) => merge.gone(source),
+                    SourceEvent::Batch(source, batch) => merge.take(source, batch, Instant::now(), &mut ready),
+                    SourceEvent::Lost(rows) => sender.count_dropped(rows),
+                    SourceEvent::Gone(source) => merge.gone(source),
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     merge.expire(Instant::now(), &mut ready);
                 }
             }
-            shared.metrics.tail_repeated.inc_by(std::mem::take(&mut ready.repeated_rows));
+            members.metrics.tail_repeated.inc_by(std::mem::take(&mut ready.repeated_rows));
             ready.batches.drain(..).for_each(|batch| sender.send(batch));
         }
     }
 }
 
 impl Sources {
-    /// Opens sources for who serves something in this view, and lets go of those who do not any more.
+    /// Opens sources for processes that serve partitions in this view, and ends the sources of all others.
     fn follow(&mut self, view: &View) {
         let serves = |role| role != PartitionRole::Warming;
-        let own = self.shared.control.id();
+        let own = self.members.control.id();
         let mut wanted: HashMap<&str, &str> = HashMap::new();
         for process in view.processes() {
-            let is_own = process.id == own && self.shared.local.is_some();
+            let is_own = process.id == own && self.members.local.is_some();
             if is_own || process.partitions.iter().any(|state| serves(state.role)) {
                 wanted.insert(&process.id, process.rpc.as_deref().unwrap_or_default());
             }
@@ -131,14 +131,14 @@ impl Sources {
             if self.open.contains_key(id) {
                 continue;
             }
-            let Some(holder) = self.shared.holder(id, rpc, view) else { continue };
+            let Some(holder) = self.members.holder(id, rpc, view) else { continue };
             self.count += 1;
             let gone = CancellationToken::new();
             let source = Source {
                 number: self.count,
                 openings: self.openings.clone(),
                 request: self.request.clone(),
-                config: self.shared.config.clone(),
+                config: self.members.config.clone(),
                 events: self.events.clone(),
                 gone: gone.clone(),
             };
@@ -148,13 +148,13 @@ impl Sources {
     }
 }
 
-/// Counts a tail for as long as it lives.
+/// Counts a tail while it is open.
 struct OpenTail(prometheus::IntGauge);
 
 impl OpenTail {
-    fn new(shared: &Shared) -> Self {
-        shared.metrics.tails.inc();
-        Self(shared.metrics.tails.clone())
+    fn new(members: &Members) -> Self {
+        members.metrics.tails.inc();
+        Self(members.metrics.tails.clone())
     }
 }
 

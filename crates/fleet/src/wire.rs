@@ -1,4 +1,4 @@
-//! Between the types of `owner` and the messages of the RPC.
+//! Converts between the types of `owner` and the messages of the RPC.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::body::{self, BodyError, FORMAT, Rows};
 use crate::proto;
 use crate::proto::error::Kind;
 
-/// A request whose deadline is further away than this asks for no other.
+/// Longer deadlines are cut to this.
 const DEADLINE_MAX: Duration = Duration::from_secs(86_400);
 
 fn offset_range(range: Option<proto::OffsetRange>) -> OffsetRange {
@@ -32,7 +32,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The message for where.
+/// The message for a [`Where`].
 fn sent_where(at: &Where) -> proto::Where {
     let left = at.deadline.saturating_duration_since(Instant::now()).min(DEADLINE_MAX);
     proto::Where {
@@ -66,7 +66,7 @@ fn check_format(format_max: u32) -> Result<(), Status> {
         return Ok(());
     }
     Err(Status::failed_precondition(format!(
-        "the asker reads formats up to {format_max}, this process writes {FORMAT}"
+        "the client reads formats up to {format_max}, but this process writes {FORMAT}"
     )))
 }
 
@@ -84,7 +84,7 @@ fn matchers(selector: &str) -> Result<Arc<[Matcher]>, Status> {
     Ok(matchers.into())
 }
 
-/// The message for a scan.
+/// The message for a [`ScanRequest`].
 pub(crate) fn scan_request(request: &ScanRequest) -> proto::ScanRequest {
     let ScanRequest { at, query } = request;
     let params = query.params();
@@ -107,7 +107,8 @@ pub(crate) fn scan_request(request: &ScanRequest) -> proto::ScanRequest {
     }
 }
 
-/// Reads the message for a scan; `prepare` makes the query of its text and parameters. An inner error is the answer.
+/// Reads the message for a [`ScanRequest`]. `prepare` makes the query of its text and parameters. An inner error is the
+/// answer.
 pub(crate) fn read_scan_request(
     request: proto::ScanRequest,
     prepare: impl FnOnce(&str, Params) -> Result<Arc<Query>, QueryError>,
@@ -130,7 +131,7 @@ pub(crate) fn read_scan_request(
     Ok(prepare(&request.query, params).map(|query| ScanRequest { at, query }))
 }
 
-/// The message for streams.
+/// The message for a [`StreamsRequest`].
 pub(crate) fn streams_request(request: &StreamsRequest) -> proto::StreamsRequest {
     let StreamsRequest { at, matchers, time } = request;
     proto::StreamsRequest {
@@ -141,7 +142,7 @@ pub(crate) fn streams_request(request: &StreamsRequest) -> proto::StreamsRequest
     }
 }
 
-/// Reads the message for streams.
+/// Reads the message for a [`StreamsRequest`].
 pub(crate) fn read_streams_request(request: proto::StreamsRequest) -> Result<StreamsRequest, Status> {
     let at = read_where(request.r#where)?;
     let time = TimeRange::new(TimestampNs::from_nanos(request.start), TimestampNs::from_nanos(request.end));
@@ -149,7 +150,7 @@ pub(crate) fn read_streams_request(request: proto::StreamsRequest) -> Result<Str
     Ok(StreamsRequest { at, matchers, time })
 }
 
-/// The message for a tail.
+/// The message for a [`TailRequest`].
 pub(crate) fn tail_request(request: &TailRequest) -> proto::TailRequest {
     proto::TailRequest {
         tenant: request.tenant.to_string(),
@@ -165,10 +166,10 @@ pub(crate) fn tail_request(request: &TailRequest) -> proto::TailRequest {
     }
 }
 
-/// Most batches that may wait for a reader elsewhere.
+/// Most batches that may wait for a reader in another process.
 const TAIL_CAPACITY_MAX: u32 = 1 << 16;
 
-/// Reads the message for a tail.
+/// Reads the message for a [`TailRequest`].
 pub(crate) fn read_tail_request(request: &proto::TailRequest) -> Result<TailRequest, Status> {
     check_format(request.format_max)?;
     let capacity = usize::try_from(request.capacity.min(TAIL_CAPACITY_MAX)).unwrap_or(usize::MAX);
@@ -184,7 +185,7 @@ fn unwritable(error: postcard::Error) -> Status {
     Status::internal(format!("the answer cannot be written: {error}"))
 }
 
-/// The message for what a scan found.
+/// The message for a [`ScanReply`].
 pub(crate) fn scan_reply(outcome: Result<ScanReply, OwnerError>) -> Result<proto::ScanReply, Status> {
     use proto::scan_reply::Outcome;
     let outcome = match outcome {
@@ -197,7 +198,7 @@ pub(crate) fn scan_reply(outcome: Result<ScanReply, OwnerError>) -> Result<proto
     Ok(proto::ScanReply { outcome: Some(outcome) })
 }
 
-/// Reads what a scan found; a partial of something else is refused.
+/// Reads the message for a [`ScanReply`]. Refuses partials of another query.
 pub(crate) fn read_scan_reply(reply: proto::ScanReply, request: &ScanRequest) -> Result<ScanReply, OwnerError> {
     use proto::scan_reply::Outcome;
     match reply.outcome {
@@ -215,7 +216,7 @@ pub(crate) fn read_scan_reply(reply: proto::ScanReply, request: &ScanRequest) ->
     }
 }
 
-/// The message for the streams found.
+/// The message for a [`StreamsReply`].
 pub(crate) fn streams_reply(outcome: Result<StreamsReply, OwnerError>) -> Result<proto::StreamsReply, Status> {
     use proto::streams_reply::Outcome;
     let outcome = match outcome {
@@ -228,7 +229,7 @@ pub(crate) fn streams_reply(outcome: Result<StreamsReply, OwnerError>) -> Result
     Ok(proto::StreamsReply { outcome: Some(outcome) })
 }
 
-/// Reads the streams found.
+/// Reads the message for a [`StreamsReply`].
 pub(crate) fn read_streams_reply(reply: proto::StreamsReply) -> Result<StreamsReply, OwnerError> {
     use proto::streams_reply::Outcome;
     match reply.outcome {
@@ -241,7 +242,7 @@ pub(crate) fn read_streams_reply(reply: proto::StreamsReply) -> Result<StreamsRe
     }
 }
 
-/// The message for live rows.
+/// The message for a [`TailBatch`].
 pub(crate) fn tail_batch(batch: &TailBatch) -> Result<proto::TailBatch, Status> {
     Ok(proto::TailBatch {
         partition: batch.partition.index(),
@@ -251,7 +252,7 @@ pub(crate) fn tail_batch(batch: &TailBatch) -> Result<proto::TailBatch, Status> 
     })
 }
 
-/// Reads live rows.
+/// Reads the message for a [`TailBatch`].
 pub(crate) fn read_tail_batch(batch: &proto::TailBatch) -> Result<TailBatch, BodyError> {
     let rows: Rows = body::decode(batch.rows.as_ref())?;
     Ok(TailBatch {
@@ -262,7 +263,7 @@ pub(crate) fn read_tail_batch(batch: &proto::TailBatch) -> Result<TailBatch, Bod
     })
 }
 
-/// The message for what is held.
+/// The message that lists what the owner holds.
 pub(crate) fn held_reply(owner: &dyn Owner) -> proto::HeldReply {
     let held = |partition: PartitionId| {
         let held = owner.held(partition)?;
@@ -271,7 +272,7 @@ pub(crate) fn held_reply(owner: &dyn Owner) -> proto::HeldReply {
     proto::HeldReply { holdings: owner.partitions().into_iter().filter_map(held).collect() }
 }
 
-/// The message for what is said instead of an answer.
+/// The message for an [`OwnerError`].
 pub(crate) fn sent_error(error: OwnerError) -> proto::Error {
     let kind = match error {
         OwnerError::NotHeld { partition, held } => {
@@ -279,7 +280,7 @@ pub(crate) fn sent_error(error: OwnerError) -> proto::Error {
         }
         OwnerError::NotLeading { partition } => Kind::NotLeading(proto::NotLeading { partition: partition.index() }),
         OwnerError::Query(error) => {
-            // Without a body the reader has the text.
+            // If the error cannot be encoded, the reader still gets the text.
             Kind::Query(proto::QueryFailed { error: body::encode(&error).ok(), text: error.to_string() })
         }
         OwnerError::Deadline { partition, consumed, wanted } => Kind::Deadline(proto::Deadline {
@@ -296,7 +297,7 @@ pub(crate) fn sent_error(error: OwnerError) -> proto::Error {
     proto::Error { kind: Some(kind) }
 }
 
-/// Reads what was said instead of an answer.
+/// Reads the message for an [`OwnerError`].
 pub(crate) fn read_error(error: proto::Error) -> OwnerError {
     let partition = PartitionId::new;
     match error.kind {

@@ -1,4 +1,4 @@
-//! Questions and answers.
+//! Requests and replies.
 
 use std::sync::Arc;
 
@@ -6,26 +6,26 @@ use model::{Labels, Matcher, Offset, OffsetRange, PartitionId, TenantId, TimeRan
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// Which rows of a partition an answer is about, and by when it is wanted.
+/// The rows that a request is about, and its deadline.
 #[derive(Clone, Debug)]
 pub struct Where {
     /// The partition.
     pub partition: PartitionId,
     /// The tenant whose rows are read.
     pub tenant: TenantId,
-    /// The first offset wanted: the flushed-to offset of the head that the plan was made from.
+    /// The first offset to read: the flushed-to offset of the head that the plan was made from.
     pub from: Offset,
-    /// Answer only once everything below this offset is consumed, and wait for that until [`Where::deadline`].
-    /// `None` asks for what is there now.
+    /// The owner answers once everything below this offset is consumed, and waits for that until [`Where::deadline`].
+    /// `None` asks for the rows that are there now.
     pub at_least: Option<Offset>,
-    /// No answer is wanted after this moment.
+    /// The owner gives up at this time.
     pub deadline: Instant,
 }
 
-/// Run all scans of a prepared query over the memory of one partition, as of one moment.
+/// Runs all scans of a prepared query over the memory of one partition, as of one moment.
 #[derive(Clone, Debug)]
 pub struct ScanRequest {
-    /// Which rows.
+    /// The rows to scan.
     pub at: Where,
     /// The prepared query.
     pub query: Arc<logql::Query>,
@@ -34,17 +34,16 @@ pub struct ScanRequest {
 /// The answer to a [`ScanRequest`].
 #[derive(Clone, Debug)]
 pub struct ScanReply {
-    /// What each scan of the query made of the rows with offsets in `[from, held.end)`, in the order of
-    /// [`logql::Query::scans`].
+    /// The partial result of each scan over the rows in `[from, held.end)`, in the order of [`logql::Query::scans`].
     pub partials: Vec<logql::Partial>,
-    /// What was held at the moment of the answer. Its end is at least [`Where::at_least`].
+    /// The held range at the moment of the answer. Its end is at least [`Where::at_least`].
     pub held: OffsetRange,
 }
 
-/// Name the streams in the memory of one partition.
+/// Lists the streams in the memory of one partition.
 #[derive(Clone, Debug)]
 pub struct StreamsRequest {
-    /// Which rows.
+    /// The rows to count.
     pub at: Where,
     /// All must match; an empty list matches every stream.
     pub matchers: Arc<[Matcher]>,
@@ -52,14 +51,14 @@ pub struct StreamsRequest {
     pub time: TimeRange,
 }
 
-/// One stream and what it has in the asked ranges of offsets and time.
+/// A stream, and counts of its rows in the requested ranges of offsets and time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamStat {
     /// Its labels.
     pub labels: Labels,
-    /// How many rows.
+    /// Number of rows.
     pub rows: u64,
-    /// How many bytes their lines have.
+    /// Number of bytes of their lines.
     pub line_bytes: u64,
     /// The smallest range of time that holds them.
     pub time: TimeRange,
@@ -70,33 +69,34 @@ pub struct StreamStat {
 pub struct StreamsReply {
     /// Streams with at least one row, each once, in label order.
     pub streams: Vec<StreamStat>,
-    /// What was held at the moment of the answer; Its end is at least [`Where::at_least`].
+    /// The held range at the moment of the answer. Its end is at least [`Where::at_least`].
     pub held: OffsetRange,
 }
 
-/// Follow the rows that match.
+/// Follows the rows that match.
 #[derive(Clone, Debug)]
 pub struct TailRequest {
-    /// Whose rows.
+    /// The tenant whose rows are followed.
     pub tenant: TenantId,
     /// All must match a stream's labels.
     pub matchers: Arc<[Matcher]>,
-    /// How many batches may wait for the reader before rows are dropped.
+    /// Number of batches that may wait for the reader before rows are dropped.
     pub capacity: usize,
-    /// What comes besides rows that are consumed from now on.
+    /// Which rows come in addition to those that are consumed from now on.
     pub catch_up: CatchUp,
 }
 
-/// What a tail holds besides rows that are consumed while its owner serves their partition: for readers that merge the
-/// tails of several owners and know how far they came, so that nothing is missing when an owner breaks off and another one
-/// takes over. It comes as [`Replayed`](crate::TailBatch::is_replayed) batches.
+/// Which rows a tail sends in addition to those that are consumed while its owner serves their partition.
+///
+/// Readers that merge the tails of several owners use this, so that no row is missing when one owner breaks off and
+/// another one takes over. The rows come as [replayed](crate::TailBatch::is_replayed) batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CatchUp {
     /// Nothing.
     Never,
-    /// For a reader that begins: how far each partition was consumed when the tail began. For partitions that this owner
-    /// begins to serve later, the latest rows before that, too.
+    /// For a new reader: the consumed offset of each partition at the start of the tail. For partitions that this owner
+    /// begins to serve later, also the latest rows from before that.
     FromNow,
-    /// For a reader that began before: the latest rows of all partitions from before the tail began, too.
+    /// For a reader that continues: also the latest rows of all partitions from before the tail began.
     FromBefore,
 }

@@ -1,4 +1,4 @@
-//! The channel that live rows come through: bounded, and honest about what did not fit.
+//! The channel for live rows: bounded, and counts the rows that did not fit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,18 +9,18 @@ use tokio::sync::{mpsc, watch};
 /// Rows of one stream of one record.
 #[derive(Clone, Debug)]
 pub struct TailBatch {
-    /// Where they come from.
+    /// The partition of the rows.
     pub partition: PartitionId,
-    /// Which record they came in. Offsets of one partition never fall within one tail; several batches may share one.
+    /// The offset of their record. Within one tail, offsets of a partition never fall. Several batches may share one.
     pub offset: Offset,
     /// The rows.
     pub batch: Arc<Batch>,
-    /// From before the tail began, or before its owner served the partition ([`CatchUp`](crate::CatchUp)). Without rows it
-    /// says that everything up to its offset was consumed before.
+    /// True for rows from before the tail began, or before its owner served the partition ([`CatchUp`](crate::CatchUp)). A
+    /// replayed batch without rows says that everything up to its offset was consumed before.
     pub is_replayed: bool,
 }
 
-/// Where live rows come out. Dropping it ends the tail.
+/// The receiving end of a tail. Dropping it ends the tail.
 #[derive(Debug)]
 pub struct TailStream {
     batches: mpsc::Receiver<TailBatch>,
@@ -28,7 +28,7 @@ pub struct TailStream {
     opened: watch::Receiver<bool>,
 }
 
-/// Where live rows go in.
+/// The sending end of a tail.
 #[derive(Clone, Debug)]
 pub struct TailSender {
     batches: mpsc::Sender<TailBatch>,
@@ -36,7 +36,7 @@ pub struct TailSender {
     opened: Arc<watch::Sender<bool>>,
 }
 
-/// A channel in which `capacity` batches (at least one) may wait. It is [opened](TailStream::opened).
+/// A channel in which `capacity` batches (at least one) may wait. It starts [opened](TailStream::opened).
 pub fn tail_channel(capacity: usize) -> (TailSender, TailStream) {
     let (sender, receiver) = mpsc::channel(capacity.max(1));
     let dropped = Arc::new(AtomicU64::new(0));
@@ -46,59 +46,59 @@ pub fn tail_channel(capacity: usize) -> (TailSender, TailStream) {
 }
 
 impl TailStream {
-    /// The next batch; `None` when the owner has stopped. Cancel-safe.
+    /// Waits for the next batch. `None` when the owner has stopped. Cancel-safe.
     pub async fn recv(&mut self) -> Option<TailBatch> {
         self.batches.recv().await
     }
 
-    /// The next batch when one waits.
+    /// The next batch, if one waits.
     pub fn try_recv(&mut self) -> Option<TailBatch> {
         self.batches.try_recv().ok()
     }
 
-    /// Waits until the tail follows every owner that was known when it began: rows that are consumed from then on come
-    /// out here. At once where the owner is in this process. An owner that cannot be reached delays it by a bounded time.
+    /// Waits until the tail follows every owner that was known when it began; it receives all rows that are consumed after
+    /// that. A tail of an owner in this process is opened immediately. An unreachable owner delays it by a bounded time.
     /// Cancel-safe.
     pub async fn opened(&mut self) {
-        // An error says that the sender is gone, and nothing will come.
+        // An error means that the sender is gone, so no row will come.
         let _ = self.opened.wait_for(|opened| *opened).await;
     }
 
-    /// How many rows did not fit since the tail began.
+    /// Number of rows that did not fit since the tail began.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 }
 
 impl TailSender {
-    /// Hands a batch over, or counts its rows as dropped when there is no room. Never waits.
+    /// Sends a batch, or counts its rows as dropped if there is no room. Never waits.
     pub fn send(&self, batch: TailBatch) {
         if let Err(mpsc::error::TrySendError::Full(batch)) = self.batches.try_send(batch) {
             self.dropped.fetch_add(batch.batch.len() as u64, Ordering::Relaxed);
         }
     }
 
-    /// How many batches there is room for.
+    /// Number of batches for which there is room.
     pub fn room(&self) -> usize {
         self.batches.capacity()
     }
 
-    /// Counts rows that got lost on the way to here.
+    /// Counts rows that were lost before they came here.
     pub fn count_dropped(&self, rows: u64) {
         self.dropped.fetch_add(rows, Ordering::Relaxed);
     }
 
-    /// Says whether the tail is [opened](TailStream::opened).
+    /// Sets whether the tail is [opened](TailStream::opened).
     pub fn set_opened(&self, opened: bool) {
         self.opened.send_replace(opened);
     }
 
-    /// Waits until nobody reads any more. Cancel-safe.
+    /// Waits until the reader is gone. Cancel-safe.
     pub async fn closed(&self) {
         self.batches.closed().await;
     }
 
-    /// True when nobody reads any more.
+    /// True when the reader is gone.
     pub fn is_closed(&self) -> bool {
         self.batches.is_closed()
     }

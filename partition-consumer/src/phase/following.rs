@@ -1,20 +1,20 @@
-//! Reading along, for readers only.
+//! Following: reads along, only to answer readers.
 
 use control::PartitionRole;
 
-use super::Next;
+use super::next::NextPhase;
 use crate::Error;
 use crate::head_watch::HeadWatch;
-use crate::intake::{Intake, Turn};
+use crate::intake::{Intake, IntakeTurn};
 use crate::order::Orders;
 
-/// Reads along until the partition is assigned to this process no longer. What heads list goes; at the cap fetching
-/// stops until they list more.
-pub(super) async fn follow(intake: &mut Intake<'_>, orders: &mut Orders) -> Result<Next, Error> {
-    let mut head = HeadWatch::steady(intake.shared, intake.partition);
+/// Reads along until the partition is revoked. Rows that heads list are evicted. At the memory cap fetching stops until
+/// they list more.
+pub(super) async fn follow(intake: &mut Intake<'_>, orders: &mut Orders) -> Result<NextPhase, Error> {
+    let mut head = HeadWatch::steady(intake.state, intake.partition);
     while orders.now().is_own() {
-        intake.stand(PartitionRole::Following, false, intake.head_epoch);
-        if intake.shared.budget.is_short() {
+        intake.set_lead_status(PartitionRole::Following, false, intake.head_epoch);
+        if intake.state.budget.is_short() {
             head.hurry();
         }
         let woken = async {
@@ -25,11 +25,11 @@ pub(super) async fn follow(intake: &mut Intake<'_>, orders: &mut Orders) -> Resu
             }
         };
         match intake.turn(woken).await? {
-            Turn::Woken(Some(found)) => intake.note_head(found?),
-            // The next head shows where the log begins, once its leader has recorded what is lost.
-            Turn::Overtaken => head.hurry(),
-            Turn::Woken(None) | Turn::Went => {}
+            IntakeTurn::Woken(Some(found)) => intake.note_head(found?),
+            // Once the leader has recorded the loss, the next head shows where the log begins.
+            IntakeTurn::Overtaken => head.hurry(),
+            IntakeTurn::Woken(None) | IntakeTurn::Went => {}
         }
     }
-    Ok(Next::End)
+    Ok(NextPhase::End)
 }

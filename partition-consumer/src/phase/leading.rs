@@ -1,4 +1,4 @@
-//! Leading: what is consumed is cut and published, until somebody else takes the head or it is time to go.
+//! Leading: cuts and publishes everything that is consumed, until another process takes the head or the lead is given up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,88 +9,94 @@ use model::{Offset, OffsetRange};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Next, is_time_to_go};
+use super::next::NextPhase;
 use crate::Error;
 use crate::head_watch::HeadWatch;
-use crate::intake::{Intake, Turn};
-use crate::memory::{Held, Opened};
+use crate::intake::{Intake, IntakeTurn};
+use crate::memory::{MemorySegment, OpenedAt};
 use crate::order::{Order, Orders};
-use crate::publisher::{Halt, Job, publish_all};
+use crate::publisher::{PublishError, PublishJob, publish_all};
 
-/// How cutting ended, when not for good.
+/// Why cutting ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
-    /// The partition goes away from here, or the process ends.
+    /// The partition is revoked, or the process shuts down.
     Asked,
-    /// The publisher has stopped, and says why.
+    /// The publisher has stopped. It returns the reason.
     Halted,
-    /// The head says that another process leads.
+    /// Another process leads, as the head shows.
     Superseded,
-    /// Retention removed what was to be fetched next; the next lead records that as lost.
+    /// Retention removed the record to fetch next. The next lead records the gap as lost.
     Overtaken,
 }
 
-/// Leads until it is over, one way or another. What was consumed is published first, where it still can be.
-pub(super) async fn lead(intake: &mut Intake<'_>, orders: &mut Orders, lead: Box<dyn Lead>) -> Result<Next, Error> {
-    let (shared, partition, epoch) = (intake.shared, intake.partition, lead.epoch());
+/// Leads until the lead ends. Publishes everything consumed first, if that is still possible.
+pub(super) async fn lead(
+    intake: &mut Intake<'_>,
+    orders: &mut Orders,
+    lead: Box<dyn Lead>,
+) -> Result<NextPhase, Error> {
+    let (state, partition, epoch) = (intake.state, intake.partition, lead.epoch());
     let start = lead.flushed_to();
     tracing::info!(%partition, epoch, from = %start, consumed = %intake.consumed(), "leading a partition");
     intake.begin_lead(start);
     intake.head_epoch = epoch;
-    intake.stand(PartitionRole::Leading, true, epoch);
-    let (jobs, queue) = mpsc::channel(shared.config.waiting_cuts_max.get());
-    // In a set, so that it goes when this future is dropped, and is waited for when it is not.
+    intake.set_lead_status(PartitionRole::Leading, true, epoch);
+    let (jobs, queue) = mpsc::channel(state.config.waiting_cuts_max.get());
+    // A set, so that dropping this future aborts the publisher.
     let mut publisher = JoinSet::new();
-    publisher.spawn(publish_all(shared.clone(), intake.memory.clone(), lead, queue, orders.clone()));
+    publisher.spawn(publish_all(state.clone(), intake.memory.clone(), lead, queue, orders.clone()));
     let waiting = intake.memory.waiting();
     let mut cutter = Cutter { intake, epoch, cut_to: start, waiting, is_overdue_told: false };
     let ended = cutter.cut_on(&jobs, orders).await;
     match ended {
-        // Nothing of it can come to anything: there is no sense in waiting for it.
+        // No further cut can be published, so there is nothing to wait for.
         Ok(Ended::Superseded) => publisher.abort_all(),
         Ok(Ended::Halted) => {}
-        // Whatever was consumed is published, also when the log has failed.
+        // Everything consumed is published, even if the log has failed.
         Ok(Ended::Asked | Ended::Overtaken) | Err(_) => cutter.cut_all(&jobs).await,
     }
     drop(jobs);
     let halted = match publisher.join_next().await {
         Some(Ok(outcome)) => outcome,
-        Some(Err(error)) if error.is_cancelled() => Err(Halt::Fenced),
-        Some(Err(panic)) => {
-            Err(Halt::Failed(CutError::Failed { partition, range: intake.memory.held(), reason: panic.to_string() }))
-        }
+        Some(Err(error)) if error.is_cancelled() => Err(PublishError::Fenced),
+        Some(Err(panic)) => Err(PublishError::Failed(CutError::Failed {
+            partition,
+            range: intake.memory.held(),
+            reason: panic.to_string(),
+        })),
         None => Ok(()),
     };
     match (ended, halted) {
-        (_, Err(Halt::Failed(error))) => Err(error.into()),
+        (_, Err(PublishError::Failed(error))) => Err(error.into()),
         (Err(error), _) => Err(error),
-        (Ok(_), Err(Halt::Fenced)) | (Ok(Ended::Superseded), _) => {
-            shared.metrics.fenced.inc();
-            Ok(if shared.peers.can_exist() { Next::Drain { epoch } } else { Next::Pause })
+        (Ok(_), Err(PublishError::Fenced)) | (Ok(Ended::Superseded), _) => {
+            state.metrics.fenced.inc();
+            Ok(if state.peers.can_exist() { NextPhase::Drain { epoch } } else { NextPhase::Pause })
         }
-        (Ok(_), Err(Halt::GaveUp)) | (Ok(Ended::Asked | Ended::Halted), Ok(())) => Ok(Next::End),
-        (Ok(Ended::Overtaken), Ok(())) => Ok(Next::Warm { take_now: true }),
+        (Ok(_), Err(PublishError::GaveUp)) | (Ok(Ended::Asked | Ended::Halted), Ok(())) => Ok(NextPhase::End),
+        (Ok(Ended::Overtaken), Ok(())) => Ok(NextPhase::Warm { take_now: true }),
     }
 }
 
-/// The one who cuts.
+/// Cuts the segments of a leader.
 struct Cutter<'i, 'a> {
     intake: &'i mut Intake<'a>,
     epoch: u64,
-    /// Everything below is in blocks or on its way there.
+    /// Everything below is in blocks or handed to the publisher.
     cut_to: Offset,
-    /// Segments that ended before the lead was taken, and that no head lists whole.
-    waiting: VecDeque<(Arc<Held>, OffsetRange)>,
+    /// Segments that ended before the lead was taken, and that no head lists completely.
+    waiting: VecDeque<(Arc<MemorySegment>, OffsetRange)>,
     is_overdue_told: bool,
 }
 
 impl Cutter<'_, '_> {
-    /// Fills and cuts until there is a reason to end.
-    async fn cut_on(&mut self, jobs: &mpsc::Sender<Job>, orders: &mut Orders) -> Result<Ended, Error> {
-        let (shared, partition) = (self.intake.shared, self.intake.partition);
+    /// Fetches and cuts until there is a reason to end.
+    async fn cut_on(&mut self, jobs: &mpsc::Sender<PublishJob>, orders: &mut Orders) -> Result<Ended, Error> {
+        let (state, partition) = (self.intake.state, self.intake.partition);
         let memory = self.intake.memory.clone();
-        let mut changes = shared.peers.changes();
-        let mut head = HeadWatch::on_hint(shared, partition);
+        let mut changes = state.peers.changes();
+        let mut head = HeadWatch::on_hint(state, partition);
         loop {
             if self.is_asked_to_end(orders.now()) {
                 return Ok(Ended::Asked);
@@ -98,8 +104,8 @@ impl Cutter<'_, '_> {
             if jobs.is_closed() {
                 return Ok(Ended::Halted);
             }
-            if shared.peers.know_later(partition, self.epoch) {
-                // A hint is not believed: the head is asked.
+            if state.peers.know_later(partition, self.epoch) {
+                // This is only a hint. The head decides.
                 head.hurry();
             }
             while !self.waiting.is_empty()
@@ -108,7 +114,7 @@ impl Cutter<'_, '_> {
                 slot.send(self.job_of_waiting());
             }
             if let Some(reason) = self.cut_due() {
-                // With too many cuts under way this waits, and nothing is fetched: the log is the buffer.
+                // If too many cuts wait for the publisher, this waits and fetches nothing: the log is the buffer.
                 let slot = tokio::select! {
                     biased;
                     () = orders.changed() => continue,
@@ -130,48 +136,48 @@ impl Cutter<'_, '_> {
                 }
             };
             match self.intake.turn(woken).await? {
-                Turn::Woken(Some(found)) => {
+                IntakeTurn::Woken(Some(found)) => {
                     if found?.epoch > self.epoch {
                         tracing::info!(%partition, epoch = self.epoch, "another process has taken over a partition");
                         return Ok(Ended::Superseded);
                     }
                 }
-                Turn::Overtaken => {
+                IntakeTurn::Overtaken => {
                     tracing::error!(%partition, consumed = %self.intake.consumed(),
                         "retention has passed this consumer: records were removed before they were read");
                     return Ok(Ended::Overtaken);
                 }
-                Turn::Woken(None) | Turn::Went => {}
+                IntakeTurn::Woken(None) | IntakeTurn::Went => {}
             }
         }
     }
 
-    /// Whether to give up the lead now. Where others may be, taking the partition away is no reason: they take it when
-    /// they are ready, and until then nobody else leads it.
+    /// True when the lead should end now. If there are other processes, a revocation is no reason: the new owner takes
+    /// the lead when it is ready, and until then nobody else would lead.
     fn is_asked_to_end(&mut self, order: Order) -> bool {
-        let shared = self.intake.shared;
+        let state = self.intake.state;
         let role = match order {
             Order::Own { .. } => PartitionRole::Leading,
-            Order::Release { .. } | Order::Leave { .. } if !shared.peers.can_exist() => return true,
-            Order::Leave { .. } if is_time_to_go(shared, order) => return true,
+            Order::Release { .. } | Order::Leave { .. } if !state.peers.can_exist() => return true,
+            Order::Leave { .. } if state.is_time_to_leave(order) => return true,
             Order::Release { since } => {
-                if !self.is_overdue_told && since.elapsed() >= shared.config.handoff_max.get() {
+                if !self.is_overdue_told && since.elapsed() >= state.config.handoff_max.get() {
                     self.is_overdue_told = true;
                     tracing::warn!(partition = %self.intake.partition, epoch = self.epoch,
-                        "a partition was given away, and nobody takes it; leading it on");
+                        "a partition was revoked, and no other process takes it; still leading it");
                 }
                 PartitionRole::Draining
             }
             Order::Leave { .. } => PartitionRole::Draining,
         };
-        self.intake.stand(role, true, self.epoch);
+        self.intake.set_lead_status(role, true, self.epoch);
         false
     }
 
-    /// Whether to cut now, and why.
+    /// The reason to cut now, if there is one.
     fn cut_due(&self) -> Option<CutReason> {
         let Self { intake, cut_to, .. } = self;
-        let (config, budget) = (&intake.shared.config, &intake.shared.budget);
+        let (config, budget) = (&intake.state.config, &intake.state.budget);
         if intake.memory.is_flush_due(*cut_to) {
             return Some(CutReason::Forced);
         }
@@ -182,17 +188,17 @@ impl Cutter<'_, '_> {
         if bytes >= config.cut_bytes.as_usize() {
             return Some(CutReason::Full);
         }
-        // By the clock that never jumps: neither are cuts delayed when the other is set back, nor is all cut at once.
-        if opened.is_some_and(|Opened { at, .. }| at.elapsed() >= config.cut_age.get()) {
+        // Setting the time of day must neither delay cuts nor cut everything at once, so this clock never jumps.
+        if opened.is_some_and(|OpenedAt { at, .. }| at.elapsed() >= config.cut_age.get()) {
             return Some(CutReason::MaxAge);
         }
-        // Cutting helps only when nothing of this partition is on its way to the store already.
+        // A cut frees no memory while earlier cuts of the partition still wait to be published.
         let is_idle = intake.memory.segment_counts().1 == 0;
         (budget.is_short() && is_idle && budget.is_large(bytes)).then_some(CutReason::Pressure)
     }
 
-    /// Cuts everything that was consumed, or as much as the publisher still takes.
-    async fn cut_all(&mut self, jobs: &mpsc::Sender<Job>) {
+    /// Cuts everything consumed, or as much as the publisher still accepts.
+    async fn cut_all(&mut self, jobs: &mpsc::Sender<PublishJob>) {
         while self.cut_to < self.intake.consumed()
             && let Ok(slot) = jobs.reserve().await
         {
@@ -200,8 +206,8 @@ impl Cutter<'_, '_> {
         }
     }
 
-    /// The next cut, in the order of offsets. Something must be left to cut.
-    fn next_job(&mut self, reason: CutReason) -> Job {
+    /// The next cut, in offset order. Something must be left to cut.
+    fn next_job(&mut self, reason: CutReason) -> PublishJob {
         if !self.waiting.is_empty() {
             return self.job_of_waiting();
         }
@@ -209,20 +215,20 @@ impl Cutter<'_, '_> {
         self.job(&frozen, range, reason)
     }
 
-    fn job_of_waiting(&mut self) -> Job {
-        let (held, range) = self.waiting.pop_front().expect("the caller looked");
+    fn job_of_waiting(&mut self) -> PublishJob {
+        let (held, range) = self.waiting.pop_front().expect("the caller checked that a segment waits");
         self.job(&held, range, CutReason::Full)
     }
 
-    /// A segment and its range become a cut, from where the last one ended.
-    fn job(&mut self, held: &Held, whole: OffsetRange, reason: CutReason) -> Job {
-        let Intake { shared, partition, .. } = *self.intake;
+    /// Makes a cut of a segment, from the end of the last cut on.
+    fn job(&mut self, held: &MemorySegment, whole: OffsetRange, reason: CutReason) -> PublishJob {
+        let Intake { state, partition, .. } = *self.intake;
         assert!(whole.start <= self.cut_to, "cuts leave nothing out");
         let range = OffsetRange::new(self.cut_to, whole.end);
         self.cut_to = whole.end;
-        let opened = held.opened.get().map_or_else(|| shared.components.clock.now(), |opened| opened.time);
+        let opened = held.opened.get().map_or_else(|| state.components.clock.now(), |opened| opened.time);
         tracing::debug!(%partition, %range, reason = reason.as_str(), "cut");
         let cut = Cut { partition, range, segment: held.segment.clone(), reason, opened };
-        Job { cut, frozen: tokio::time::Instant::now() }
+        PublishJob { cut, frozen: tokio::time::Instant::now() }
     }
 }

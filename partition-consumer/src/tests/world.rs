@@ -15,12 +15,13 @@ use catalogue::read::{MemoryView, PartitionView, Plan, memory_from, plan};
 use catalogue::{Head, Heads, Retry};
 use control::Control;
 use log_bus::{Assignment, FetchLimits, Fetched, LogBus, LogError, LogId, MemoryLog, Watermarks};
-use model::{Clock, Labels, ManualClock, Needs, Offset, PartitionId, TenantId, TimeRange, TimestampNs};
+use model::{Clock, Labels, ManualClock, Needs, Offset, PartitionId, SystemRandom, TenantId, TimeRange, TimestampNs};
 use object_store::{
     Faults, MemoryStore, Object, ObjectKey, ObjectMeta, ObjectStore, PutCondition, StoreError, Version,
 };
 use owner::{OwnerError, Where};
 use parking_lot::Mutex;
+use runtime::Processors;
 use schemas::record::RecordBuilder;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -311,12 +312,22 @@ impl World {
             heads: self.heads_over(store),
             log: log.clone(),
             clock: self.clock.clone(),
+            random: Arc::new(SystemRandom),
+            processors: Processors::default(),
             metrics: metrics.clone(),
             owner: name.to_owned(),
             control: None,
         };
         let blocks = Builder::new(builder_config, builder).unwrap();
-        let components = Components { log, blocks, clock: self.clock.clone(), metrics: metrics.clone(), control };
+        let components = Components {
+            log,
+            blocks,
+            clock: self.clock.clone(),
+            random: Arc::new(SystemRandom),
+            processors: Processors::default(),
+            metrics: metrics.clone(),
+            control,
+        };
         let consumer = Consumer::new(config, components).unwrap();
         let token = CancellationToken::new();
         let (running, shutdown) = (consumer.clone(), token.clone());

@@ -166,9 +166,9 @@ fn formats_are_checked() {
     let check = |body: Option<Body>, expected: &str| {
         assert_eq!(decode::<u32>(body.as_ref()).unwrap_err().to_string(), expected);
     };
-    check(None, "an answer without a body");
-    check(Some(Body { format: 2, bytes: Bytes::new() }), "an answer in format 2; this program reads 1");
-    let short = "an answer that cannot be read: Hit the end of buffer, expected more data";
+    check(None, "the answer has no body");
+    check(Some(Body { format: 2, bytes: Bytes::new() }), "the answer has format 2, but this program reads 1");
+    let short = "the answer cannot be read: Hit the end of buffer, expected more data";
     check(Some(Body { format: 1, bytes: Bytes::new() }), short);
 }
 

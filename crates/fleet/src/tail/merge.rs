@@ -1,13 +1,13 @@
-//! Rows of several sources, each once.
+//! Merges the rows of several sources, each row once.
 //!
-//! At any time one source delivers a partition. What others send waits: as soon as the source itself comes that far, it
-//! is a repetition. When the source does not come that far within the hold, the other takes over, and
-//! nothing is missing: its rows from where the first one stopped have waited. Taking whatever came first instead would lose the rows
-//! that the old owner had sent and that were still under way when the new one's arrived.
+//! At any time one source delivers a partition. Rows of other sources wait; once the delivering source comes that far
+//! itself, they are repetitions. If it does not come that far within the hold time, another source takes over. Nothing is
+//! missing then, because its rows have waited from the point where the first source stopped. Taking whichever rows come
+//! first would lose rows of the old owner that were in transit when the new owner's rows came.
 //!
-//! When an owner breaks off without another one beside it, the next one, or the same one started again, replays the latest
-//! rows from before it served the partition. Of those the ones behind the last row passed on are the missing ones. So that
-//! this is known of a partition before its first row, sources say how far it was consumed when they began.
+//! If an owner breaks off and no other source follows, the next owner, or the same one after a restart, replays the latest
+//! rows from before it served the partition. The rows after the last one passed on are the missing ones. Sources say how far
+//! each partition was consumed when they began, so that this position is known before the first row.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -16,35 +16,35 @@ use model::{Offset, PartitionId};
 use owner::TailBatch;
 use tokio::time::Instant;
 
-/// How many batches of a partition may wait. A source that is so far ahead takes over.
+/// Most batches of a partition that may wait. A source that is further ahead takes over.
 const WAITING_MAX: usize = 1024;
 
-/// What the rows that came make of it.
+/// The result of a step.
 #[derive(Default)]
-pub(super) struct Taken {
-    /// To be passed on, in order.
+pub(super) struct MergeOutput {
+    /// Batches to pass on, in order.
     pub(super) batches: Vec<TailBatch>,
-    /// Rows that were left out.
+    /// Number of rows left out as repetitions.
     pub(super) repeated_rows: u64,
 }
 
-/// The state of each partition.
+/// Merges the sources of all partitions.
 pub(super) struct Merge {
     hold: Duration,
-    partitions: HashMap<PartitionId, Line>,
+    partitions: HashMap<PartitionId, PartitionMerge>,
 }
 
-/// One partition.
-struct Line {
-    /// Who delivers it; none after that source has gone, until another has waited long enough.
+/// Merges the sources of one partition.
+struct PartitionMerge {
+    /// The delivering source. `None` after it is gone, until rows of another source have waited long enough.
     source: Option<u64>,
-    /// Of the last rows passed on, or of those before the tail began.
+    /// The offset of the last rows passed on, or of the last ones before the tail began.
     last: Offset,
-    /// In the order of their coming.
-    waiting: VecDeque<Waiting>,
+    /// In the order in which they came.
+    waiting: VecDeque<WaitingBatch>,
 }
 
-struct Waiting {
+struct WaitingBatch {
     source: u64,
     until: Instant,
     batch: TailBatch,
@@ -55,17 +55,17 @@ impl Merge {
         Self { hold, partitions: HashMap::new() }
     }
 
-    /// Takes rows that came from a source.
-    pub(super) fn take(&mut self, source: u64, batch: TailBatch, now: Instant, out: &mut Taken) {
+    /// Takes in rows of a source.
+    pub(super) fn take(&mut self, source: u64, batch: TailBatch, now: Instant, out: &mut MergeOutput) {
         let is_mark = batch.is_replayed && batch.batch.is_empty();
-        let Some(line) = self.partitions.get_mut(&batch.partition) else {
+        let Some(partition) = self.partitions.get_mut(&batch.partition) else {
             if batch.is_replayed && !is_mark {
-                // Nothing says whether it was there before the tail began. Then it is in the history.
+                // Whether it was consumed before the tail began is unknown. It counts as history.
                 out.repeated_rows += batch.batch.len() as u64;
                 return;
             }
-            let line = Line { source: Some(source), last: batch.offset, waiting: VecDeque::new() };
-            self.partitions.insert(batch.partition, line);
+            let partition = PartitionMerge { source: Some(source), last: batch.offset, waiting: VecDeque::new() };
+            self.partitions.insert(batch.partition, partition);
             if !is_mark {
                 out.batches.push(batch);
             }
@@ -74,57 +74,57 @@ impl Merge {
         if is_mark {
             return;
         }
-        if line.source == Some(source) {
+        if partition.source == Some(source) {
             // Several batches of one record share its offset.
-            if batch.offset < line.last {
+            if batch.offset < partition.last {
                 out.repeated_rows += batch.batch.len() as u64;
                 return;
             }
-            line.last = batch.offset;
+            partition.last = batch.offset;
             out.batches.push(batch);
-            line.forget_passed(out);
-        } else if batch.offset > line.last {
-            line.waiting.push_back(Waiting { source, until: now + self.hold, batch });
-            if line.waiting.len() > WAITING_MAX {
-                line.switch(now + self.hold, out);
+            partition.forget_passed(out);
+        } else if batch.offset > partition.last {
+            partition.waiting.push_back(WaitingBatch { source, until: now + self.hold, batch });
+            if partition.waiting.len() > WAITING_MAX {
+                partition.switch(now + self.hold, out);
             }
         } else {
             out.repeated_rows += batch.batch.len() as u64;
         }
     }
 
-    /// Nothing more comes from a source. Another takes over when its rows have waited long enough: a third one may have
-    /// older ones under way.
+    /// Notes that a source is gone. Another one takes over when its rows have waited long enough: a third one may have older
+    /// rows in transit.
     pub(super) fn gone(&mut self, source: u64) {
-        for line in self.partitions.values_mut().filter(|line| line.source == Some(source)) {
-            line.source = None;
+        for partition in self.partitions.values_mut().filter(|partition| partition.source == Some(source)) {
+            partition.source = None;
         }
     }
 
-    /// When something has waited long enough.
+    /// When the oldest waiting rows have waited long enough.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.partitions.values().filter_map(|line| line.waiting.front()).map(|waiting| waiting.until).min()
+        self.partitions.values().filter_map(|partition| partition.waiting.front()).map(|waiting| waiting.until).min()
     }
 
-    /// Lets those take over whose rows have waited long enough.
-    pub(super) fn expire(&mut self, now: Instant, out: &mut Taken) {
-        for line in self.partitions.values_mut() {
-            while line.waiting.front().is_some_and(|waiting| waiting.until <= now) {
-                line.switch(now + self.hold, out);
+    /// Switches to sources whose rows have waited long enough.
+    pub(super) fn expire(&mut self, now: Instant, out: &mut MergeOutput) {
+        for partition in self.partitions.values_mut() {
+            while partition.waiting.front().is_some_and(|waiting| waiting.until <= now) {
+                partition.switch(now + self.hold, out);
             }
         }
     }
 }
 
-impl Line {
-    /// The source whose waiting rows come first delivers from now on; what others sent waits anew.
-    fn switch(&mut self, until: Instant, out: &mut Taken) {
+impl PartitionMerge {
+    /// Makes the source with the lowest waiting offset deliver the partition. Rows of other sources wait again.
+    fn switch(&mut self, until: Instant, out: &mut MergeOutput) {
         let Some(first) = self.waiting.iter().min_by_key(|waiting| waiting.batch.offset) else { return };
         let (source, passed) = (first.source, self.last);
         self.source = Some(source);
         for waiting in std::mem::take(&mut self.waiting) {
             if waiting.source != source {
-                self.waiting.push_back(Waiting { until, ..waiting });
+                self.waiting.push_back(WaitingBatch { until, ..waiting });
             } else if waiting.batch.offset > passed {
                 self.last = waiting.batch.offset;
                 out.batches.push(waiting.batch);
@@ -135,8 +135,8 @@ impl Line {
         self.forget_passed(out);
     }
 
-    /// What others sent and the source has delivered.
-    fn forget_passed(&mut self, out: &mut Taken) {
+    /// Drops waiting rows that the source has delivered by now.
+    fn forget_passed(&mut self, out: &mut MergeOutput) {
         let last = self.last;
         self.waiting.retain(|waiting| {
             let is_ahead = waiting.batch.offset > last;

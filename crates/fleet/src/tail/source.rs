@@ -1,4 +1,4 @@
-//! The live rows of one process.
+//! Follows the live rows of one process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,46 +14,46 @@ use crate::ask::Holder;
 use crate::client::Peer;
 use crate::wire;
 
-/// The other side shows every 5 s that it is there.
+/// The other process sends at least an empty message every 5 s.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// How long a process that serves nothing any more is listened to.
+/// How long a process is still followed after it stopped serving partitions.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What a source tells.
-pub(super) enum Event {
-    /// It is open, or out of reach for now.
+/// An event of a source.
+pub(super) enum SourceEvent {
+    /// The source is open, or unreachable for now.
     Settled(u64),
-    /// Rows of an opening.
+    /// Rows of an opening of the tail.
     Batch(u64, TailBatch),
-    /// So many rows were dropped on the other side.
+    /// Number of rows that the other process dropped.
     Lost(u64),
-    /// Nothing more comes of an opening.
+    /// An opening of the tail has ended.
     Gone(u64),
 }
 
 /// One process to follow.
 pub(super) struct Source {
     pub(super) number: u64,
-    /// Counts the openings of all sources: each has its own number, since one repeats what another had.
+    /// Counts the openings of all sources. Each has its own number, since a new opening repeats rows of an earlier one.
     pub(super) openings: Arc<AtomicU64>,
-    /// As for the first opening.
+    /// The request of the first opening.
     pub(super) request: TailRequest,
     pub(super) config: Config,
-    pub(super) events: mpsc::Sender<Event>,
-    /// Its process serves nothing any more.
+    pub(super) events: mpsc::Sender<SourceEvent>,
+    /// Cancelled when its process no longer serves partitions.
     pub(super) gone: CancellationToken,
 }
 
-/// Why rows end.
-enum End {
-    /// Nobody listens.
+/// Why an opening of the tail ended.
+enum TailEnd {
+    /// Nobody reads the tail any more.
     Unread,
-    /// The other side.
+    /// The other process or the connection ended it.
     Broken,
 }
 
 impl Source {
-    /// Follows until the process is gone, or nobody listens.
+    /// Follows until the process is gone or nobody reads the tail.
     pub(super) async fn run(self, holder: Holder) {
         let lingering = async {
             self.gone.cancelled().await;
@@ -65,10 +65,10 @@ impl Source {
             () = self.follow(&holder, &opening) => {}
             () = lingering => {}
         }
-        let _ = self.events.send(Event::Gone(opening.into_inner())).await;
+        let _ = self.events.send(SourceEvent::Gone(opening.into_inner())).await;
     }
 
-    /// Opens the tail again and again, and notes which opening it is.
+    /// Opens the tail again whenever it ends, and stores the number of the opening.
     async fn follow(&self, holder: &Holder, opening: &AtomicU64) {
         let first = self.config.tail_retry.get();
         let mut pause = first;
@@ -80,10 +80,10 @@ impl Source {
                 Holder::Here(owner) => (true, self.follow_owner(&**owner, &request, number).await),
                 Holder::There(peer) => self.follow_peer(peer, &request, number).await,
             };
-            // What came while nobody listened is asked for.
+            // Asks for the rows that came since the last opening ended.
             request.catch_up = CatchUp::FromBefore;
-            let told = [Event::Settled(self.number), Event::Gone(number)];
-            if matches!(end, End::Unread) || self.gone.is_cancelled() {
+            let told = [SourceEvent::Settled(self.number), SourceEvent::Gone(number)];
+            if matches!(end, TailEnd::Unread) || self.gone.is_cancelled() {
                 return;
             }
             for event in told {
@@ -96,70 +96,75 @@ impl Source {
         }
     }
 
-    async fn follow_owner(&self, owner: &dyn Owner, request: &TailRequest, opening: u64) -> End {
+    async fn follow_owner(&self, owner: &dyn Owner, request: &TailRequest, opening: u64) -> TailEnd {
         let mut tail = owner.tail(request.clone());
-        let mut lost = Lost::default();
+        let mut lost = DropCount::default();
         tail.opened().await;
-        if self.events.send(Event::Settled(self.number)).await.is_err() {
-            return End::Unread;
+        if self.events.send(SourceEvent::Settled(self.number)).await.is_err() {
+            return TailEnd::Unread;
         }
         while let Some(batch) = tail.recv().await {
             if self.pass_on(opening, batch, lost.more(tail.dropped())).await.is_err() {
-                return End::Unread;
+                return TailEnd::Unread;
             }
         }
-        End::Broken
+        TailEnd::Broken
     }
 
-    async fn follow_peer(&self, peer: &Peer, request: &TailRequest, opening: u64) -> (bool, End) {
+    async fn follow_peer(&self, peer: &Peer, request: &TailRequest, opening: u64) -> (bool, TailEnd) {
         let patience = self.config.connect_timeout.get() + self.config.probe_timeout.get();
         let mut replies = match timeout(patience, peer.tail(request)).await {
             Ok(Ok(replies)) => replies,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a live tail cannot be opened");
-                return (false, End::Broken);
+                return (false, TailEnd::Broken);
             }
-            Err(_) => return (false, End::Broken),
+            Err(_) => return (false, TailEnd::Broken),
         };
-        if self.events.send(Event::Settled(self.number)).await.is_err() {
-            return (true, End::Unread);
+        if self.events.send(SourceEvent::Settled(self.number)).await.is_err() {
+            return (true, TailEnd::Unread);
         }
-        let mut lost = Lost::default();
+        let mut lost = DropCount::default();
         while let Ok(Ok(Some(reply))) = timeout(SILENCE_MAX, replies.message()).await {
             let mut dropped = lost.more(reply.dropped);
             for batch in &reply.batches {
                 match wire::read_tail_batch(batch) {
                     Ok(batch) => {
                         if self.pass_on(opening, batch, std::mem::take(&mut dropped)).await.is_err() {
-                            return (true, End::Unread);
+                            return (true, TailEnd::Unread);
                         }
                     }
                     Err(error) => {
                         tracing::warn!(%error, "live rows cannot be read");
-                        return (true, End::Broken);
+                        return (true, TailEnd::Broken);
                     }
                 }
             }
-            if dropped > 0 && self.events.send(Event::Lost(dropped)).await.is_err() {
-                return (true, End::Unread);
+            if dropped > 0 && self.events.send(SourceEvent::Lost(dropped)).await.is_err() {
+                return (true, TailEnd::Unread);
             }
         }
-        (true, End::Broken)
+        (true, TailEnd::Broken)
     }
 
-    async fn pass_on(&self, opening: u64, batch: TailBatch, lost: u64) -> Result<(), mpsc::error::SendError<Event>> {
+    async fn pass_on(
+        &self,
+        opening: u64,
+        batch: TailBatch,
+        lost: u64,
+    ) -> Result<(), mpsc::error::SendError<SourceEvent>> {
         if lost > 0 {
-            self.events.send(Event::Lost(lost)).await?;
+            self.events.send(SourceEvent::Lost(lost)).await?;
         }
-        self.events.send(Event::Batch(opening, batch)).await
+        self.events.send(SourceEvent::Batch(opening, batch)).await
     }
 }
 
-/// Turns a count since the beginning into what came since the last look.
+/// Turns a total into the increase since the last call.
 #[derive(Default)]
-struct Lost(u64);
+struct DropCount(u64);
 
-impl Lost {
+impl DropCount {
     fn more(&mut self, total: u64) -> u64 {
         let more = total.saturating_sub(self.0);
         self.0 = self.0.max(total);

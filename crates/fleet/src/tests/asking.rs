@@ -229,7 +229,7 @@ async fn flush_asks_every_leader() {
     leader.control.update(|state| state.partitions.clear());
     drop(reader.control.watch().wait_for(|view| view.leader(P).is_none()).await.unwrap());
     let error = reader.fleet.flush().await.unwrap_err().to_string();
-    assert_eq!(error, "owner is unavailable: partition 0 is not led by anybody now; try again");
+    assert_eq!(error, "owner is unavailable: no process leads partition 0 now; try again");
     assert_eq!(flushed(), [2, 0]);
 }
 

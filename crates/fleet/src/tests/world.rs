@@ -17,6 +17,7 @@ use owner::{
 };
 use parking_lot::Mutex;
 use prometheus::Registry;
+use runtime::Processors;
 use schemas::record::RecordBuilder;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -204,7 +205,7 @@ impl World {
     }
 
     pub(super) fn log_tail(&self) -> Arc<LogTail> {
-        LogTail::new(LogTailConfig::default(), self.log.clone())
+        LogTail::new(LogTailConfig::default(), self.log.clone(), &Processors::default())
     }
 
     pub(super) async fn start(&self, id: &str, role: PartitionRole, epoch: u64) -> Process {
@@ -233,7 +234,7 @@ impl World {
                 }
             })),
             Reach::Served => {
-                let router = OwnerServer::new(owner.clone()).into_router();
+                let router = OwnerServer::new(owner.clone(), &Processors::default()).into_router();
                 Some(tokio::spawn(async move {
                     let (config, registry) = (telemetry::ServeConfig::default(), Registry::new());
                     // Dropping the task must cut connections, as a kill does.
@@ -285,6 +286,7 @@ impl World {
             local: local.map(|process| process.owner.clone() as Arc<dyn Owner>),
             log: self.log.clone(),
             tail: self.log_tail(),
+            processors: Processors::default(),
             metrics: Registry::new(),
         };
         let registry = components.metrics.clone();

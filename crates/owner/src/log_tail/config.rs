@@ -1,25 +1,25 @@
-//! What an operator turns.
+//! Settings of reading tails from the log.
 
 use limits::{ByteSize, PromDuration};
 use serde::{Deserialize, Serialize};
 
-/// Larger pieces would only be freed later.
+/// Larger chunks would only be freed later.
 const CHUNK_BYTES_MAX: usize = 8 << 20;
 
 /// Settings of [`crate::LogTail`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogTailConfig {
-    /// The memory that the tail of one partition may take while nobody serves it. A query that would need more fails
-    /// with a text that says so. Without any consumer a tail grows until one is back.
+    /// Memory limit for the tail of one partition that nobody serves. A query that needs more fails with a text that
+    /// says so. The tail grows until a consumer serves the partition again.
     pub bytes_max: ByteSize,
-    /// The memory that all tails may take together. Those not asked for the longest make room first.
+    /// Memory limit for all tails together. The least recently used ones are evicted first.
     pub total_bytes_max: ByteSize,
-    /// How many bytes are fetched at once.
+    /// Size of one fetch.
     pub fetch_bytes: ByteSize,
-    /// What nobody asked for during this time is let go. Longer saves reading it again.
+    /// A tail that is not read for this long is evicted. A longer time takes more memory, and saves fetching it again.
     pub idle_max: PromDuration,
-    /// How many scans run at once; 0 means as many as there are processors. More wait.
+    /// Number of scans that run at once; 0 means one per processor. Further scans wait.
     pub scans_max: usize,
 }
 
@@ -36,7 +36,7 @@ impl Default for LogTailConfig {
 }
 
 impl LogTailConfig {
-    /// Every setting that cannot work, in words.
+    /// Lists every setting that cannot work.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut require = |holds: bool, problem: &str| {
@@ -51,16 +51,8 @@ impl LogTailConfig {
         problems
     }
 
-    /// The size of the pieces that memory is freed in.
+    /// The size of a chunk: memory is freed chunk by chunk.
     pub(crate) fn chunk_bytes(&self) -> usize {
         CHUNK_BYTES_MAX.min(self.bytes_max.as_usize() / 32).max(1)
-    }
-
-    /// Scans at once, with the default worked out.
-    pub(crate) fn scans_max(&self) -> usize {
-        match self.scans_max {
-            0 => std::thread::available_parallelism().map_or(2, usize::from),
-            set => set,
-        }
     }
 }

@@ -1,18 +1,16 @@
-//! Every metric of reading tails from the log.
+//! The metrics of reading tails from the log.
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::OwnerError;
 
-/// Counts from the start; shown once [registered](Metrics::register).
+/// Metrics count from the start. They are shown once they are [registered](Metrics::register).
 pub(crate) struct Metrics {
-    /// Reads of tails. Label: `result`: `ok`, `removed` (retention was faster), `deadline`, `unavailable`.
+    /// Label: `result`: `ok`, `removed` (retention was faster), `deadline`, `unavailable`.
     reads: IntCounterVec,
-    /// Bytes of records fetched.
     pub(crate) fetched_bytes: IntCounter,
-    /// Memory of all tails that are kept or scanned.
+    /// Includes evicted chunks that are still being scanned.
     pub(crate) bytes: IntGauge,
-    /// From the request to the answer.
     pub(crate) seconds: Histogram,
 }
 
@@ -24,18 +22,24 @@ impl Default for Metrics {
                 reads: IntCounterVec::new(
                     Opts::new(
                         "millrace_query_log_tail_reads_total",
-                        "Answers read from the log, as nobody served them.",
+                        "Number of reads from the log for partitions that nobody serves, by result.",
                     ),
                     &["result"],
                 )?,
                 fetched_bytes: IntCounter::new(
                     "millrace_query_log_tail_fetched_bytes_total",
-                    "Bytes of records read from the log for queries.",
+                    "Number of bytes of records fetched from the log for queries.",
                 )?,
-                bytes: IntGauge::new("millrace_query_log_tail_bytes", "Memory of tails read from the log.")?,
+                bytes: IntGauge::new(
+                    "millrace_query_log_tail_bytes",
+                    "Bytes of memory that tails read from the log take.",
+                )?,
                 seconds: Histogram::with_opts(
-                    HistogramOpts::new("millrace_query_log_tail_seconds", "Seconds an answer from the log took.")
-                        .buckets(buckets),
+                    HistogramOpts::new(
+                        "millrace_query_log_tail_seconds",
+                        "Seconds from a request to its answer from the log.",
+                    )
+                    .buckets(buckets),
                 )?,
             })
         };
@@ -51,7 +55,7 @@ impl Metrics {
         registry.register(Box::new(self.seconds.clone()))
     }
 
-    /// Counts one read by what became of it.
+    /// Counts one read by its outcome.
     pub(crate) fn count<T>(&self, outcome: &Result<T, OwnerError>) {
         let result = match outcome {
             Ok(_) => "ok",

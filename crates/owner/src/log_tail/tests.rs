@@ -47,7 +47,7 @@ impl World {
     fn with(config: LogTailConfig) -> Self {
         assert_eq!(config.problems(), Vec::<String>::new());
         let log = Arc::new(MemoryLog::new(2));
-        Self { tail: LogTail::new(config, log.clone()), log }
+        Self { tail: LogTail::new(config, log.clone(), &Processors::default()), log }
     }
 
     fn append(&self, partition: PartitionId, payload: Bytes) -> Offset {
@@ -418,7 +418,7 @@ async fn answers_are_those_of_memory() {
                 offsets: OffsetRange::new(flushed, end),
                 tenant: &whose,
             };
-            let expected = rows.scan_all(&query, &AtomicBool::new(false)).unwrap();
+            let expected = rows.scan_all(&query, &Abandoned::default()).unwrap();
             assert_eq!(found, numbers(&query, expected), "seed {seed}");
         }
     }

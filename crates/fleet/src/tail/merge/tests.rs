@@ -36,7 +36,7 @@ const HOLD: Duration = Duration::from_millis(500);
 /// `+300`: so many milliseconds pass.
 fn check(script: &str, expected: &str) {
     let mut merge = Merge::new(HOLD);
-    let (mut out, mut now) = (Taken::default(), Instant::now());
+    let (mut out, mut now) = (MergeOutput::default(), Instant::now());
     for word in script.split_whitespace() {
         let (source, rest) = word.split_at(1);
         let number = u64::from(source.as_bytes()[0]);
@@ -98,7 +98,7 @@ fn what_came_while_nobody_listened_is_replayed() {
 #[test]
 fn what_waits_is_bounded() {
     let mut merge = Merge::new(HOLD);
-    let (mut out, now) = (Taken::default(), Instant::now());
+    let (mut out, now) = (MergeOutput::default(), Instant::now());
     merge.take(1, batch(0), now, &mut out);
     for offset in 1..=3000 {
         merge.take(2, batch(offset), now, &mut out);
@@ -125,7 +125,7 @@ proptest! {
             end = new_end;
         }
         let mut merge = Merge::new(HOLD);
-        let (mut out, now) = (Taken::default(), Instant::now());
+        let (mut out, now) = (MergeOutput::default(), Instant::now());
         // The first owner's first row is there before the second owner serves.
         merge.take(0, queues[0].pop_front().unwrap().unwrap(), now, &mut out);
         for pick in picks {

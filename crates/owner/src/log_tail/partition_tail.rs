@@ -1,4 +1,4 @@
-//! What is kept of one partition's tail: chunks that follow one another, the last one of which still grows.
+//! The part of one partition's tail that is kept in memory: chunks that follow one another. The last one still grows.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use prometheus::{IntCounter, IntGauge};
 use schemas::record::Record;
 use tokio::time::Instant;
 
-/// So many bytes of records are decoded before others get a turn on the thread.
+/// After decoding this many bytes of records, the task yields to others on its thread.
 const YIELD_BYTES: usize = 256 << 10;
 
 /// The rows of a partition in `[start, next)`.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct PartitionTail {
     /// Ascending; each ends where the next one begins.
     chunks: VecDeque<Arc<Chunk>>,
-    /// Writes to the last chunk. None when there is no chunk.
+    /// Writes to the last chunk. `None` when there is no chunk.
     writer: Option<SegmentWriter>,
     start: Offset,
     next: Offset,
-    /// Where the last reader began: below it only readers with an older head want to read.
+    /// Where the last read began. Only readers with an older head want rows below it.
     wanted_from: Offset,
     last_used: Instant,
-    /// A chunk takes no more records from this size on. Memory is freed by the chunk.
+    /// A chunk of this size takes no more records. Memory is freed chunk by chunk.
     chunk_bytes: usize,
     total: IntGauge,
 }
@@ -38,7 +38,7 @@ struct Chunk {
     charge: Charge,
 }
 
-/// Bytes that count as kept for as long as anybody holds them, a reader included.
+/// The bytes of a chunk. They count as kept until the last reader drops the chunk.
 #[derive(Debug)]
 struct Charge {
     bytes: AtomicI64,
@@ -63,25 +63,25 @@ impl Drop for Charge {
     }
 }
 
-/// What a reader took.
+/// The chunks that one read uses.
 #[derive(Debug)]
-pub(crate) struct View {
+pub(crate) struct TailView {
     chunks: Vec<Arc<Chunk>>,
-    /// The offsets that the answer is about.
+    /// The offsets that the answer covers.
     pub(crate) range: OffsetRange,
-    /// What is held.
+    /// The offsets that were kept when the view was taken.
     pub(crate) held: OffsetRange,
 }
 
-impl View {
-    /// Where rows of `range` lie, ascending.
+impl TailView {
+    /// The segments that hold the rows of `range`, in offset order.
     pub(crate) fn segments(&self) -> impl Iterator<Item = &Segment> {
         self.chunks.iter().map(|chunk| &*chunk.segment)
     }
 }
 
-impl Kept {
-    /// Nothing yet; counts its bytes in `total`.
+impl PartitionTail {
+    /// A tail without rows, which counts its bytes in `total`.
     pub(crate) fn empty(chunk_bytes: usize, total: &IntGauge) -> Self {
         Self {
             chunks: VecDeque::new(),
@@ -95,52 +95,52 @@ impl Kept {
         }
     }
 
-    /// The first offset that is here.
+    /// The first offset that is kept.
     pub(crate) fn start(&self) -> Offset {
         self.start
     }
 
-    /// The first offset that is not here yet.
+    /// The first offset that is not kept yet.
     pub(crate) fn next(&self) -> Offset {
         self.next
     }
 
-    /// Memory that it takes, estimated.
+    /// Estimated memory in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.charge.bytes()).sum()
     }
 
-    /// When it was last asked for.
+    /// When it was last read.
     pub(crate) fn last_used(&self) -> Instant {
         self.last_used
     }
 
-    /// Takes note of a reader.
+    /// Notes a read that begins at `from`.
     pub(crate) fn used(&mut self, from: Offset, now: Instant) {
         self.wanted_from = from;
         self.last_used = now;
     }
 
-    /// True when a reader that begins at `from` needs nothing below what is here, and nothing is missing between.
+    /// True when a read from `from` needs nothing below the kept rows, and no row is missing between.
     pub(crate) fn reaches(&self, from: Offset) -> bool {
         self.writer.is_some() && self.start <= from && from <= self.next
     }
 
-    /// Forgets everything and begins at `from`.
+    /// Drops all rows and begins again at `from`.
     pub(crate) fn restart(&mut self, from: Offset) {
         self.clear();
         (self.start, self.next) = (from, from);
         self.open_chunk();
     }
 
-    /// Forgets everything.
+    /// Drops all rows.
     pub(crate) fn clear(&mut self) {
         self.chunks.clear();
         self.writer = None;
         self.start = self.next;
     }
 
-    /// Forgets chunks that lie below where the last reader began.
+    /// Drops chunks that lie below the beginning of the last read.
     pub(crate) fn trim(&mut self) {
         while let Some(second) = self.chunks.get(1) {
             if second.start > self.wanted_from {
@@ -151,18 +151,18 @@ impl Kept {
         }
     }
 
-    /// Everything from `from` on, as of now.
-    pub(crate) fn view(&self, from: Offset) -> View {
+    /// All rows from `from` on, as of now.
+    pub(crate) fn view(&self, from: Offset) -> TailView {
         let after = self.chunks.partition_point(|chunk| chunk.start <= from);
-        View {
+        TailView {
             chunks: self.chunks.iter().skip(after.saturating_sub(1)).cloned().collect(),
             range: OffsetRange::new(from, self.next),
             held: OffsetRange::new(self.start, self.next),
         }
     }
 
-    /// Takes in what was fetched at [`Kept::next`], for as long as the bytes that it has then are few enough: small records
-    /// take much more memory than they are long. When the future is dropped, records up to `next` are here as a whole.
+    /// Adds records that were fetched at [`PartitionTail::next`]. Stops when `fits` refuses the bytes taken so far: small
+    /// records take much more memory than their payload. If the future is dropped, all records below `next` are complete.
     pub(crate) async fn take(&mut self, fetched: Fetched, fits: impl Fn(u64) -> bool, bytes_total: &IntCounter) {
         let mut since_yield = 0;
         for record in fetched.records {
@@ -179,7 +179,7 @@ impl Kept {
             let payload_bytes = record.payload.len();
             let appended = match Record::decode(record.payload.clone()) {
                 Ok(decoded) => writer.append(record.offset, &decoded),
-                // The consumer tells about it, and keeps it. It has no rows.
+                // It has no rows. The consumer keeps such records and logs them; here they are only counted as memory.
                 Err(error) => writer.quarantine(record.offset, record.payload, error.to_string()),
             };
             chunk.charge.add(appended.bytes);
@@ -191,7 +191,7 @@ impl Kept {
                 tokio::task::yield_now().await;
             }
         }
-        // Behind the last record there may be gaps.
+        // There may be a gap after the last record.
         self.next = self.next.max(fetched.next);
     }
 

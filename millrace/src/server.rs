@@ -125,6 +125,8 @@ struct Base {
     log: Log,
     store: Arc<dyn ObjectStore>,
     heads: Arc<Heads>,
+    /// The pool for heavy work of all services.
+    processors: runtime::Processors,
     /// What the processes of an installation tell one another; none on one machine.
     control: Option<Arc<Control>>,
 }
@@ -164,7 +166,9 @@ impl Base {
                 Some(Control::new(settings.cluster.control.clone(), state, topic, &registry)?)
             }
         };
-        Ok(Self { role, settings, registry, clock, overrides, log, store, heads, control })
+        let processors = runtime::Processors::of_machine();
+        processors.register(&registry)?;
+        Ok(Self { role, settings, registry, clock, processors, overrides, log, store, heads, control })
     }
 
     fn builder(&self) -> anyhow::Result<Arc<Builder>> {
@@ -203,6 +207,7 @@ impl Base {
             clock: self.clock.clone(),
             metrics: self.registry.clone(),
             control: self.control.clone(),
+            processors: self.processors.clone(),
         };
         Ok(Gateway::new(self.settings.gateway.clone(), components)?)
     }

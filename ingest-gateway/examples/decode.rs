@@ -107,6 +107,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         overrides: Arc::new(Overrides::new(limits)),
         clock: Arc::new(ManualClock::new(TimestampNs::from_secs(1_795_204_800))),
         control: None,
+        processors: runtime::Processors::default(),
         metrics: prometheus::Registry::new(),
     };
     let router = Gateway::new(Config::default(), components)?.router();

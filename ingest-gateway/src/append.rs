@@ -1,22 +1,35 @@
-//! A request's records into the log: all of them durable, or the client is told to come again.
+//! Appends the records of a request to the log: either all of them are durable, or the client is told to try again.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use log_bus::LogError;
-use model::{Offset, PartitionId, ReadToken, TenantId};
+use log_bus::{LogBus, LogError};
+use model::{Clock, Offset, PartitionId, ReadToken, TenantId};
 
-use crate::body::UNAVAILABLE;
-use crate::breaker::{Change, Unavailable};
-use crate::gateway::Gateway;
-use crate::intake::Refusal;
-use crate::times;
+use crate::breaker::{Breaker, Change, Unavailable};
+use crate::metrics::Metrics;
+use crate::partitions::Partitions;
+use crate::refusal::Refusal;
 
-/// One append while it is under way. Dropped before its end (the request timed out, or its client went away) it
-/// counts as failed when it had waited for long.
+/// Appends records and tells the breaker what came of it.
+pub(crate) struct Appender {
+    pub(crate) log: Arc<dyn LogBus>,
+    pub(crate) breaker: Breaker,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) partitions: Arc<Partitions>,
+    /// The longest time that the log may take for a request.
+    pub(crate) timeout: Duration,
+    /// A token of this log without any offset.
+    pub(crate) token: ReadToken,
+}
+
+/// An append under way. If it is dropped before its end (the request timed out, or its client went away), it counts
+/// as failed, provided that it had waited for long.
 struct Attempt<'a> {
-    gateway: &'a Gateway,
+    appender: &'a Appender,
     partition: PartitionId,
     bytes: usize,
     started: Instant,
@@ -24,13 +37,13 @@ struct Attempt<'a> {
     is_over: bool,
 }
 
-impl Gateway {
-    /// Whether the log is worth a try now; asked before a body is read.
+impl Appender {
+    /// Refuses a request while the log is known not to work. Called before a body is read.
     pub(crate) fn admit(&self) -> Result<(), Refusal> {
-        self.breaker.admit(Instant::now()).map_err(|unavailable| refused(Some(unavailable)))
+        self.breaker.admit(Instant::now()).map_err(|Unavailable { since }| Refusal::log_unavailable(since))
     }
 
-    /// Appends the records; answers when all of them are durable with the offsets that a later read must reach.
+    /// Appends the records. Returns when all of them are durable, with the offsets that a later read must reach.
     pub(crate) async fn append(
         &self,
         tenant: &TenantId,
@@ -38,9 +51,9 @@ impl Gateway {
     ) -> Result<ReadToken, Refusal> {
         let (started, count) = (Instant::now(), records.len());
         let appends = join_all(records.into_iter().map(|(at, payload)| self.append_one(tenant, at, payload)));
-        let Ok(results) = tokio::time::timeout(self.config.append_timeout.get(), appends).await else {
-            tracing::error!(%tenant, timeout = %self.config.append_timeout, "the log did not answer in time");
-            return Err(Refusal::new(503, UNAVAILABLE));
+        let Ok(results) = tokio::time::timeout(self.timeout, appends).await else {
+            tracing::error!(%tenant, timeout = ?self.timeout, "the log did not answer in time");
+            return Err(Refusal::unavailable());
         };
         self.metrics.appended(count, started.elapsed().as_secs_f64());
         let mut token = self.token.clone();
@@ -48,20 +61,20 @@ impl Gateway {
             match result {
                 Ok((partition, offset)) => token.add(partition, offset.next()),
                 Err(e @ LogError::TooLarge { .. }) => {
-                    return Err(Refusal::new(413, format!("request body too large: {e}")));
+                    return Err(Refusal::too_large_body(e));
                 }
-                // A client repeats the whole request then: what was durable of it may appear twice.
+                // The client will repeat the whole request, so records that are durable may appear twice.
                 Err(e) => {
                     tracing::error!(%tenant, error = %e, "records could not be appended");
-                    return Err(Refusal::new(503, UNAVAILABLE));
+                    return Err(Refusal::unavailable());
                 }
             }
         }
         Ok(token)
     }
 
-    /// Appends one record, once. Only a partition that is not there is replaced by another: every other failure may
-    /// be that of the answer, not of the append.
+    /// Appends one record, once. Only if its partition does not exist is another one tried: after any other failure the
+    /// record may still be in the log.
     async fn append_one(
         &self,
         tenant: &TenantId,
@@ -79,7 +92,7 @@ impl Gateway {
 
     async fn attempt(&self, tenant: &TenantId, partition: PartitionId, payload: Bytes) -> Result<Offset, LogError> {
         let attempt = Attempt {
-            gateway: self,
+            appender: self,
             partition,
             bytes: payload.len(),
             started: Instant::now(),
@@ -112,23 +125,23 @@ impl Gateway {
 impl Attempt<'_> {
     fn end(mut self, result: &Result<Offset, LogError>) {
         self.is_over = true;
-        let (gateway, partition) = (self.gateway, self.partition);
-        gateway.metrics.append(partition, self.bytes, result.is_ok());
+        let (appender, partition) = (self.appender, self.partition);
+        appender.metrics.append(partition, self.bytes, result.is_ok());
         match result {
-            Ok(_) => gateway.note(partition, gateway.breaker.succeeded(partition)),
-            // The record's fault, or a partition that the log does not have yet.
+            Ok(_) => appender.note(partition, appender.breaker.succeeded(partition)),
+            // Neither says that the partition fails: the record is too large, or the partition does not exist yet.
             Err(LogError::TooLarge { .. } | LogError::NoPartition { .. }) => {
-                gateway.breaker.abandoned(partition, self.was_counted);
+                appender.breaker.abandoned(partition, self.was_counted);
             }
             Err(_) => self.failed(),
         }
     }
 
     fn failed(&self) {
-        let (gateway, now) = (self.gateway, Instant::now());
-        let (count, at) = (gateway.partitions.in_use(), gateway.clock.now());
-        let change = gateway.breaker.failed(self.partition, self.was_counted, count, now, at);
-        gateway.note(self.partition, change);
+        let (appender, now) = (self.appender, Instant::now());
+        let (count, at) = (appender.partitions.in_use(), appender.clock.now());
+        let change = appender.breaker.failed(self.partition, self.was_counted, count, now, at);
+        appender.note(self.partition, change);
     }
 }
 
@@ -137,19 +150,12 @@ impl Drop for Attempt<'_> {
         if self.is_over {
             return;
         }
-        // Clients give up sooner than we do; a log that only ever loses its clients must be noticed too.
-        if self.started.elapsed() >= self.gateway.config.append_timeout.get() / 3 {
-            self.gateway.metrics.append(self.partition, self.bytes, false);
+        // Clients often give up before our timeout. The breaker must still notice a log that never answers.
+        if self.started.elapsed() >= self.appender.timeout / 3 {
+            self.appender.metrics.append(self.partition, self.bytes, false);
             self.failed();
         } else {
-            self.gateway.breaker.abandoned(self.partition, self.was_counted);
+            self.appender.breaker.abandoned(self.partition, self.was_counted);
         }
     }
-}
-
-/// The answer while the log is known not to work.
-pub(crate) fn refused(unavailable: Option<Unavailable>) -> Refusal {
-    let Some(Unavailable { since }) = unavailable else { return Refusal::new(503, UNAVAILABLE) };
-    let since = times::rfc3339(since);
-    Refusal::new(503, format!("the log has been unavailable since {since}; nothing was stored, try again later"))
 }

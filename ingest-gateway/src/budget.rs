@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::refusal::Refusal;
+
 /// A number of bytes that all requests share.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -21,6 +23,12 @@ pub(crate) struct Reservation {
 /// The budget is used up: the client should come back later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exhausted;
+
+impl From<Exhausted> for Refusal {
+    fn from(_: Exhausted) -> Self {
+        Self::unavailable()
+    }
+}
 
 impl Budget {
     pub(crate) fn new(bytes_max: usize) -> Arc<Self> {

@@ -1,24 +1,62 @@
-//! What was refused, and how the answer says it.
+//! How the answer to a request tells what was rejected.
 
 use std::collections::BTreeMap;
 
 use model::{Labels, TenantId, TimestampNs};
 
+use crate::refusal::{Refusal, Rejection};
 use crate::times;
 
-/// So many distinct texts are put into one answer; more of them help nobody.
+/// Largest number of distinct texts in one answer; more would not help anybody.
 const TEXTS_MAX: usize = 100;
 
-/// Texts of entries and streams that were refused with 400.
+/// What the answer must tell. One kind of rejection decides the status: a block before rates, and rates before
+/// everything else.
 #[derive(Debug, Default)]
-pub(crate) struct Failures {
+pub(crate) struct RejectionReport {
+    blocked: Option<Refusal>,
+    throttled: Option<String>,
+    invalid: GroupedTexts,
+}
+
+/// Texts of rejections, each with the number of its occurrences.
+#[derive(Debug, Default)]
+struct GroupedTexts {
     texts: BTreeMap<String, u64>,
     untold: u64,
 }
 
-impl Failures {
-    pub(crate) fn add(&mut self, text: impl FnOnce() -> String) {
-        let text = text();
+impl RejectionReport {
+    pub(crate) fn add(&mut self, rejection: &Rejection<'_>) {
+        let text = rejection.to_string();
+        match rejection {
+            Rejection::Blocked { .. } => self.blocked = Some(Refusal::new(rejection.status(), text)),
+            Rejection::TooManyStreams { .. } | Rejection::StreamRate { .. } => self.throttled = Some(text),
+            _ => self.invalid.add(text),
+        }
+    }
+
+    /// Adds the entries that a stream's rate rejected.
+    pub(crate) fn add_throttled(&mut self, entries: &ThrottledEntries, tenant: &TenantId, of: usize, labels: &Labels) {
+        if let Some(text) = entries.joined(tenant, of, labels) {
+            self.throttled = Some(text);
+        }
+    }
+
+    /// The answer; `None` when nothing was rejected, or when the tenant's block asks for status 200.
+    pub(crate) fn refusal(self) -> Option<Refusal> {
+        if let Some(blocked) = self.blocked {
+            return (blocked.status != 200).then_some(blocked);
+        }
+        if let Some(text) = self.throttled {
+            return Some(Refusal::new(429, text));
+        }
+        self.invalid.joined().map(|text| Refusal::new(400, text))
+    }
+}
+
+impl GroupedTexts {
+    fn add(&mut self, text: String) {
         if self.texts.len() >= TEXTS_MAX && !self.texts.contains_key(&text) {
             self.untold += 1;
         } else {
@@ -26,8 +64,8 @@ impl Failures {
         }
     }
 
-    /// All texts in one; `None` when nothing failed.
-    pub(crate) fn joined(&self) -> Option<String> {
+    /// All texts in one; `None` when there is none.
+    fn joined(&self) -> Option<String> {
         let (first, count) = self.texts.first_key_value()?;
         if self.texts.len() == 1 && *count == 1 {
             return Some(first.clone());
@@ -40,69 +78,31 @@ impl Failures {
     }
 }
 
-/// Why entries were refused, as `loki_discarded_samples_total` names it.
-pub(crate) mod reason {
-    pub(crate) const BLOCKED: &str = "blocked_ingestion";
-    pub(crate) const DUPLICATE_LABEL: &str = "duplicate_label_names";
-    pub(crate) const INVALID_LABELS: &str = "invalid_labels";
-    pub(crate) const INVALID_TIMESTAMP: &str = "invalid_timestamp";
-    pub(crate) const LABEL_NAME_TOO_LONG: &str = "label_name_too_long";
-    pub(crate) const LABEL_VALUE_TOO_LONG: &str = "label_value_too_long";
-    pub(crate) const LINE_TOO_LONG: &str = "line_too_long";
-    pub(crate) const MISSING_ENFORCED_LABELS: &str = "missing_enforced_labels";
-    pub(crate) const MISSING_LABELS: &str = "missing_labels";
-    pub(crate) const NO_METADATA_ALLOWED: &str = "disallowed_structured_metadata";
-    pub(crate) const METADATA_TOO_LARGE: &str = "structured_metadata_too_large";
-    pub(crate) const METADATA_TOO_MANY: &str = "structured_metadata_too_many";
-    pub(crate) const RATE_LIMITED: &str = "rate_limited";
-    pub(crate) const RESERVED_LABELS: &str = "reserved_labels";
-    pub(crate) const STREAM_LIMIT: &str = "stream_limit";
-    pub(crate) const STREAM_RATE_LIMITED: &str = "per_stream_rate_limit";
-    pub(crate) const TOO_FAR_IN_FUTURE: &str = "too_far_in_future";
-    pub(crate) const TOO_MANY_LABELS: &str = "max_label_names_per_series";
-    pub(crate) const TOO_OLD: &str = "greater_than_max_sample_age";
-}
-
-/// Entries and bytes that were refused (or changed), by reason.
+/// Entries that a stream's rate rejected.
 #[derive(Debug, Default)]
-pub(crate) struct Discards(BTreeMap<&'static str, (u64, u64)>);
-
-impl Discards {
-    pub(crate) fn add(&mut self, reason: &'static str, entries: u64, bytes: u64) {
-        let sum = self.0.entry(reason).or_default();
-        *sum = (sum.0 + entries, sum.1 + bytes);
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
-        self.0.iter().map(|(reason, (entries, bytes))| (*reason, *entries, *bytes))
-    }
-}
-
-/// Entries of one stream that came too fast.
-#[derive(Debug, Default)]
-pub(crate) struct StreamFailures {
+pub(crate) struct ThrottledEntries {
     told: Vec<(TimestampNs, String)>,
-    failed: usize,
+    count: usize,
 }
 
-impl StreamFailures {
-    /// `told_max` 0 means all.
-    pub(crate) fn add(&mut self, told_max: usize, ts: TimestampNs, text: impl FnOnce() -> String) {
-        self.failed += 1;
+impl ThrottledEntries {
+    /// Counts an entry, and keeps its text if fewer than `told_max` are kept. 0 means no bound.
+    pub(crate) fn add(&mut self, told_max: usize, ts: TimestampNs, rejection: &Rejection<'_>) {
+        self.count += 1;
         if told_max == 0 || self.told.len() < told_max {
-            self.told.push((ts, text()));
+            self.told.push((ts, rejection.to_string()));
         }
     }
 
-    /// One text for the stream; `None` when nothing failed.
-    pub(crate) fn joined(&self, tenant: &TenantId, entries: usize, labels: &Labels) -> Option<String> {
-        (self.failed > 0).then(|| {
+    /// One text for the stream; `None` when nothing was rejected.
+    fn joined(&self, tenant: &TenantId, entries: usize, labels: &Labels) -> Option<String> {
+        (self.count > 0).then(|| {
             let line = |(ts, text): &(TimestampNs, String)| {
                 format!("entry with timestamp {} ignored, reason: '{text}',\n", times::go_text(*ts))
             };
             let lines: String = self.told.iter().map(line).collect();
-            let failed = self.failed;
-            format!("{lines}user '{tenant}', total ignored: {failed} out of {entries} for stream: {labels}")
+            let count = self.count;
+            format!("{lines}user '{tenant}', total ignored: {count} out of {entries} for stream: {labels}")
         })
     }
 }
@@ -114,9 +114,9 @@ mod tests {
     #[test]
     fn texts_are_grouped() {
         let check = |texts: &[&str], expected: Option<&str>| {
-            let mut failures = Failures::default();
-            texts.iter().for_each(|text| failures.add(|| (*text).to_owned()));
-            assert_eq!(failures.joined().as_deref(), expected);
+            let mut grouped = GroupedTexts::default();
+            texts.iter().for_each(|text| grouped.add((*text).to_owned()));
+            assert_eq!(grouped.joined().as_deref(), expected);
         };
         check(&[], None);
         check(&["a"], Some("a"));
@@ -126,24 +126,25 @@ mod tests {
 
     #[test]
     fn many_texts_are_cut() {
-        let mut failures = Failures::default();
-        (0..150).for_each(|i| failures.add(|| format!("text {i}")));
-        failures.add(|| "text 0".to_owned());
-        let text = failures.joined().unwrap();
+        let mut grouped = GroupedTexts::default();
+        (0..150).for_each(|i| grouped.add(format!("text {i}")));
+        grouped.add("text 0".to_owned());
+        let text = grouped.joined().unwrap();
         assert!(text.ends_with("; 50 more errors") && text.contains("2 errors like: text 0;"), "{text}");
     }
 
     #[test]
     fn streams() {
-        let mut failures = StreamFailures::default();
+        let mut throttled = ThrottledEntries::default();
         let (tenant, labels) = (TenantId::new("t").unwrap(), Labels::from_pairs([("a", "b")]));
-        assert_eq!(failures.joined(&tenant, 5, &labels), None);
+        assert_eq!(throttled.joined(&tenant, 5, &labels), None);
         for i in 0..3 {
-            failures.add(2, TimestampNs::from_nanos(1_767_366_245_123_000_000 + i), || "slow down".to_owned());
+            let ts = TimestampNs::from_nanos(1_767_366_245_123_000_000 + i);
+            throttled.add(2, ts, &Rejection::MissingLabels);
         }
-        let expected = "entry with timestamp 2026-01-02 15:04:05.123 +0000 UTC ignored, reason: 'slow down',\n\
-            entry with timestamp 2026-01-02 15:04:05.123000001 +0000 UTC ignored, reason: 'slow down',\n\
+        let expected = "entry with timestamp 2026-01-02 15:04:05.123 +0000 UTC ignored, reason: 'error at least one label pair is required per stream',\n\
+            entry with timestamp 2026-01-02 15:04:05.123000001 +0000 UTC ignored, reason: 'error at least one label pair is required per stream',\n\
             user 't', total ignored: 3 out of 5 for stream: {a=\"b\"}";
-        assert_eq!(failures.joined(&tenant, 5, &labels).as_deref(), Some(expected));
+        assert_eq!(throttled.joined(&tenant, 5, &labels).as_deref(), Some(expected));
     }
 }

@@ -4,30 +4,29 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use bytes::Bytes;
 use control::Control;
 use dashmap::DashMap;
 use limits::Overrides;
 use log_bus::LogBus;
-use model::{Clock, PartitionId, ReadToken, TenantId};
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-use prost::Message;
-use tokio::sync::Semaphore;
+use model::{Clock, PartitionId, ReadToken, TenantError, TenantId, TenantIds};
+use runtime::{Processors, Share};
 use tokio_util::sync::CancellationToken;
 
-use crate::append::refused;
-use crate::body::{self, Packing, UNAVAILABLE};
-use crate::breaker::{Breaker, Unavailable, Way};
+use crate::append::Appender;
+use crate::breaker::{Breaker, Way};
 use crate::bucket::Rate;
 use crate::budget::{Budget, Reservation};
-use crate::intake::{Context, Intake, Outcome, Refusal, Rules};
-use crate::metrics::{Metrics, Seen};
+use crate::intake::{Intake, Outcome, PushContext};
+use crate::labels_cache::LabelsCache;
+use crate::metrics::{Metrics, RequestLabels};
 use crate::partitions::Partitions;
-use crate::protobuf::LabelTexts;
+use crate::protocol::{BodyFormat, Decoding, Protocol};
+use crate::refusal::Refusal;
 use crate::route::Route;
+use crate::rules::Rules;
 use crate::tenants::{Tenant, Tenants, streams_max};
-use crate::{Config, Error, http, json, legacy, otlp, protobuf, sharding};
+use crate::{Config, Error, sharding, unpack};
 
 /// How often rates are measured.
 const MEASURE_PERIOD: Duration = Duration::from_secs(1);
@@ -46,6 +45,8 @@ pub struct Components {
     pub clock: Arc<dyn Clock>,
     /// Who else is there. With it gateways share limits by what each of them gets; without, by `gateway_count`.
     pub control: Option<Arc<Control>>,
+    /// Large bodies are decoded here.
+    pub processors: Processors,
     /// Where the gateway's metrics are registered.
     pub metrics: prometheus::Registry,
 }
@@ -57,59 +58,46 @@ pub struct Gateway {
     pub(crate) overrides: Arc<Overrides>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) control: Option<Arc<Control>>,
-    pub(crate) metrics: Metrics,
-    pub(crate) partitions: Partitions,
-    pub(crate) breaker: Breaker,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) partitions: Arc<Partitions>,
+    pub(crate) appender: Appender,
     pub(crate) tenants: Tenants,
-    /// A token of this log that asks for nothing.
-    pub(crate) token: ReadToken,
-    no_auth_tenant: TenantId,
-    budget: Arc<Budget>,
-    rules: DashMap<TenantId, Known>,
-    label_texts: Arc<LabelTexts>,
-    /// Large bodies decode at once as there are cores: more would only take longer, all of them.
-    decoders: Arc<Semaphore>,
+    pub(crate) no_auth_tenant: TenantId,
+    pub(crate) budget: Arc<Budget>,
+    routing: DashMap<TenantId, TenantRouting>,
+    labels_cache: LabelsCache,
+    /// At most one large body decodes per core; more would only slow all of them down.
+    large_bodies: Share,
 }
 
-/// What is worked out for a tenant, and from what.
+/// What was computed for a tenant, and the inputs that tell whether it is still current.
 #[derive(Clone)]
-struct Known {
+struct TenantRouting {
     rules: Arc<Rules>,
     route: Arc<Route>,
     partition_count: u32,
     shards: u32,
 }
 
-/// What a body holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Content {
-    Json,
-    LegacyJson,
-    SnappyProtobuf,
-    OtlpProtobuf,
-    OtlpJson,
-}
-
-/// What is known of a request before its body is looked at.
+/// One request as a transport hands it over.
 pub(crate) struct Arrival {
     pub(crate) tenant: TenantId,
+    /// The name that the client gave its batch. It is stored; repeats are not dropped.
     pub(crate) batch_id: Option<String>,
-    pub(crate) content: Content,
-    pub(crate) packing: Packing,
+    /// A label of metrics: one of a few names.
+    pub(crate) agent: &'static str,
+    pub(crate) format: BodyFormat,
+    pub(crate) body: Bytes,
+    /// Memory that is reserved for the body.
+    pub(crate) reservation: Reservation,
 }
 
-/// What became of a request whose records, if there are any, are durable.
-pub(crate) struct Stored {
-    /// What a read must reach to see them.
+/// What became of a request. Its records, if there are any, are durable.
+pub(crate) struct Receipt {
+    /// What a read must reach to see the records.
     pub(crate) token: Option<ReadToken>,
     /// What was not stored, and why.
     pub(crate) refusal: Option<Refusal>,
-}
-
-/// Records made from a request, and the memory reserved for it until they are durable.
-pub(crate) struct Decoded {
-    outcome: Outcome,
-    _reservation: Reservation,
 }
 
 impl Gateway {
@@ -123,29 +111,106 @@ impl Gateway {
             return Err(Error::Config(problems));
         }
         let no_auth_tenant = TenantId::new(&config.no_auth_tenant).map_err(|e| Error::Config(vec![e.to_string()]))?;
-        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        Ok(Arc::new(Self {
-            metrics: Metrics::new(&components.metrics)?,
-            budget: Budget::new(config.inflight_bytes_max.as_usize()),
-            partitions: Partitions::new(components.log.partition_count(), config.new_partition_delay.get()),
+        let metrics = Arc::new(Metrics::new(&components.metrics)?);
+        let partition_count = components.log.partition_count();
+        let partitions = Arc::new(Partitions::new(partition_count, config.new_partition_delay.get()));
+        let appender = Appender {
+            log: components.log.clone(),
             breaker: Breaker::new(config.breaker_failures, config.breaker_probe.get()),
+            clock: components.clock.clone(),
+            metrics: metrics.clone(),
+            partitions: partitions.clone(),
+            timeout: config.append_timeout.get(),
             token: ReadToken::new(&components.log.log_id().0),
+        };
+        Ok(Arc::new(Self {
+            budget: Budget::new(config.inflight_bytes_max.as_usize()),
             config: Arc::new(config),
             log: components.log,
             overrides: components.overrides,
             clock: components.clock,
             control: components.control,
-            no_auth_tenant,
+            metrics,
+            partitions,
+            appender,
             tenants: Tenants::default(),
-            rules: DashMap::new(),
-            label_texts: Arc::default(),
-            decoders: Arc::new(Semaphore::new(cores)),
+            no_auth_tenant,
+            routing: DashMap::new(),
+            labels_cache: LabelsCache::default(),
+            large_bodies: components.processors.share("decode", 0),
         }))
     }
 
-    /// The routes: Loki's push (also the old one), OTLP logs over HTTP and over gRPC.
-    pub fn router(self: &Arc<Self>) -> Router {
-        http::router(self)
+    /// Takes a request: decodes its body, appends the records, and returns when all of them are durable.
+    ///
+    /// Every transport ends here; [`Gateway::admit`] comes before the body is read.
+    pub(crate) async fn take(self: &Arc<Self>, protocol: &dyn Protocol, arrival: Arrival) -> Receipt {
+        let Arrival { tenant, batch_id, agent, format, body, reservation } = arrival;
+        self.count_inflight();
+        let mut request = DecodeRequest { tenant: tenant.clone(), batch_id, format, body, reservation };
+        let is_large = request.body.len() > self.config.offload_bytes_min.as_usize();
+        let decoded = if is_large {
+            let this = self.clone();
+            // The reservation comes back with the outcome: it lasts until the records are durable.
+            let work = move || this.decode(&mut request).map(|outcome| (outcome, request.reservation));
+            self.large_bodies.run(work).await.unwrap_or_else(|lost| {
+                tracing::error!(error = %lost, "decoding a request failed");
+                Err(Refusal::internal())
+            })
+        } else {
+            self.decode(&mut request).map(|outcome| (outcome, request.reservation))
+        };
+        let (Outcome { records, refusal, tally }, reservation) = match decoded {
+            Ok(decoded) => decoded,
+            Err(refusal) => return self.turn_away(refusal),
+        };
+        let labels = RequestLabels {
+            tenant: &tenant,
+            retention_hours: self.overrides.for_tenant(&tenant).retention_period.get().as_secs() / 3600,
+            format: protocol.format(),
+            content_type: format.content_type,
+            content_encoding: format.content_encoding,
+            agent,
+        };
+        self.metrics.request(&labels, &tally);
+        let token = if records.is_empty() {
+            None
+        } else {
+            match self.appender.append(&tenant, records).await {
+                Ok(token) => Some(token),
+                Err(refusal) => return self.turn_away(refusal),
+            }
+        };
+        drop(reservation);
+        self.count_inflight();
+        if let Some(refusal) = &refusal {
+            self.count_refusal(refusal);
+        }
+        Receipt { token, refusal }
+    }
+
+    /// Refuses a request before its body is read while the log is known not to work.
+    pub(crate) fn admit(&self) -> Result<(), Refusal> {
+        self.appender.admit()
+    }
+
+    /// The receipt of a request of which nothing was stored.
+    pub(crate) fn turn_away(&self, refusal: Refusal) -> Receipt {
+        self.count_inflight();
+        self.count_refusal(&refusal);
+        Receipt { token: None, refusal: Some(refusal) }
+    }
+
+    /// The one tenant of a push, from the value of its `X-Scope-OrgID`.
+    pub(crate) fn tenant(&self, header: Option<&str>) -> Result<TenantId, Refusal> {
+        if !self.config.auth_enabled {
+            return Ok(self.no_auth_tenant.clone());
+        }
+        let tenants = TenantIds::from_header(header).map_err(|error| match error {
+            TenantError::Missing => Refusal::new(401, error.to_string()),
+            _ => Refusal::malformed(error),
+        })?;
+        tenants.single().cloned().ok_or_else(|| Refusal::malformed("multiple org IDs present"))
     }
 
     /// Measures rates, follows the log and other gateways, forgets idle streams and keeps gauges up to date, until
@@ -158,7 +223,7 @@ impl Gateway {
             measurements = measurements.wrapping_add(1);
             if measurements.is_multiple_of(HOUSEKEEPING_EVERY) {
                 self.tenants.sweep(self.clock.now(), self.config.stream_idle_timeout.get());
-                self.rules.retain(|tenant, _| self.tenants.contains(tenant));
+                self.routing.retain(|tenant, _| self.tenants.contains(tenant));
                 self.metrics.tenants(self.tenants.active());
                 self.count_inflight();
             }
@@ -166,195 +231,93 @@ impl Gateway {
         self.say_leaving();
     }
 
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
-    }
-
-    pub(crate) fn budget(&self) -> &Arc<Budget> {
-        &self.budget
-    }
-
-    pub(crate) fn no_auth_tenant(&self) -> &TenantId {
-        &self.no_auth_tenant
-    }
-
-    pub(crate) fn count_inflight(&self) {
+    fn count_inflight(&self) {
         self.metrics.inflight(self.budget.used());
     }
 
-    /// Counts an answer that says "come back later".
-    pub(crate) fn count_refusal(&self, refusal: &Refusal) {
+    fn count_refusal(&self, refusal: &Refusal) {
         if refusal.status == 503 {
             self.metrics.unavailable();
         }
     }
 
-    pub(crate) fn retention_hours(&self, tenant: &TenantId) -> u64 {
-        self.overrides.for_tenant(tenant).retention_period.get().as_secs() / 3600
-    }
-
-    /// The rules and partitions of a tenant, worked out again when its limits, the log or its rate changed.
-    fn known(&self, name: &TenantId, tenant: &Tenant) -> Known {
+    /// The rules and partitions of a tenant. They are computed again when its limits, its rate or the log changed.
+    fn routing_of(&self, name: &TenantId, tenant: &Tenant) -> TenantRouting {
         let limits = self.overrides.for_tenant(name);
         let partition_count = self.partitions.in_use();
         let shards = match tenant.shards.load(Ordering::Relaxed) {
             0 => sharding::at_first(&limits, &self.config, partition_count),
             measured => measured,
         };
-        let known = self.rules.get(name).filter(|known| Arc::ptr_eq(&known.rules.limits, &limits));
-        let is_current = |known: &Known| (known.partition_count, known.shards) == (partition_count, shards);
-        let rules = match known.as_deref() {
-            Some(known) if is_current(known) => return known.clone(),
-            Some(known) => known.rules.clone(),
+        let cached = self.routing.get(name).filter(|cached| Arc::ptr_eq(&cached.rules.limits, &limits));
+        let is_current = |cached: &TenantRouting| (cached.partition_count, cached.shards) == (partition_count, shards);
+        let rules = match cached.as_deref() {
+            Some(cached) if is_current(cached) => return cached.clone(),
+            Some(cached) => cached.rules.clone(),
             None => Arc::new(Rules::new(limits)),
         };
-        // The map must not be held while it is written to.
-        drop(known);
+        // Inserting while this borrows the map would deadlock.
+        drop(cached);
         let route = Arc::new(Route::new(name, (0..partition_count).map(PartitionId::new), shards));
-        let known = Known { rules, route, partition_count, shards };
-        self.rules.insert(name.clone(), known.clone());
-        known
+        let routing = TenantRouting { rules, route, partition_count, shards };
+        self.routing.insert(name.clone(), routing.clone());
+        routing
     }
 
-    /// The tenant's partitions, but for those that do not work now.
-    fn route_now(&self, tenant: &TenantId, known: &Known) -> Result<Arc<Route>, Refusal> {
-        let count = known.partition_count;
-        Ok(match self.breaker.way(known.route.partitions(), count, Instant::now()) {
-            Way::Straight => known.route.clone(),
+    /// The tenant's partitions without those that fail now.
+    fn route_now(&self, tenant: &TenantId, routing: &TenantRouting) -> Result<Arc<Route>, Refusal> {
+        let count = routing.partition_count;
+        Ok(match self.appender.breaker.way(routing.route.partitions(), count, Instant::now()) {
+            Way::Straight => routing.route.clone(),
             Way::Through(partition) => Arc::new(Route::only(tenant, partition)),
             Way::Around(open) => {
                 let working = (0..count).map(PartitionId::new).filter(|p| !open.contains(p));
-                Arc::new(Route::new(tenant, working, known.shards))
+                Arc::new(Route::new(tenant, working, routing.shards))
             }
             Way::Nowhere => {
-                return Err(refused(self.breaker.failing_since().map(|since| Unavailable { since })));
+                let since = self.appender.breaker.failing_since();
+                return Err(since.map_or_else(Refusal::unavailable, Refusal::log_unavailable));
             }
         })
     }
 
     fn intake(&self, name: &TenantId, batch_id: Option<String>) -> Result<Intake, Refusal> {
         let tenant = self.tenants.get(name);
-        let known = self.known(name, &tenant);
-        let limits = &known.rules.limits;
+        let routing = self.routing_of(name, &tenant);
+        let limits = &routing.rules.limits;
         let share = tenant.share().unwrap_or(1.0 / f64::from(self.config.gateway_count.max(1)));
-        Ok(Intake::new(Context {
+        Ok(Intake::new(PushContext {
             config: self.config.clone(),
             tenant_id: name.clone(),
-            route: self.route_now(name, &known)?,
+            route: self.route_now(name, &routing)?,
             rate: Rate::of_tenant(limits, share),
             streams_max: streams_max(limits, share),
             tenant,
-            rules: known.rules,
+            rules: routing.rules,
             now: self.clock.now(),
             batch_id,
         }))
     }
 
-    /// Decodes a body; a large one away from the threads that serve connections.
-    pub(crate) async fn decode(
-        self: &Arc<Self>,
-        arrival: Arrival,
-        body: Bytes,
-        mut reservation: Reservation,
-    ) -> Result<Decoded, Refusal> {
-        self.count_inflight();
-        let is_large = body.len() > self.config.offload_bytes_min.as_usize();
-        let this = self.clone();
-        self.offload(is_large, move || {
-            let outcome = this.decode_here(&arrival, body, &mut reservation)?;
-            Ok(Decoded { outcome, _reservation: reservation })
-        })
-        .await
-    }
-
-    /// As [`Gateway::decode`], for a message that gRPC already decoded.
-    pub(crate) async fn convert(
-        self: &Arc<Self>,
-        tenant: &TenantId,
-        batch_id: Option<String>,
-        message: ExportLogsServiceRequest,
-        reservation: Reservation,
-    ) -> Result<Decoded, Refusal> {
-        let is_large = message.encoded_len() > self.config.offload_bytes_min.as_usize();
-        let (this, tenant) = (self.clone(), tenant.clone());
-        self.offload(is_large, move || {
-            let _cpu = this.metrics.decode_cpu.start();
-            let mut intake = this.intake(&tenant, batch_id)?;
-            otlp::convert(&message, &mut intake)?;
-            Ok(Decoded { outcome: intake.finish(), _reservation: reservation })
-        })
-        .await
-    }
-
-    async fn offload<T: Send + 'static>(
-        &self,
-        is_large: bool,
-        work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        if !is_large {
-            return work();
-        }
-        let permit = self.decoders.clone().acquire_owned().await;
-        let permit = permit.map_err(|_| Refusal::new(503, UNAVAILABLE))?;
-        let done = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            work()
-        });
-        done.await.unwrap_or_else(|e| {
-            tracing::error!(error = %e, "decoding a request failed");
-            Err(Refusal::new(500, "the request could not be decoded"))
-        })
-    }
-
-    fn decode_here(&self, arrival: &Arrival, body: Bytes, reservation: &mut Reservation) -> Result<Outcome, Refusal> {
+    fn decode(&self, request: &mut DecodeRequest) -> Result<Outcome, Refusal> {
         let _cpu = self.metrics.decode_cpu.start();
-        let config = &*self.config;
-        let unpacked = body::unpack(arrival.packing, body, config, reservation)?;
-        let mut intake = self.intake(&arrival.tenant, arrival.batch_id.clone())?;
-        match arrival.content {
-            Content::Json | Content::LegacyJson | Content::OtlpJson => {
-                if unpacked.len() > config.max_decompressed_size.as_usize() {
-                    let (bytes, bytes_max) = (unpacked.len(), config.max_decompressed_size.bytes());
-                    let text = format!(
-                        "request body too large: decompressed message size too large than max ({bytes} vs {bytes_max})"
-                    );
-                    return Err(Refusal::new(413, text));
-                }
-                // The records made from it are about as large.
-                reservation.grow(unpacked.len())?;
-            }
-            Content::SnappyProtobuf | Content::OtlpProtobuf => {}
-        }
-        match arrival.content {
-            Content::Json => json::decode(&unpacked, &mut intake)?,
-            Content::LegacyJson => legacy::decode(&unpacked, &mut intake)?,
-            Content::SnappyProtobuf => {
-                let message = body::unpack_snappy(&unpacked, config, reservation)?;
-                reservation.grow(message.len())?;
-                protobuf::decode(&message, &self.label_texts, &mut intake)?;
-            }
-            Content::OtlpProtobuf => {
-                reservation.grow(unpacked.len().saturating_mul(2))?;
-                let message =
-                    ExportLogsServiceRequest::decode(unpacked).map_err(|e| Refusal::new(400, e.to_string()))?;
-                otlp::convert(&message, &mut intake)?;
-            }
-            Content::OtlpJson => {
-                let message: ExportLogsServiceRequest =
-                    serde_json::from_slice(&unpacked).map_err(|e| Refusal::new(400, e.to_string()))?;
-                otlp::convert(&message, &mut intake)?;
-            }
-        }
+        let DecodeRequest { tenant, batch_id, format, body, reservation } = request;
+        let body = unpack::unpack(format.packing, std::mem::take(body), &self.config, reservation)?;
+        let mut intake = self.intake(tenant, batch_id.take())?;
+        let mut decoding =
+            Decoding { intake: &mut intake, config: &self.config, reservation, labels_cache: &self.labels_cache };
+        (format.decode)(body, &mut decoding)?;
         Ok(intake.finish())
     }
+}
 
-    /// Appends the records; answers when all of them are durable.
-    pub(crate) async fn store(&self, seen: &Seen<'_>, decoded: Decoded) -> Result<Stored, Refusal> {
-        let Outcome { records, refusal, tally } = decoded.outcome;
-        self.metrics.request(seen, &tally);
-        let token = if records.is_empty() { None } else { Some(self.append(seen.tenant, records).await?) };
-        Ok(Stored { token, refusal })
-    }
+/// What decoding takes of an [`Arrival`].
+struct DecodeRequest {
+    tenant: TenantId,
+    batch_id: Option<String>,
+    format: BodyFormat,
+    body: Bytes,
+    reservation: Reservation,
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! HTTP in, validated, limited, routed records in the log.
 //!
 //! ```text
-//! body ─ body.rs: read and unpack, bounded ─▶ json / protobuf / legacy / otlp: decode in one pass
-//!      ─▶ intake.rs: validate, limit, add labels, route ─▶ schemas::RecordBuilder, one for each partition
-//!      ─▶ append.rs: append all records, in parallel ─▶ 204 when all of them are durable
+//! http.rs, grpc.rs: headers, body ─▶ gateway.rs: take(protocol, arrival)
+//!     ─▶ unpack.rs, protocols/: unpack and decode in one pass
+//!     ─▶ intake/: validate, limit, route ─▶ schemas::RecordBuilder, one for each partition
+//!     ─▶ append.rs: append all records, in parallel ─▶ success when all of them are durable
 //! ```
+//!
+//! To add a push protocol, write one file in `protocols/` and name it in the list of `protocols.rs`; `protocol.rs` says
+//! more. Every status, text and discard reason is in `refusal.rs`.
 //!
 //! Invariants:
 //! - *Acknowledged means durable*: success is answered only after the log said so for every record.
@@ -22,14 +26,13 @@
 //! how many partitions the log has (partitions.rs), how fast tenants come and what other gateways tell (rates.rs), and
 //! how many partitions each tenant needs (sharding.rs). breaker.rs keeps requests away from what does not work.
 //!
-//! The gateway keeps nothing but counters of rates and active streams; it may die at any moment. When some of a
-//! request's records are durable and one is not, the client is told to repeat the request, and those may appear
-//! twice unless it named its batch (`X-Millrace-Batch-Id`).
+//! The gateway keeps nothing but counters of rates and active streams, so it may die at any moment. When some records of
+//! a request are durable and one is not, the client is told to repeat the request, and the durable records appear twice.
+//! A batch that the client named (`X-Millrace-Batch-Id`) is stored with its name, but repeats are not dropped yet.
 
 #![forbid(unsafe_code)]
 
 mod append;
-mod body;
 mod breaker;
 mod bucket;
 mod budget;
@@ -37,34 +40,30 @@ mod config;
 mod error;
 mod failures;
 mod gateway;
+mod grpc;
+mod headers;
 mod http;
 mod intake;
-mod json;
-mod legacy;
+mod labels_cache;
 mod level;
 mod measure;
 mod metrics;
 mod names;
-mod otlp;
+mod otlp_rules;
 mod pairs;
 mod partitions;
-mod protobuf;
+mod protocol;
+mod protocols;
 mod rates;
+mod refusal;
 mod route;
+mod rules;
 mod sharding;
+mod tally;
 mod tenants;
 mod times;
+mod unpack;
 
 pub use config::Config;
 pub use error::Error;
 pub use gateway::{Components, Gateway};
-use tokio_util::sync::CancellationToken;
-
-/// Makes a gateway and keeps house for it until `shutdown`. Whoever wants its routes makes the [`Gateway`] instead.
-///
-/// # Errors
-/// As [`Gateway::new`].
-pub async fn run(config: Config, components: Components, shutdown: CancellationToken) -> Result<(), Error> {
-    Gateway::new(config, components)?.run(shutdown).await;
-    Ok(())
-}

@@ -39,7 +39,7 @@ impl Gateway {
                 state.partition_count = state.partition_count.max(count);
             });
         }
-        let (is_open, partitions) = self.breaker.open();
+        let (is_open, partitions) = self.appender.breaker.open();
         self.metrics.breaker(is_open, partitions);
     }
 
@@ -61,8 +61,8 @@ impl Gateway {
         others: Option<&Others<'_>>,
         now: Instant,
     ) -> f64 {
-        let mut standing = tenant.standing.lock();
-        let own = standing.measure(tenant.offered.swap(0, Ordering::Relaxed), now);
+        let mut measured = tenant.measured.lock();
+        let own = measured.measure(tenant.offered.swap(0, Ordering::Relaxed), now);
         let everywhere = own + others.map_or(0.0, |others| others.rate(name));
         // Offered may be far more than what the tenant's rate lets in.
         let mut rate_max = limits.ingestion_rate_mb * f64::from(1u32 << 20);
@@ -72,7 +72,7 @@ impl Gateway {
         }
         let rate = if rate_max > 0.0 { everywhere.min(rate_max) } else { everywhere };
         let demand = Demand { rate, partitions: self.partitions.in_use() };
-        let shards = standing.sharding.update(demand, limits, &self.config, now);
+        let shards = measured.sharding.update(demand, limits, &self.config, now);
         tenant.shards.store(shards, Ordering::Relaxed);
         if let Some(others) = others {
             tenant.set_share(others.own_share(name, own));

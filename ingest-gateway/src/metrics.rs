@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use telemetry::StageCpu;
 
-use crate::intake::Tally;
+use crate::tally::Tally;
 use crate::tenants::Active;
 
 /// Labels: `tenant`, `retention_hours`, `is_internal_stream` (always `false`), `policy` (always empty), `format`
-/// (`loki` or `otlp`); `reason` is one of `failures::reason`; `partition` is a number; `status` is `success` or `failure`.
+/// (`loki` or `otlp`); `reason` is a [`Reason`](crate::refusal::Reason); `partition` is a number; `status` is `success` or `failure`.
 pub(crate) struct Metrics {
     /// CPU time from a whole body to records.
     pub(crate) decode_cpu: StageCpu,
@@ -41,8 +41,8 @@ pub(crate) struct Metrics {
     shown_tenants: Mutex<BTreeSet<TenantId>>,
 }
 
-/// What one request was, for its metrics.
-pub(crate) struct Seen<'a> {
+/// The labels under which a request is counted.
+pub(crate) struct RequestLabels<'a> {
     pub(crate) tenant: &'a TenantId,
     pub(crate) retention_hours: u64,
     pub(crate) format: &'static str,
@@ -166,9 +166,9 @@ impl Metrics {
     }
 
     /// A request whose records are durable, or that was refused.
-    pub(crate) fn request(&self, seen: &Seen<'_>, tally: &Tally) {
-        let (tenant, format) = (seen.tenant.as_str(), seen.format);
-        let hours = seen.retention_hours.to_string();
+    pub(crate) fn request(&self, request: &RequestLabels<'_>, tally: &Tally) {
+        let (tenant, format) = (request.tenant.as_str(), request.format);
+        let hours = request.retention_hours.to_string();
         let received = [tenant, &hours, "false", "", format];
         if tally.entries > 0 {
             let bytes = tally.line_bytes + tally.metadata_bytes;
@@ -176,18 +176,18 @@ impl Metrics {
             self.metadata_bytes_received.with_label_values(&received).inc_by(tally.metadata_bytes);
             self.lines_received.with_label_values(&[tenant, "false", "", format]).inc_by(tally.entries);
             self.bytes_per_line.observe(tally.line_bytes as f64 / tally.entries as f64);
-            self.lag_ms.with_label_values(&[tenant, seen.agent, format]).inc_by(tally.lag_ms);
+            self.lag_ms.with_label_values(&[tenant, request.agent, format]).inc_by(tally.lag_ms);
         }
-        let encoded = [tenant, seen.content_type, seen.content_encoding, "", format];
+        let encoded = [tenant, request.content_type, request.content_encoding, "", format];
         self.push_stats.with_label_values(&encoded).inc();
         for (reason, entries, bytes) in tally.discards.iter() {
-            let labels = [reason, tenant, &hours, "", format];
+            let labels = [reason.as_str(), tenant, &hours, "", format];
             self.discarded_samples.with_label_values(&labels).inc_by(entries);
             self.discarded_bytes.with_label_values(&labels).inc_by(bytes);
         }
         for (reason, entries, bytes) in tally.mutations.iter() {
-            self.mutated_samples.with_label_values(&[reason, tenant]).inc_by(entries);
-            self.mutated_bytes.with_label_values(&[reason, tenant]).inc_by(bytes);
+            self.mutated_samples.with_label_values(&[reason.as_str(), tenant]).inc_by(entries);
+            self.mutated_bytes.with_label_values(&[reason.as_str(), tenant]).inc_by(bytes);
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use thiserror::Error;
+
 use crate::names;
 
 /// Name/value pairs end to end in one text, used again for each entry.
@@ -11,9 +13,10 @@ pub(crate) struct Pairs {
     ranges: Vec<(Range<usize>, Range<usize>)>,
 }
 
-/// A name of which nothing is left once it is made fit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct EmptyName(pub(crate) String);
+/// A name without any character that a label's name may have.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("structured metadata name {0:?} has no character that may be kept (a-z, A-Z, 0-9)")]
+pub(crate) struct EmptyName(String);
 
 impl Pairs {
     pub(crate) fn clear(&mut self) {

@@ -32,12 +32,12 @@ pub(crate) struct Tenant {
     share: AtomicU64,
     /// How many partitions it is spread over; 0 when it is not measured yet.
     pub(crate) shards: AtomicU32,
-    pub(crate) standing: Mutex<Standing>,
+    pub(crate) measured: Mutex<TenantRate>,
 }
 
-/// What is measured of a tenant.
+/// The measured rate of a tenant, and the number of partitions that follows from it.
 #[derive(Debug, Default)]
-pub(crate) struct Standing {
+pub(crate) struct TenantRate {
     rate: f64,
     measured_at: Option<Instant>,
     pub(crate) sharding: Sharding,
@@ -45,7 +45,7 @@ pub(crate) struct Standing {
 
 #[derive(Debug, Default)]
 struct Streams {
-    active: HashMap<StreamHash, Arc<Stream>>,
+    active: HashMap<StreamHash, Arc<ActiveStream>>,
     /// When idle streams were last looked for, so that a tenant at its limit does not pay for it with every push.
     swept_at: i64,
 }
@@ -60,7 +60,7 @@ pub(crate) struct Active {
 
 /// One active stream.
 #[derive(Debug, Default)]
-pub(crate) struct Stream {
+pub(crate) struct ActiveStream {
     pub(crate) bucket: Bucket,
     pub(crate) placement: Placement,
     last_seen: AtomicI64,
@@ -137,7 +137,7 @@ impl Tenant {
         now: TimestampNs,
         idle: Duration,
         streams_max: usize,
-    ) -> Option<Arc<Stream>> {
+    ) -> Option<Arc<ActiveStream>> {
         let mut streams = self.streams.lock();
         if let Some(known) = streams.active.get(&hash) {
             known.last_seen.store(now.nanos(), Ordering::Relaxed);
@@ -151,13 +151,14 @@ impl Tenant {
             return None;
         }
         let meter = StreamMeter { second: AtomicU32::new(second(now)), ..StreamMeter::default() };
-        let stream = Arc::new(Stream { last_seen: AtomicI64::new(now.nanos()), meter, ..Stream::default() });
+        let stream =
+            Arc::new(ActiveStream { last_seen: AtomicI64::new(now.nanos()), meter, ..ActiveStream::default() });
         streams.active.insert(hash, stream.clone());
         Some(stream)
     }
 }
 
-impl Standing {
+impl TenantRate {
     /// The rate when `bytes` came since this was last asked, bytes a second.
     pub(crate) fn measure(&mut self, bytes: u64, now: Instant) -> f64 {
         let before = self.measured_at.replace(now);
@@ -168,7 +169,7 @@ impl Standing {
     }
 }
 
-impl Stream {
+impl ActiveStream {
     /// So many bytes of it came.
     pub(crate) fn came(&self, bytes: u64) {
         self.meter.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -272,8 +273,8 @@ mod tests {
 
     #[test]
     fn rates_of_tenants() {
-        let (mut standing, start) = (Standing::default(), Instant::now());
-        let mut after = |second: u64, bytes| standing.measure(bytes, start + Duration::from_secs(second)) as u64;
+        let (mut rate, start) = (TenantRate::default(), Instant::now());
+        let mut after = |second: u64, bytes| rate.measure(bytes, start + Duration::from_secs(second)) as u64;
         assert_eq!((after(0, 1000), after(10, 10_000), after(10, 5), after(1000, 0)), (95, 667, 667, 0));
     }
 

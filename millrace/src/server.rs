@@ -128,7 +128,6 @@ struct Base {
     log: Log,
     store: Arc<dyn ObjectStore>,
     heads: Arc<Heads>,
-    /// All heavy work of the process takes its turns here.
     /// What the processes of an installation tell one another; none on one machine.
     control: Option<Arc<Control>>,
 }
@@ -213,6 +212,7 @@ impl Base {
             clock: self.clock.clone(),
             metrics: self.registry.clone(),
             control: self.control.clone(),
+            processors: self.processors.clone(),
         };
         Ok(Gateway::new(self.settings.gateway.clone(), components)?)
     }

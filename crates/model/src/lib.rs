@@ -17,6 +17,7 @@ mod offset;
 mod random;
 mod regex;
 mod tenant;
+mod tenant_ids;
 mod time;
 mod token;
 
@@ -32,5 +33,6 @@ pub use offset::{Offset, OffsetRange, PartitionId};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use regex::{RegexError, RegexMode, compile_regex, compile_regex_bytes, go_to_rust_regex};
 pub use tenant::{TenantError, TenantId};
+pub use tenant_ids::{TENANT_HEADER, TenantIds};
 pub use time::{TimeRange, TimestampNs};
 pub use token::{ReadToken, TokenError};

@@ -20,6 +20,8 @@ fn router() -> Router {
         log: Arc::new(MemoryLog::new(2)),
         overrides: Arc::new(Overrides::new(Limits::default())),
         clock: Arc::new(SystemClock),
+        control: None,
+        processors: millrace_runtime::Processors::default(),
         metrics: prometheus::Registry::new(),
     };
     Gateway::new(Config::default(), components).expect("default settings are right").router()

@@ -159,6 +159,7 @@ impl World {
             overrides: Arc::new(Overrides::new(limits)),
             clock: clock.clone(),
             control: control.clone(),
+            processors: Processors::default(),
             metrics: registry,
         };
         Self { log, gateway: Gateway::new(config, components).unwrap(), clock, control, now: Instant::now() }
@@ -396,14 +397,14 @@ async fn a_log_that_comes_back_is_found() {
             wait().await;
             assert_eq!(world.status("a", &stream.to_string()).await, 503, "{mood:?}");
         }
-        assert!(world.gateway.breaker.open().0, "{mood:?}");
+        assert!(world.gateway.appender.breaker.open().0, "{mood:?}");
         world.log.set(0..16, None);
         let mut refused = 0;
         for stream in 0..50 {
             wait().await;
             refused += u32::from(world.status("a", &stream.to_string()).await != 204);
         }
-        assert_eq!((refused, world.gateway.breaker.open()), (0, (false, 0)), "{mood:?}");
+        assert_eq!((refused, world.gateway.appender.breaker.open()), (0, (false, 0)), "{mood:?}");
     }
 }
 
@@ -429,7 +430,7 @@ async fn a_partition_that_fails_is_led_around() {
     assert_eq!(world.log.records().await.values().sum::<usize>(), 395);
     // Others are not concerned.
     world.log.set([own[1]], None);
-    assert_eq!(world.gateway.breaker.open(), (false, 1));
+    assert_eq!(world.gateway.appender.breaker.open(), (false, 1));
 }
 
 #[tokio::test]
@@ -441,9 +442,9 @@ async fn clients_that_give_up_are_heard_too() {
     world.log.set([0], Some(Mood::Hangs));
     for _ in 0..5 {
         let push = tokio::time::timeout(Duration::from_millis(15), world.status("a", "s"));
-        assert!(push.await.is_err() || world.gateway.breaker.open().0);
+        assert!(push.await.is_err() || world.gateway.appender.breaker.open().0);
     }
-    assert!(world.gateway.breaker.open().0);
+    assert!(world.gateway.appender.breaker.open().0);
 }
 
 /// Lets a world's control hear what a test publishes.

@@ -58,6 +58,7 @@ impl Setup {
             overrides: Arc::new(Overrides::new(limits)),
             clock: clock.clone(),
             control: None,
+            processors: runtime::Processors::default(),
             metrics: registry.clone(),
         };
         let router = Gateway::new(config, components).unwrap().router();

@@ -3,96 +3,101 @@
 //! Resource and scope attributes are the same for many records: they become the common metadata of a slice and are
 //! stored once. A record's own pair counts before one of its resource, and that before one of its scope.
 
+mod text;
+
 use std::borrow::Cow;
 
-use limits::{AttributeAction, AttributeRule, Limits, OtlpConfig};
-use model::{Labels, RegexMode, TimestampNs, compile_regex};
+use bytes::Bytes;
+use limits::{AttributeAction, Limits};
+use model::{Labels, TimestampNs};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use prost::Message;
 
-use crate::intake::{Intake, PushedLabels, Refusal};
+use super::media_types::{JSON, PROTOBUF};
+use crate::intake::{Intake, PushedLabels};
 use crate::names::label_name;
-
-/// Resource attributes that become stream labels unless configured otherwise.
-const INDEX_LABELS: [&str; 18] = [
-    "service.name",
-    "service.namespace",
-    "service.instance.id",
-    "deployment.environment",
-    "deployment.environment.name",
-    "cloud.region",
-    "cloud.availability_zone",
-    "k8s.cluster.name",
-    "k8s.namespace.name",
-    "k8s.pod.name",
-    "k8s.container.name",
-    "container.name",
-    "k8s.replicaset.name",
-    "k8s.deployment.name",
-    "k8s.statefulset.name",
-    "k8s.daemonset.name",
-    "k8s.cronjob.name",
-    "k8s.job.name",
-];
+use crate::otlp_rules::{AttributeRules, OtlpRules};
+use crate::protocol::{Answer, BodyFormat, Decode, Decoding, Protocol};
+use crate::refusal::Refusal;
+use crate::unpack::Packing;
+use text::write_text;
 
 const SEVERITY_TEXT: &str = "severity_text";
 
-/// `otlp_config` of a tenant, its regexes compiled.
-#[derive(Debug)]
-pub(crate) struct OtlpRules {
-    resource: Vec<Rule>,
-    scope: Vec<Rule>,
-    log: Vec<Rule>,
-    is_severity_label: bool,
+type Pairs = Vec<(String, String)>;
+
+/// OTLP logs, over HTTP; `grpc.rs` takes them over gRPC.
+pub(crate) struct Otlp;
+
+impl Otlp {
+    /// A protobuf message as gRPC carries it.
+    pub(crate) const GRPC: BodyFormat = BodyFormat {
+        content_type: "application/grpc",
+        content_encoding: "",
+        packing: Packing::Plain,
+        decode: decode_protobuf,
+    };
 }
 
-#[derive(Debug)]
-struct Rule {
-    action: AttributeAction,
-    names: Vec<String>,
-    regex: Option<regex::Regex>,
-}
+impl Protocol for Otlp {
+    fn format(&self) -> &'static str {
+        "otlp"
+    }
 
-impl OtlpRules {
-    pub(crate) fn new(limits: &Limits) -> Self {
-        let OtlpConfig { resource_attributes, scope_attributes, log_attributes, severity_text_as_label } =
-            &limits.otlp_config;
-        let mut resource = rules(&resource_attributes.attributes_config);
-        if !resource_attributes.ignore_defaults {
-            let names = INDEX_LABELS.map(str::to_owned).to_vec();
-            resource.push(Rule { action: AttributeAction::IndexLabel, names, regex: None });
-        }
-        Self {
-            resource,
-            scope: rules(scope_attributes),
-            log: rules(log_attributes),
-            is_severity_label: *severity_text_as_label,
-        }
+    fn path(&self) -> &'static str {
+        "/otlp/v1/logs"
+    }
+
+    fn body_format(&self, media_type: &str, content_encoding: &str) -> Result<BodyFormat, Refusal> {
+        let (content_type, decode) = match media_type {
+            PROTOBUF => (PROTOBUF, decode_protobuf as Decode),
+            JSON => (JSON, decode_json as Decode),
+            other => return Err(Refusal::malformed(format_args!("content type: {other} is not supported"))),
+        };
+        let (packing, content_encoding) = match content_encoding {
+            "" => (Packing::Plain, ""),
+            "gzip" => (Packing::Gzip, "gzip"),
+            "zstd" => (Packing::Zstd, "zstd"),
+            "lz4" => (Packing::Lz4, "lz4"),
+            other => {
+                let text = format_args!("unsupported content encoding {other}: only gzip, lz4 and zstd are supported");
+                return Err(Refusal::malformed(text));
+            }
+        };
+        Ok(BodyFormat { content_type, content_encoding, packing, decode })
+    }
+
+    fn refusal(&self, refusal: &Refusal) -> Answer {
+        let body = RpcStatus { message: refusal.text.clone() }.encode_to_vec().into();
+        // Exporters give up on 500 and repeat on 503.
+        let status = if refusal.status == 500 { 503 } else { refusal.status };
+        Answer { status, content_type: Some("application/octet-stream"), body }
     }
 }
 
-fn rules(configured: &[AttributeRule]) -> Vec<Rule> {
-    let rule = |rule: &AttributeRule| Rule {
-        action: rule.action,
-        names: rule.attributes.clone(),
-        // Limits were validated when they were read: a regex that does not compile never gets here.
-        regex: (!rule.regex.is_empty()).then(|| compile_regex(&rule.regex, RegexMode::Whole).ok()).flatten(),
-    };
-    configured.iter().map(rule).collect()
+/// `google.rpc.Status`, of which OTLP clients show the message.
+#[derive(Clone, PartialEq, Message)]
+struct RpcStatus {
+    #[prost(string, tag = "2")]
+    message: String,
 }
 
-fn action(rules: &[Rule], name: &str) -> AttributeAction {
-    let applies = |rule: &&Rule| {
-        rule.names.iter().any(|n| n == name) || rule.regex.as_ref().is_some_and(|regex| regex.is_match(name))
-    };
-    rules.iter().find(applies).map_or(AttributeAction::StructuredMetadata, |rule| rule.action)
+fn decode_protobuf(body: Bytes, decoding: &mut Decoding<'_>) -> Result<(), Refusal> {
+    // The message, and the records made from it.
+    decoding.reserve(body.len().saturating_mul(2))?;
+    let message = ExportLogsServiceRequest::decode(body).map_err(Refusal::malformed)?;
+    convert(&message, decoding.intake)
 }
 
-type Pairs = Vec<(String, String)>;
+fn decode_json(body: Bytes, decoding: &mut Decoding<'_>) -> Result<(), Refusal> {
+    decoding.admit_text(&body)?;
+    let message: ExportLogsServiceRequest = serde_json::from_slice(&body).map_err(Refusal::malformed)?;
+    convert(&message, decoding.intake)
+}
 
-/// Takes a request into `intake`.
-pub(crate) fn convert(request: &ExportLogsServiceRequest, intake: &mut Intake) -> Result<(), Refusal> {
+fn convert(request: &ExportLogsServiceRequest, intake: &mut Intake) -> Result<(), Refusal> {
     let rules = intake.rules().clone();
     for resource in &request.resource_logs {
         if resource.scope_logs.iter().any(|scope| !scope.log_records.is_empty()) {
@@ -217,11 +222,11 @@ fn labels_of<'a>(pairs: impl Iterator<Item = &'a (String, String)>, limits: &Lim
 /// Puts an attribute where its rule says.
 fn sort_attribute(
     attribute: &KeyValue,
-    rules: &[Rule],
+    rules: &AttributeRules,
     labels: &mut Pairs,
     metadata: &mut Pairs,
 ) -> Result<(), Refusal> {
-    let to = match action(rules, &attribute.key) {
+    let to = match rules.action(&attribute.key) {
         AttributeAction::Drop => return Ok(()),
         AttributeAction::IndexLabel => labels,
         AttributeAction::StructuredMetadata => metadata,
@@ -247,96 +252,6 @@ fn flatten(name: Cow<'_, str>, value: Option<&AnyValue>, to: &mut Pairs) -> Resu
     Ok(())
 }
 
-/// A value as text: strings as they are, maps and arrays as JSON.
-fn write_text(value: &Value, out: &mut String) {
-    match value {
-        Value::StringValue(text) => out.push_str(text),
-        Value::BytesValue(bytes) => base64(bytes, out),
-        _ => write_json(value, out),
-    }
-}
-
-fn write_json(value: &Value, out: &mut String) {
-    match value {
-        Value::StringValue(text) => write_json_text(text, out),
-        Value::BoolValue(value) => out.push_str(if *value { "true" } else { "false" }),
-        Value::IntValue(value) => out.push_str(&value.to_string()),
-        Value::DoubleValue(value) => out.push_str(&value.to_string()),
-        Value::BytesValue(bytes) => {
-            out.push('"');
-            base64(bytes, out);
-            out.push('"');
-        }
-        Value::ArrayValue(array) => {
-            out.push('[');
-            for (i, item) in array.values.iter().enumerate() {
-                out.push_str(if i == 0 { "" } else { "," });
-                write_json_or_null(item.value.as_ref(), out);
-            }
-            out.push(']');
-        }
-        Value::KvlistValue(members) => {
-            let mut sorted: Vec<&KeyValue> = members.values.iter().collect();
-            sorted.sort_by(|a, b| a.key.cmp(&b.key));
-            out.push('{');
-            for (i, member) in sorted.into_iter().enumerate() {
-                out.push_str(if i == 0 { "" } else { "," });
-                write_json_text(&member.key, out);
-                out.push(':');
-                write_json_or_null(member.value.as_ref().and_then(|v| v.value.as_ref()), out);
-            }
-            out.push('}');
-        }
-        // References into a dictionary exist in profiles only.
-        _ => out.push_str("null"),
-    }
-}
-
-fn write_json_or_null(value: Option<&Value>, out: &mut String) {
-    match value {
-        Some(value) => write_json(value, out),
-        None => out.push_str("null"),
-    }
-}
-
-fn write_json_text(text: &str, out: &mut String) {
-    out.push_str(&serde_json::Value::from(text).to_string());
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Standard alphabet, padded.
-fn base64(bytes: &[u8], out: &mut String) {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for chunk in bytes.chunks(3) {
-        let at = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for i in 0..4 {
-            let is_padding = i > chunk.len();
-            let digit = ALPHABET[(bits >> (18 - 6 * i)) as usize & 63];
-            out.push(if is_padding { '=' } else { char::from(digit) });
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_texts() {
-        let check = |bytes: &[u8], expected: &str| {
-            let mut out = String::new();
-            base64(bytes, &mut out);
-            assert_eq!(out, expected);
-        };
-        check(b"", "");
-        check(b"f", "Zg==");
-        check(b"fo", "Zm8=");
-        check(b"foo", "Zm9v");
-        check(b"foobar", "Zm9vYmFy");
-        check(&[0xff, 0xfe], "//4=");
-    }
 }

@@ -6,55 +6,31 @@
 //! EntryAdapter { timestamp = 1: {seconds = 1, nanos = 2}, line = 2, structuredMetadata = 3: {name = 1, value = 2}*, parsed = 4 }
 //! ```
 
-use std::sync::Arc;
+use bytes::Bytes;
+use model::TimestampNs;
 
-use dashmap::DashMap;
-use model::{Labels, LabelsError, TimestampNs, parse_labels};
-use xxhash_rust::xxh3::xxh3_64;
+use crate::intake::Intake;
+use crate::protocol::Decoding;
+use crate::refusal::Refusal;
 
-use crate::intake::{Intake, PushedLabels, Refusal};
-use crate::json::empty_name;
-
-/// A longer labels text is refused with 413.
+/// Longer labels are refused with 413.
 const LABELS_BYTES_MAX: usize = 16 << 20;
 
-/// So many label texts are remembered.
-const REMEMBERED_MAX: usize = 50_000;
-
-/// Label sets by their text: agents send the same texts again and again.
-#[derive(Debug, Default)]
-pub(crate) struct LabelTexts(DashMap<u64, (Box<str>, Labels)>);
-
-impl LabelTexts {
-    fn parse(&self, text: &str) -> Result<Labels, LabelsError> {
-        let hash = xxh3_64(text.as_bytes());
-        if let Some(known) = self.0.get(&hash).filter(|known| *known.0 == *text) {
-            return Ok(known.1.clone());
-        }
-        let labels = parse_labels(text)?;
-        if text.len() <= 4096 {
-            // Forgetting all of them now and then costs less than remembering which were used.
-            if self.0.len() >= REMEMBERED_MAX {
-                self.0.clear();
-            }
-            self.0.insert(hash, (text.into(), labels.clone()));
-        }
-        Ok(labels)
-    }
-}
-
-/// Reads a message into `intake`.
-pub(crate) fn decode(body: &[u8], texts: &Arc<LabelTexts>, intake: &mut Intake) -> Result<(), Refusal> {
-    let mut fields = Fields(body);
+/// Reads a body, which is packed with snappy.
+pub(super) fn decode(body: Bytes, decoding: &mut Decoding<'_>) -> Result<(), Refusal> {
+    let message = decoding.unpack_snappy(&body)?;
+    // The records made from the message are about as large.
+    decoding.reserve(message.len())?;
+    let mut fields = Fields(&message);
     while let Some((number, value)) = fields.next()? {
         if number == 1 {
-            stream(value.bytes()?, texts, intake)?;
+            stream(value.bytes()?, decoding)?;
         }
     }
     Ok(())
 }
 
-fn stream(message: &[u8], texts: &LabelTexts, intake: &mut Intake) -> Result<(), Refusal> {
+fn stream(message: &[u8], decoding: &mut Decoding<'_>) -> Result<(), Refusal> {
     let mut labels: &[u8] = b"";
     let mut fields = Fields(message);
     while let Some((number, value)) = fields.next()? {
@@ -63,16 +39,12 @@ fn stream(message: &[u8], texts: &LabelTexts, intake: &mut Intake) -> Result<(),
         }
     }
     if labels.len() > LABELS_BYTES_MAX {
-        let text = format!("request body too large: labels of {} bytes, at most {LABELS_BYTES_MAX}", labels.len());
-        return Err(Refusal::new(413, text));
+        let why = format_args!("labels of {} bytes, at most {LABELS_BYTES_MAX}", labels.len());
+        return Err(Refusal::too_large_body(why));
     }
-    // Values that are not UTF-8 cannot be shown; U+FFFD takes the place of what is not.
-    let text = &*String::from_utf8_lossy(labels);
-    let pushed = match texts.parse(text) {
-        Ok(labels) => PushedLabels::Read(labels),
-        Err(LabelsError::Duplicate(name)) => PushedLabels::Duplicate { text: text.to_owned(), name },
-        Err(error) => PushedLabels::Unread { text: text.to_owned(), error },
-    };
+    // Bytes that are not UTF-8 become U+FFFD, so that they can be shown.
+    let pushed = decoding.labels(&String::from_utf8_lossy(labels));
+    let intake = &mut *decoding.intake;
     intake.begin(pushed, Vec::new());
     let mut fields = Fields(message);
     while let Some((number, value)) = fields.next()? {
@@ -93,7 +65,7 @@ fn entry(message: &[u8], intake: &mut Intake) -> Result<(), Refusal> {
             2 => line = value.bytes()?,
             3 => {
                 let (name, text) = pair(value.bytes()?)?;
-                intake.metadata.push(name, text).map_err(|e| Refusal::new(400, empty_name(&e)))?;
+                intake.metadata.push(name, text).map_err(Refusal::malformed)?;
             }
             _ => {}
         }
@@ -129,7 +101,7 @@ fn pair(message: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
 }
 
 fn malformed(what: &str) -> Refusal {
-    Refusal::new(400, format!("malformed protobuf body: {what}"))
+    Refusal::malformed(format_args!("malformed protobuf body: {what}"))
 }
 
 /// The fields of a message, one after the other.

@@ -6,23 +6,21 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use bytes::Bytes;
 use model::{Labels, TimestampNs, parse_labels};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::intake::{Intake, PushedLabels, Refusal};
-use crate::pairs::{EmptyName, Pairs};
+use crate::intake::{Intake, PushedLabels};
+use crate::pairs::Pairs;
+use crate::protocol::Decoding;
+use crate::refusal::Refusal;
 
-/// Reads a body into `intake`.
-pub(crate) fn decode(body: &[u8], intake: &mut Intake) -> Result<(), Refusal> {
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let mut line = Vec::new();
-    let push = Push { intake, line: &mut line };
-    push.deserialize(&mut deserializer).map_err(|e| Refusal::new(400, e.to_string()))
-}
-
-/// The text of a refusal because of a metadata name of which nothing is left.
-pub(crate) fn empty_name(EmptyName(name): &EmptyName) -> String {
-    format!("structured metadata name {name:?} has no character that may be kept (a-z, A-Z, 0-9)")
+/// Reads a body.
+pub(super) fn decode(body: Bytes, decoding: &mut Decoding<'_>) -> Result<(), Refusal> {
+    decoding.admit_text(&body)?;
+    let mut deserializer = serde_json::Deserializer::from_slice(&body);
+    let push = Push { intake: decoding.intake, line: &mut Vec::new() };
+    push.deserialize(&mut deserializer).map_err(Refusal::malformed)
 }
 
 /// The outer object, and each stream in it.
@@ -174,10 +172,7 @@ seed!(['de] LabelPairs => PushedLabels, "an object of labels", deserialize_map, 
         }
         // The text form, as if it had been pushed so: it tells where the name goes wrong.
         let text = Labels::from_pairs(pairs).to_string();
-        Ok(match parse_labels(&text) {
-            Ok(labels) => PushedLabels::Read(labels),
-            Err(error) => PushedLabels::Unread { text, error },
-        })
+        Ok(PushedLabels::parsed(&text, parse_labels(&text)))
     }
 });
 
@@ -287,7 +282,7 @@ seed!(['de, 'a] Metadata<'a> => (), "an object of strings", deserialize_map, {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key_seed(BytesText)? {
             let value = map.next_value_seed(BytesText)?;
-            self.0.push(&name, &value).map_err(|e| A::Error::custom(empty_name(&e)))?;
+            self.0.push(&name, &value).map_err(A::Error::custom)?;
         }
         Ok(())
     }

@@ -51,12 +51,11 @@ impl Log {
         }
     }
 
-    /// Writes what waits.
+    /// Completes pending appends to the journal, or ends the background tasks of the log on Kafka.
     pub(crate) async fn close(&self) {
         match self {
             Self::Local(log) => log.close().await,
-            // Every append was waited for by the one who asked for it.
-            Self::Kafka(_) => {}
+            Self::Kafka(log) => log.close().await,
         }
     }
 }

@@ -1,21 +1,21 @@
-//! What an operator turns.
+//! Settings of the control topic.
 
 use limits::PromDuration;
 use serde::{Deserialize, Serialize};
 
-/// Settings of the control topic's use.
+/// How a process uses the control topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How often a process tells its state when nothing changed. More often makes held ranges that others know
-    /// younger; each message costs about a hundred bytes for each partition.
+    /// The interval at which a process publishes its state if nothing changes. A shorter interval gives others fresher
+    /// held ranges. Each message costs about a hundred bytes per partition.
     pub beat: PromDuration,
-    /// A process that was silent for this long while others went on is taken for dead. Shorter finds a dead process
-    /// sooner, and drops one that only paused; it must be several beats.
+    /// A process that is silent for this long, while others are not, counts as dead. A shorter time finds dead processes
+    /// sooner, but also drops processes that only paused. It must be several beats.
     pub expiry: PromDuration,
-    /// The least time between two messages of a process. Changes that come sooner travel together.
+    /// The least time between two messages of a process. Changes in between share a message.
     pub coalesce: PromDuration,
-    /// How long publishing one message may take before it is given up and counted as failed.
+    /// The time-out for publishing one message.
     pub publish_timeout: PromDuration,
 }
 
@@ -31,7 +31,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Every setting that cannot work, in words.
+    /// Describes every invalid setting.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut require = |holds: bool, problem: &str| {

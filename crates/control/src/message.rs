@@ -1,4 +1,4 @@
-//! The message on the topic: a version and a [`ProcessState`], as JSON. Written down in `schemas/README.md`.
+//! The messages on the topic: a version and a [`ProcessState`], as JSON. `schemas/README.md` documents the format.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -6,16 +6,16 @@ use thiserror::Error;
 
 use crate::ProcessState;
 
-/// The version that is written.
+/// The version of the messages that this program writes.
 pub const MESSAGE_VERSION: u32 = 1;
 
-/// Why a message was set aside.
+/// Why a message cannot be used.
 #[derive(Debug, Error)]
 pub enum MessageError {
-    /// It was written by a later version. Not an error of anybody: an upgrade is under way.
+    /// A later version of the program wrote it. This is normal during an upgrade.
     #[error("message of version {0}; this program reads up to {MESSAGE_VERSION}")]
     Newer(u32),
-    /// It is no message.
+    /// It is not a valid message.
     #[error("unreadable: {0}")]
     Unreadable(String),
 }
@@ -32,19 +32,19 @@ struct Version {
     v: u32,
 }
 
-/// The bytes of a message.
+/// Encodes a message.
 pub fn encode(state: &ProcessState) -> Bytes {
     let message = Written { v: MESSAGE_VERSION, state };
-    serde_json::to_vec(&message).expect("texts, numbers and lists, with texts as keys, can be written").into()
+    serde_json::to_vec(&message).expect("a state only has types that JSON can hold").into()
 }
 
-/// Reads a message that process `key` published.
+/// Decodes a message that process `key` published.
 ///
 /// # Errors
-/// When it comes from a later version, or is no message of this process.
+/// If a later version wrote the message, or it is not a valid message of this process.
 pub fn decode(key: &str, payload: &[u8]) -> Result<ProcessState, MessageError> {
     let unreadable = |error: serde_json::Error| MessageError::Unreadable(error.to_string());
-    // The version first: a later one may have changed what everything else means.
+    // Read the version first, since a later version may have changed the meaning of everything else.
     let Version { v } = serde_json::from_slice(payload).map_err(unreadable)?;
     if v > MESSAGE_VERSION {
         return Err(MessageError::Newer(v));
@@ -93,7 +93,7 @@ mod tests {
         }
     }
 
-    /// What `schemas/README.md` shows. It is never written anew: a change of the bytes is a new version.
+    /// The message shown in `schemas/README.md`. Do not regenerate it: if the bytes change, that is a new version.
     const GOLDEN: &str = concat!(
         r#"{"v":1,"id":"consumer-1-5f3a09c2","roles":["gateway","consumer","follower","builder","query-service"],"#,
         r#""rpc":"10.0.0.7:3100","zone":"a","leaving":false,"partition_count":16,"partitions":["#,
@@ -103,7 +103,7 @@ mod tests {
     );
 
     #[test]
-    fn version_1_stays() {
+    fn version_1_does_not_change() {
         assert_eq!(std::str::from_utf8(&encode(&state())).unwrap(), GOLDEN);
         assert_eq!(decode("consumer-1-5f3a09c2", GOLDEN.as_bytes()).unwrap(), state());
         let readme = include_str!("../../../schemas/README.md");
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_it_can() {
+    fn decodes_valid_messages_only() {
         let check = |payload: &str, expected: Result<usize, &str>| {
             let found = decode("a", payload.as_bytes()).map(|s| s.roles.len()).map_err(|e| e.to_string());
             assert_eq!(found.as_ref().map(|n| *n).map_err(String::as_str), expected, "{payload}");
@@ -128,12 +128,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
+        fn arbitrary_bytes_do_not_panic(bytes: Vec<u8>) {
             let _ = decode("a", &bytes);
         }
 
         #[test]
-        fn what_is_written_is_read(
+        fn decodes_what_was_encoded(
             id in "\\PC{0,20}", zone in "\\PC{0,8}", leaving: bool, partition_count: u32,
             partitions in proptest::collection::vec((any::<u32>(), 0..4usize, any::<u64>(), any::<i64>(), any::<i64>()), 0..6),
             rate: u64,

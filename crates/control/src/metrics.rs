@@ -1,27 +1,33 @@
-//! Every metric of the control topic's use.
+//! The metrics of the control topic.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 /// Counters and gauges.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    /// Messages that the topic took from this process.
+    /// Number of messages that this process published.
     pub(crate) published: IntCounter,
-    /// Messages read, own ones and unreadable ones included.
+    /// Number of messages read, including own and unreadable ones.
     pub(crate) read: IntCounter,
-    /// Label: `kind`: `publish` and `read` (the topic could not be used), `unreadable`, `newer_version` (messages).
+    /// Label `kind`: `publish` and `read` (the topic could not be used), `unreadable`, `newer_version` (messages).
     pub(crate) errors: IntCounterVec,
-    /// Processes in the view, own included.
+    /// Number of processes in the view, including this one.
     pub(crate) processes: IntGauge,
 }
 
 impl Metrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let published = IntCounter::new("millrace_control_published_total", "Messages told to other processes.")?;
-        let read = IntCounter::new("millrace_control_read_total", "Messages of processes that were read.")?;
-        let errors = Opts::new("millrace_control_errors_total", "What went wrong with the control topic.");
+        let published = IntCounter::new(
+            "millrace_control_published_total",
+            "Number of messages that this process published on the control topic.",
+        )?;
+        let read = IntCounter::new("millrace_control_read_total", "Number of messages read from the control topic.")?;
+        let errors = Opts::new("millrace_control_errors_total", "Number of errors of the control topic, by kind.");
         let errors = IntCounterVec::new(errors, &["kind"])?;
-        let processes = IntGauge::new("millrace_control_processes", "Processes that are taken for alive.")?;
+        let processes = IntGauge::new(
+            "millrace_control_processes",
+            "Number of processes that count as alive, including this one.",
+        )?;
         for metric in [
             Box::new(published.clone()) as Box<dyn prometheus::core::Collector>,
             Box::new(read.clone()),

@@ -1,4 +1,4 @@
-//! Who is alive, by the times at which the topic took messages.
+//! Decides which processes are alive, by the times at which the topic took their messages.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,11 +8,12 @@ use model::TimestampNs;
 
 use crate::ProcessState;
 
-/// The last word of each process that is alive.
+/// The last state of each process that is alive.
 ///
-/// Ages are counted in the *topic's* time: it advances with each message by the distance of its append time from that of the
-/// message before. A step back (the topic's leader moved to a broker with another clock) counts as none, and a silence
-/// counts as half an expiry at most: after an outage that all survived, each has the time to speak before it is dropped.
+/// Ages are measured in *topic time*. Each message advances it by the difference between its append time and that of the
+/// previous message. If the append time goes back (the topic's leader moved to a broker with another clock), topic time
+/// does not advance. A silence advances it by at most half of an expiry. So after an outage, every process that survived
+/// has time to publish before it would be dropped.
 #[derive(Debug)]
 pub(crate) struct Peers {
     expiry: Duration,
@@ -24,7 +25,7 @@ pub(crate) struct Peers {
 #[derive(Debug)]
 struct Peer {
     state: Arc<ProcessState>,
-    /// When it was taken, in the topic's time.
+    /// The topic time of the last message.
     spoke: Duration,
 }
 
@@ -33,8 +34,8 @@ impl Peers {
         Self { expiry, last_append: None, topic_time: Duration::ZERO, alive: BTreeMap::new() }
     }
 
-    /// Takes note of a message. One that could not be read keeps its process alive with what it said before.
-    /// True when the set of the living, or what one of them says, changed.
+    /// Notes a message of process `id`. A message without a state could not be read; it keeps the process alive with its
+    /// last state. Returns true if the set of processes that are alive, or one of their states, changed.
     pub(crate) fn heard(&mut self, id: &str, state: Option<ProcessState>, append_time: TimestampNs) -> bool {
         let step = self.last_append.map_or(Duration::ZERO, |last| append_time.since(last));
         self.topic_time += step.min(self.expiry / 2);
@@ -69,7 +70,7 @@ impl Peers {
 mod tests {
     use super::*;
 
-    /// Plays `second:id` messages and tells who is alive after them.
+    /// Plays messages given as `second:id`, then compares the ids of the processes that are alive.
     fn check(messages: &str, expected: &str) {
         let mut peers = Peers::new(Duration::from_secs(10));
         for message in messages.split_whitespace() {
@@ -88,18 +89,18 @@ mod tests {
         check("0:a 0:b 4:b 8:b 10:b", "ab");
         check("0:a 0:b 4:b 8:b 11:b", "b");
         check("0:a 0:b 4:b 8:b 11:b 11:a", "ab");
-        // All were silent: nobody is dropped when the first speaks again, but who stays silent is.
+        // After a silence of all, the first message drops no process. A process that stays silent is dropped later.
         check("0:a 0:b 3600:b", "ab");
         check("0:a 0:b 3600:b 3602:b 3604:b", "ab");
         check("0:a 0:b 3600:b 3602:b 3604:b 3606:b", "b");
         check("0:a 0:b 3600:b 3601:a 3606:b 3610:b", "ab");
-        // The clock of another broker is behind.
+        // The topic's leader moves to a broker whose clock is behind.
         check("1000:a 1000:b 0:b 2:b 4:a", "ab");
         check("1000:a 1000:b 0:b 4:b 8:b 12:b", "b");
     }
 
     #[test]
-    fn an_unreadable_message_is_a_sign_of_life_only() {
+    fn an_unreadable_message_is_only_a_sign_of_life() {
         let mut peers = Peers::new(Duration::from_secs(10));
         let at = TimestampNs::from_secs;
         let state = || Some(ProcessState { id: "a".to_owned(), ..ProcessState::default() });

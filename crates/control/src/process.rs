@@ -1,9 +1,10 @@
-//! One process: tells its state, hears others.
+//! One process on the control topic: publishes its state and reads the states of others.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use log_bus::{ControlBus, ControlRecord};
+use model::{Random, SystemRandom};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -14,34 +15,39 @@ use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::{Config, Error, ProcessState, View};
 
-/// A name of a process that no other start of it has: `name` and a random suffix.
+/// An id for one start of a process: `name` plus a random suffix.
 pub fn fresh_id(name: &str) -> String {
-    let random = uuid::Uuid::new_v4().simple().to_string();
-    format!("{name}-{}", &random[..8])
+    fresh_id_with(name, &SystemRandom)
 }
 
-/// A process's part in the control topic. One for each process.
+/// Like [`fresh_id`], with the caller's randomness.
+pub fn fresh_id_with(name: &str, random: &dyn Random) -> String {
+    format!("{name}-{:08x}", random.next_u64() >> 32)
+}
+
+/// A process's connection to the control topic. Each process has one.
 pub struct Control {
     config: Config,
     id: String,
     bus: Arc<dyn ControlBus>,
     metrics: Metrics,
-    known: Mutex<Known>,
+    states: Mutex<ProcessStates>,
     views: watch::Sender<Arc<View>>,
-    /// There is something to tell before the next beat.
+    /// Notified when the own state should be published before the next beat.
     news: Notify,
 }
 
-struct Known {
+/// The states of this process and of all others.
+struct ProcessStates {
     own: Arc<ProcessState>,
     peers: Peers,
 }
 
 impl Control {
-    /// A process that says nothing and hears nothing until it [runs](Control::run). Its view holds itself.
+    /// A process that neither publishes nor reads until it [runs](Control::run). Until then its view only holds itself.
     ///
     /// # Errors
-    /// When a setting cannot work, the state has no id, or the metrics are registered already.
+    /// If a setting is invalid, the state has no id, or the metrics are registered already.
     pub fn new(
         config: Config,
         state: ProcessState,
@@ -57,15 +63,15 @@ impl Control {
         }
         let metrics = Metrics::register(metrics)?;
         let id = state.id.clone();
-        let known = Known { own: Arc::new(state), peers: Peers::new(config.expiry.get()) };
-        let view = known.view();
+        let states = ProcessStates { own: Arc::new(state), peers: Peers::new(config.expiry.get()) };
+        let view = states.view();
         metrics.processes.set(1);
         Ok(Arc::new(Self {
             config,
             id,
             bus,
             metrics,
-            known: Mutex::new(known),
+            states: Mutex::new(states),
             views: watch::Sender::new(Arc::new(view)),
             news: Notify::new(),
         }))
@@ -76,40 +82,40 @@ impl Control {
         &self.id
     }
 
-    /// What is known now.
+    /// The newest view.
     pub fn view(&self) -> Arc<View> {
         self.views.borrow().clone()
     }
 
-    /// What is known now, and a wake-up at each change of it.
+    /// The newest view, with a notification of each change.
     pub fn watch(&self) -> watch::Receiver<Arc<View>> {
         self.views.subscribe()
     }
 
-    /// Changes what this process says of itself. The own view has it when this returns. Others hear of it soon when
-    /// something but held ranges and rates changed (changes that follow one another closely travel together), else with the
-    /// next beat. The id cannot be changed.
+    /// Changes the state of this process. When this returns, the process's own view has the new state. Others learn about
+    /// it soon if anything but held ranges and rates changed, and otherwise with the next beat. Changes in quick
+    /// succession are published together. The id cannot be changed.
     pub fn update(&self, change: impl FnOnce(&mut ProcessState)) {
-        let mut known = self.known.lock();
-        let mut state = ProcessState::clone(&known.own);
+        let mut states = self.states.lock();
+        let mut state = ProcessState::clone(&states.own);
         change(&mut state);
         state.id.clone_from(&self.id);
-        if state == *known.own {
+        if state == *states.own {
             return;
         }
-        let is_news = state.is_news_after(&known.own);
-        known.own = Arc::new(state);
-        self.show(&known);
-        drop(known);
+        let is_news = state.is_news_after(&states.own);
+        states.own = Arc::new(state);
+        self.show(&states);
+        drop(states);
         if is_news {
             self.news.notify_one();
         }
     }
 
-    /// Tells and hears until `shutdown`; then says that this process leaves and holds nothing any more, and ends.
-    /// Nothing that goes wrong with the topic ends it.
+    /// Publishes and reads until `shutdown`. Then announces that this process is leaving and holds nothing, and returns.
+    /// Errors of the topic do not end it.
     pub async fn run(&self, shutdown: CancellationToken) {
-        let work = async { tokio::join!(self.tell(), self.hear()) };
+        let work = async { tokio::join!(self.publish_states(), self.read_states()) };
         shutdown.run_until_cancelled(work).await;
         self.update(|state| {
             state.leaving = true;
@@ -117,16 +123,16 @@ impl Control {
             state.rates.clear();
         });
         if let Err(error) = self.publish().await {
-            tracing::warn!(error, "cannot say goodbye on the control topic; others will notice by the silence");
+            tracing::warn!(error, "cannot announce the end of this process; others will notice its silence");
         }
     }
 
-    async fn tell(&self) {
+    async fn publish_states(&self) {
         let mut outage = Outage::new("cannot publish to the control topic", "publishing to the control topic again");
         loop {
             let began = Instant::now();
             let published = self.publish().await;
-            // What failed is tried again before the next beat: others go by silence.
+            // Retry a failure before the next beat, since a silent process is dropped.
             let pause = self.config.beat.get() / if published.is_ok() { 1 } else { 4 };
             outage.note(published);
             tokio::select! {
@@ -137,7 +143,7 @@ impl Control {
     }
 
     async fn publish(&self) -> Result<(), String> {
-        let payload = message::encode(&self.known.lock().own);
+        let payload = message::encode(&self.states.lock().own);
         let limit = self.config.publish_timeout.get();
         let outcome = match tokio::time::timeout(limit, self.bus.publish(&self.id, payload)).await {
             Ok(outcome) => outcome.map_err(|error| error.to_string()),
@@ -150,7 +156,7 @@ impl Control {
         outcome
     }
 
-    async fn hear(&self) {
+    async fn read_states(&self) {
         let mut outage = Outage::new("cannot read the control topic", "reading the control topic again");
         loop {
             match self.bus.next().await {
@@ -174,19 +180,19 @@ impl Control {
             Err(error) => {
                 let kind = if matches!(error, MessageError::Newer(_)) { "newer_version" } else { "unreadable" };
                 self.metrics.errors.with_label_values(&[kind]).inc();
-                tracing::debug!(process = record.key, %error, "a control message was set aside");
+                tracing::debug!(process = record.key, %error, "ignoring a control message");
                 None
             }
         };
-        let mut known = self.known.lock();
-        if known.peers.heard(&record.key, state, record.append_time) {
-            self.show(&known);
+        let mut states = self.states.lock();
+        if states.peers.heard(&record.key, state, record.append_time) {
+            self.show(&states);
         }
     }
 
-    /// Makes what is known the newest view. Under the lock, so that views follow one another as changes did.
-    fn show(&self, known: &Known) {
-        let view = known.view();
+    /// Replaces the view. Callers hold the lock, so that views change in the order of the states.
+    fn show(&self, states: &ProcessStates) {
+        let view = states.view();
         self.metrics.processes.set(i64::try_from(view.processes().count()).unwrap_or(i64::MAX));
         self.views.send_if_modified(|current| {
             let is_news = **current != view;
@@ -198,15 +204,15 @@ impl Control {
     }
 }
 
-impl Known {
-    /// The own state as it is, whatever came through the topic, and all others.
+impl ProcessStates {
+    /// A view with the current own state, not the one read from the topic, and the states of all others.
     fn view(&self) -> View {
         let others = self.peers.states().filter(|state| state.id != self.own.id);
         View::new(&self.own.id, others.chain([&self.own]).cloned().collect())
     }
 }
 
-/// Tells of an outage once when it begins, and once when it is over.
+/// Logs an outage once when it begins and once when it is over.
 struct Outage {
     broken: &'static str,
     mended: &'static str,
@@ -226,7 +232,7 @@ impl Outage {
                 self.since = None;
             }
             (Err(error), None) => {
-                tracing::warn!(error, "{}; trying on, with the last view", self.broken);
+                tracing::warn!(error, "{}; will keep trying, with the last view", self.broken);
                 self.since = Some(Instant::now());
             }
         }

@@ -1,11 +1,11 @@
-//! What a process tells about itself.
+//! The state that a process publishes about itself.
 
 use std::collections::BTreeMap;
 
 use model::{OffsetRange, PartitionId, TenantId};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// What a process does. One may do several things.
+/// A role of a process. A process may have several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
@@ -13,78 +13,78 @@ pub enum Role {
     Gateway,
     /// Leads partitions.
     Consumer,
-    /// Follows partitions that others lead, for reads.
+    /// Follows partitions that others lead, in order to answer reads.
     Follower,
-    /// Compacts blocks.
+    /// Builds blocks for consumers.
     Builder,
     /// Answers queries.
     QueryService,
 }
 
-/// How a process stands to a partition.
+/// The role of a process for one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PartitionRole {
-    /// It reads what is not in blocks yet, and answers for nothing.
+    /// It is loading the rows that are not in blocks yet. It does not answer reads.
     Warming,
-    /// It has taken the head: it answers, and makes blocks.
+    /// It has taken the head. It answers reads, and its rows become blocks.
     Leading,
-    /// It reads along and answers, and never makes blocks.
+    /// It follows the log and answers reads. Its rows never become blocks.
     Following,
-    /// It gave the partition away: it still answers, and makes blocks no more.
+    /// It is giving the partition away, or has done so. It still answers reads. Its rows become blocks until another
+    /// process has taken the head.
     Draining,
 }
 
-/// One partition of a process.
+/// The state of one partition in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionState {
-    /// Which one.
+    /// The partition.
     pub partition: PartitionId,
-    /// How the process stands to it.
+    /// The process's role for it.
     pub role: PartitionRole,
-    /// The epoch of the head under which it leads or led; of the head it knows when it only reads.
+    /// The epoch of the head with which the process leads or led. If it only reads, the epoch of the head that it knows.
     pub epoch: u64,
-    /// The offsets whose rows are in its memory. Up to a beat old when others read it.
+    /// The offsets whose rows are in the process's memory. Other processes see a range that is up to one beat old.
     pub held: OffsetRange,
 }
 
-/// All that a process tells about itself. Fields that a message lacks have their default; those it has besides are
-/// not looked at.
+/// The state of a process. When a message is read, missing fields get their defaults and unknown fields are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessState {
-    /// Which process. One that restarts has another id, see [`crate::fresh_id`].
+    /// The process's id. It changes with every start; see [`crate::fresh_id`].
     pub id: String,
-    /// What it does. Roles of later versions are left out when a message is read.
+    /// The process's roles. Unknown roles of later versions are left out when a message is read.
     #[serde(default, deserialize_with = "known_roles")]
     pub roles: Vec<Role>,
-    /// Where its RPC is reached, as `host:port`; the port is that of its HTTP. None when it serves no RPC.
+    /// The address of its RPC, as `host:port`; RPC and HTTP share a port. `None` if it serves no RPC.
     #[serde(default)]
     pub rpc: Option<String>,
-    /// Where it runs; empty when that was not told.
+    /// The zone in which it runs. Empty if unknown.
     #[serde(default)]
     pub zone: String,
-    /// It is about to end. It still answers for the partitions it names.
+    /// True if the process is about to end. It still answers for the partitions it lists.
     #[serde(default)]
     pub leaving: bool,
-    /// How many partitions the log has, as far as it knows; 0 when it does not.
+    /// The number of partitions of the log, as far as the process knows. 0 if it does not know.
     #[serde(default)]
     pub partition_count: u32,
-    /// What it holds, in any order, each partition once.
+    /// The partitions that the process holds, each once, in any order.
     #[serde(default)]
     pub partitions: Vec<PartitionState>,
-    /// Of gateways: bytes per second taken lately, by tenant.
+    /// For gateways: the recent rate of each tenant, in bytes per second.
     #[serde(default)]
     pub rates: BTreeMap<TenantId, u64>,
 }
 
 impl ProcessState {
-    /// What it says of a partition.
+    /// The state of a partition in this process.
     pub fn partition(&self, partition: PartitionId) -> Option<&PartitionState> {
         self.partitions.iter().find(|state| state.partition == partition)
     }
 
-    /// Whether others should hear at once of the step from `before` to this: something other than held ranges and
-    /// rates changed.
+    /// True if others should learn at once about the change from `before` to this state. Changes of held ranges and
+    /// rates can wait for the next beat.
     pub(crate) fn is_news_after(&self, before: &Self) -> bool {
         let same_place = |(a, b): (&PartitionState, &PartitionState)| {
             (a.partition, a.role, a.epoch) == (b.partition, b.role, b.epoch)
@@ -100,13 +100,13 @@ impl ProcessState {
     }
 }
 
-/// Roles that this version does not know are no reason to forget the process.
+/// Reads roles and skips those that this version does not know, so that the rest of the message can still be used.
 fn known_roles<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Role>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Named {
         Known(Role),
-        #[expect(dead_code, reason = "read only to be left out")]
+        #[expect(dead_code, reason = "read only to be skipped")]
         Other(String),
     }
     let named = Vec::<Named>::deserialize(deserializer)?;

@@ -1,4 +1,4 @@
-//! What is known of all processes at one moment.
+//! A snapshot of the states of all processes.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -7,62 +7,62 @@ use model::{OffsetRange, PartitionId};
 
 use crate::{PartitionRole, ProcessState, Role};
 
-/// A process that says it holds rows of a partition.
+/// A process that holds rows of a partition, by its own account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Which process.
+    /// The process's id.
     pub id: String,
-    /// Where its RPC is reached. Empty only for the own process, when that serves no RPC.
+    /// The address of its RPC. Empty only for this process itself, if it serves no RPC.
     pub rpc: String,
-    /// Where it runs.
+    /// The zone in which it runs.
     pub zone: String,
-    /// How it stands to the partition.
+    /// Its role for the partition.
     pub role: PartitionRole,
-    /// Under which epoch.
+    /// The epoch of that role.
     pub epoch: u64,
-    /// What it holds, or held when it last told.
+    /// The offsets that it held when it last published.
     pub held: OffsetRange,
 }
 
-/// Who leads a partition.
+/// The leader of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
-    /// Which process.
+    /// The process's id.
     pub id: String,
-    /// Under which epoch.
+    /// The epoch with which it leads.
     pub epoch: u64,
 }
 
-/// The processes that are alive, and what they said last. It does not change; [`crate::Control::view`] gives the
+/// The processes that are alive, with their last states. A view does not change; [`crate::Control::view`] returns the
 /// newest one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     own: String,
-    /// Those that leave last, otherwise by id.
+    /// Sorted by id, but leaving processes come last.
     processes: Vec<Arc<ProcessState>>,
 }
 
 impl View {
-    /// A view of these processes, as process `own` has it.
+    /// The view of process `own` on these processes.
     pub(crate) fn new(own: &str, mut processes: Vec<Arc<ProcessState>>) -> Self {
         processes.sort_by(|a, b| (a.leaving, &a.id).cmp(&(b.leaving, &b.id)));
         Self { own: own.to_owned(), processes }
     }
 
-    /// All that are alive, the own one included; those that leave come last.
+    /// All processes that are alive, including this one. Leaving processes come last.
     pub fn processes(&self) -> impl Iterator<Item = &ProcessState> {
         self.processes.iter().map(|process| &**process)
     }
 
-    /// One process, if it is alive.
+    /// The process with this id, if it is alive.
     pub fn process(&self, id: &str) -> Option<&ProcessState> {
         self.processes().find(|process| process.id == id)
     }
 
-    /// Who holds rows of a partition, best first: the leader of the highest epoch, other leaders, who drains, who
-    /// follows, who warms; each of processes that leave after all others. When the leader is in another zone, those that
-    /// follow in the own zone come before it: they spare the way between zones, and the leader work. Processes without RPC
-    /// are left out, but for the own one.
+    /// The processes that hold rows of a partition, best first: the leader with the highest epoch, other leaders,
+    /// draining processes, followers, warming processes. Leaving processes come after all others. If the leader is in
+    /// another zone, followers in this process's zone come before it, which saves traffic between zones and work for the
+    /// leader. Processes without RPC are left out, except this process itself.
     pub fn holders(&self, partition: PartitionId) -> Vec<Holder> {
         let mut holders: Vec<(bool, Holder)> = Vec::new();
         for process in self.processes() {
@@ -93,8 +93,8 @@ impl View {
         holders.into_iter().map(|(_, holder)| holder).collect()
     }
 
-    /// Who leads a partition. None when nobody does, or when the highest epoch is that of a process which gave the
-    /// partition away: then those that still say they lead are behind.
+    /// The leader of a partition. `None` if there is none, or if the process with the highest epoch is draining: then
+    /// processes that still claim to lead are outdated.
     pub fn leader(&self, partition: PartitionId) -> Option<Leader> {
         let states = || self.processes().filter_map(|process| Some((process, process.partition(partition)?)));
         let has_led = |role| matches!(role, PartitionRole::Leading | PartitionRole::Draining);
@@ -104,12 +104,12 @@ impl View {
         Some(Leader { id: process.id.clone(), epoch })
     }
 
-    /// The processes that have a role; those that leave come last.
+    /// The processes that have a role. Leaving processes come last.
     pub fn with_role(&self, role: Role) -> impl Iterator<Item = &ProcessState> {
         self.processes().filter(move |process| process.roles.contains(&role))
     }
 
-    /// How many partitions the log has: the largest number that anybody told.
+    /// The number of partitions of the log: the largest number that any process published.
     pub fn partition_count(&self) -> u32 {
         self.processes().map(|process| process.partition_count).max().unwrap_or(0)
     }
@@ -131,8 +131,8 @@ mod tests {
     use super::*;
     use crate::PartitionState;
 
-    /// `id role epoch`, each with `!` in front of the id when the process leaves, `-` when it has no RPC, and `@zone`
-    /// behind it.
+    /// A view of processes given as `id role epoch`, separated by commas. `!` before an id means that the process is
+    /// leaving, `-` that it has no RPC. `@zone` may follow the id.
     fn view(text: &str) -> View {
         let process = |line: &str| {
             let mut words = line.split_whitespace();
@@ -177,7 +177,7 @@ mod tests {
         check("-a leads 6, b leads 1", "b");
         check("-own leads 6, b leads 7", "b own");
         assert!(view("a leads 1").holders(PartitionId::new(2)).is_empty());
-        // The own process follows something, too; it is in zone x.
+        // This process holds the partition too, in zone x.
         check("own@x warms 0, a@y leads 6, b@x follows 0, c@y follows 0", "b a c own");
         check("own@x warms 0, a@x leads 6, b@x follows 0, c@y follows 0", "a b c own");
         check("own@x warms 0, a@y leads 6, !b@x follows 0, c@x drains 5", "a c own b");
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_leave_come_last() {
+    fn leaving_processes_come_last() {
         let view = view("!a leads 1, b warms 1, ccc warms 1");
         let ids: Vec<&str> = view.processes().map(|p| p.id.as_str()).collect();
         assert_eq!(ids, ["b", "ccc", "a"]);

@@ -1,8 +1,8 @@
-//! Asks Kafka for a topic's id: 16 bytes that the topic got when it was created. A topic that is deleted and created
-//! again under its old name has another one, which is how we notice (docs/adr/0008-topic-id.md).
+//! Requests a topic's id from Kafka: 16 bytes that the topic got when it was created. A topic that was deleted and
+//! recreated with the same name has another id. This shows that it is another topic (docs/adr/0008-topic-id.md).
 //!
-//! librdkafka can ask for it; rdkafka, the safe crate over it, has no function for that. This is all the unsafe code
-//! there is in this repository: one function, which calls librdkafka's C functions and frees what it gets from them.
+//! librdkafka can request the id, but rdkafka, the safe crate over it, has no function for it. This crate has all unsafe
+//! code of the repository: one function, which calls librdkafka's C functions and frees what they return.
 
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -13,17 +13,17 @@ use rdkafka_sys as sys;
 use rdkafka_sys::types::RDKafkaErrorCode;
 use thiserror::Error;
 
-/// What a topic got when it was created. Shown as Kafka's own tools show it.
+/// The id of a topic. It is displayed like in Kafka's own tools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TopicId([u8; 16]);
 
-/// Why there is no id.
+/// Why the id cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TopicIdError {
-    /// There is no such topic.
-    #[error("there is no topic {0:?}")]
+    /// The topic does not exist.
+    #[error("topic {0:?} does not exist")]
     NoTopic(String),
-    /// The brokers are older than Kafka 2.8 and give topics no ids.
+    /// The brokers are older than Kafka 2.8, which introduced topic ids.
     #[error("topic {0:?} has no id: Kafka 2.8 or newer is needed")]
     NoId(String),
     /// Kafka refused or did not answer.
@@ -31,18 +31,18 @@ pub enum TopicIdError {
     Kafka {
         /// The topic.
         topic: String,
-        /// What librdkafka says.
+        /// librdkafka's error text.
         reason: String,
-        /// Its code.
+        /// librdkafka's error code.
         code: RDKafkaErrorCode,
     },
 }
 
-/// The letters of Kafka's ids: base64 for addresses, without padding.
+/// The letters of displayed ids: URL-safe base64.
 const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 impl TopicId {
-    /// From the two halves of the id, the first one with the higher bits.
+    /// Joins the two halves of an id. The first half has the higher bits.
     fn new(high: i64, low: i64) -> Self {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&high.to_be_bytes());
@@ -54,7 +54,7 @@ impl TopicId {
 impl fmt::Display for TopicId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bits = u128::from_be_bytes(self.0);
-        // 21 letters of 6 bits from the top, the last one with the 2 bits that are left.
+        // 21 letters with 6 bits each, from the top. The last letter has the remaining 2 bits.
         let letters = (0..22).map(|i| if i < 21 { bits >> (122 - 6 * i) } else { bits << 4 } & 63);
         for letter in letters {
             write!(f, "{}", char::from(LETTERS[letter as usize]))?;
@@ -63,11 +63,11 @@ impl fmt::Display for TopicId {
     }
 }
 
-/// The id of a topic, asked from a broker now: this one if it is given, else the controller. Blocks for up to
-/// `patience`.
+/// Requests the id of a topic from this broker, or from the controller if `broker` is `None`. Blocks for up to
+/// `patience` and a second.
 ///
 /// # Errors
-/// [`TopicIdError`].
+/// See [`TopicIdError`].
 #[allow(unsafe_code, reason = "rdkafka has no function for it; docs/adr/0008-topic-id.md")]
 pub fn topic_id<C: ClientContext>(
     client: &Client<C>,
@@ -86,10 +86,10 @@ pub fn topic_id<C: ClientContext>(
     let mut names = [name.as_ptr()];
     let client = client.native_ptr();
 
-    // SAFETY: `client` lives as long as the borrow of its owner, longer than this function. Every object made here is
-    // freed by its guard when the function ends, in the reverse order; pointers into an object are read only
-    // while it lives. `names` holds one pointer to a string that ends with a zero byte and outlives the call that copies it.
-    #[allow(clippy::multiple_unsafe_ops_per_block, reason = "they share the objects and their lifetimes")]
+    // SAFETY: `client` belongs to a value that is borrowed for longer than this function runs. A guard frees each object
+    // created here when the function ends, in reverse order, and pointers into an object are only read while it lives.
+    // `names` holds one pointer to a string that ends with a zero byte and outlives the call that copies it.
+    #[allow(clippy::multiple_unsafe_ops_per_block, reason = "the operations share objects and their lifetimes")]
     unsafe {
         let queue = Guard(sys::rd_kafka_queue_new(client), sys::rd_kafka_queue_destroy);
         let options =
@@ -108,7 +108,7 @@ pub fn topic_id<C: ClientContext>(
         let topics = Guard(topics, sys::rd_kafka_TopicCollection_destroy);
         sys::rd_kafka_DescribeTopics(client, topics.0, options.0, queue.0);
 
-        // The answer comes in any case, with an error when time is up; a second more is for it to get here.
+        // librdkafka always answers, with an error after the time-out. Wait a second longer than that.
         let event = sys::rd_kafka_queue_poll(queue.0, patience_ms.saturating_add(1000));
         if event.is_null() {
             return Err(kafka(sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT, "no answer"));
@@ -120,12 +120,18 @@ pub fn topic_id<C: ClientContext>(
         }
         let result = sys::rd_kafka_event_DescribeTopics_result(event.0);
         if result.is_null() {
-            return Err(kafka(sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__BAD_MSG, "not an answer to the question"));
+            return Err(kafka(
+                sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__BAD_MSG,
+                "the answer is for another request",
+            ));
         }
         let mut count = 0;
         let descriptions = sys::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
         if descriptions.is_null() || count != 1 {
-            return Err(kafka(sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__BAD_MSG, "not one topic in the answer"));
+            return Err(kafka(
+                sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__BAD_MSG,
+                "the answer is not about one topic",
+            ));
         }
         let error = sys::rd_kafka_TopicDescription_error(*descriptions);
         let code = sys::rd_kafka_error_code(error);
@@ -145,9 +151,9 @@ pub fn topic_id<C: ClientContext>(
 struct Guard<T>(*mut T, unsafe extern "C" fn(*mut T));
 
 impl<T> Drop for Guard<T> {
-    #[allow(unsafe_code, reason = "what was made by librdkafka is freed by it")]
+    #[allow(unsafe_code, reason = "librdkafka must free its own objects")]
     fn drop(&mut self) {
-        // SAFETY: a guard is made of an object and the function that frees it, and nobody else frees it.
+        // SAFETY: the guard holds an object and the function that frees it, and nothing else frees the object.
         unsafe { (self.1)(self.0) }
     }
 }
@@ -158,7 +164,7 @@ mod tests {
 
     #[test]
     fn ids_are_shown_as_kafka_shows_them() {
-        // As java.util.Base64's encoder for URLs writes them, without padding.
+        // The output of java.util.Base64's URL encoder, without padding.
         for (high, low, expected) in [
             (0, 1, "AAAAAAAAAAAAAAAAAAAAAQ"),
             (-1, -1, "_____________________w"),

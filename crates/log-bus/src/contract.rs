@@ -1,5 +1,8 @@
-//! What every log must do, as one suite. Each implementation runs it in its tests: [`check`] panics at the first
-//! promise that is broken and says which.
+//! The contract of every log, as a test suite. Each implementation runs it in its tests: [`check`] panics at the first
+//! broken promise and names it.
+
+#![allow(clippy::disallowed_methods, reason = "a test suite, which waits for every task it starts")]
+#![allow(clippy::print_stderr, reason = "a test suite, which prints how far it is")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,36 +16,36 @@ use tokio::time::{Instant, timeout};
 
 use crate::{Assignment, FetchLimits, LogBus, LogError, LogRecord};
 
-/// Makes the logs that the suite tests.
+/// Creates the logs that the suite tests.
 #[async_trait]
 pub trait LogFactory: Send + Sync {
-    /// A new, empty log.
+    /// Creates an empty log.
     async fn fresh(&self, partitions: u32) -> Arc<dyn LogBus>;
 
-    /// Closes a log and opens it again. `None` when what this log holds ends with it.
+    /// Closes a log and opens it again. Returns `None` if the log does not keep its records.
     async fn reopen(&self, log: Arc<dyn LogBus>) -> Option<Arc<dyn LogBus>>;
 
-    /// Lets retention remove some of the first but not the last of the partition's records, of which there are at
-    /// least 100 with 1 KB each.
+    /// Makes retention remove some of the first records of the partition, but not the last. The partition has at least
+    /// 100 records of 1 KB each.
     async fn trim(&self, log: &Arc<dyn LogBus>, partition: PartitionId);
 
-    /// Records larger than this are refused.
+    /// The largest record that the logs take.
     fn record_bytes_max(&self) -> usize;
 }
 
 /// Runs the whole suite.
 ///
 /// # Panics
-/// When a promise is broken.
+/// If the log breaks a promise.
 pub async fn check(factory: &dyn LogFactory) {
     type Promise = for<'a> fn(&'a dyn LogFactory) -> BoxFuture<'a, ()>;
     let promises: [(&str, Promise); 14] = [
         ("empty log", |f| Box::pin(empty_log(f))),
         ("order and content", |f| Box::pin(order_and_content(f))),
-        ("partitions are apart", |f| Box::pin(partitions_are_apart(f))),
+        ("partitions are separate", |f| Box::pin(partitions_are_separate(f))),
         ("fetch limits", |f| Box::pin(fetch_limits(f))),
         ("fetch waits", |f| Box::pin(fetch_waits(f))),
-        ("a record wakes all who wait", |f| Box::pin(record_wakes_all(f))),
+        ("a record wakes all waiting readers", |f| Box::pin(record_wakes_all(f))),
         ("out of range", |f| Box::pin(out_of_range(f))),
         ("retention", |f| Box::pin(retention(f))),
         ("offset at a time", |f| Box::pin(offset_at_a_time(f))),
@@ -63,35 +66,38 @@ const FIRST: PartitionId = PartitionId::new(0);
 const SECOND: PartitionId = PartitionId::new(1);
 
 fn tenant() -> TenantId {
-    TenantId::new("tenant-a").expect("it is a valid name")
+    TenantId::new("tenant-a").expect("the name is valid")
 }
 
 const fn limits(bytes_max: usize, wait_max: Duration) -> FetchLimits {
     FetchLimits { bytes_max, wait_max }
 }
 
-/// Enough to get at records that are there already, also from a remote log.
+/// Long enough to get records that exist already, even from a remote log.
 const SOON: FetchLimits = limits(1 << 20, Duration::from_secs(5));
 const AT_ONCE: FetchLimits = limits(1 << 20, Duration::ZERO);
 
 async fn append(log: &Arc<dyn LogBus>, partition: PartitionId, payload: impl Into<Bytes>) -> Offset {
-    log.append(partition, &tenant(), payload.into()).await.expect("the log takes records")
+    log.append(partition, &tenant(), payload.into()).await.expect("appends work")
 }
 
-/// All records from `from` to the end, in as many fetches as it takes.
+/// All records from `from` to the end.
 async fn read_all(log: &Arc<dyn LogBus>, partition: PartitionId, from: Offset, limits: FetchLimits) -> Vec<LogRecord> {
-    let end = log.watermarks(partition).await.expect("there are watermarks").end;
+    let end = log.watermarks(partition).await.expect("watermarks work").end;
     let mut all: Vec<LogRecord> = Vec::new();
     let mut next = from;
     while next < end {
-        let fetched = log.fetch(partition, next, limits).await.expect("the range is held");
+        let fetched = log.fetch(partition, next, limits).await.expect("the offset is in range");
         for record in fetched.records {
             assert!(record.offset >= next, "a fetch from {next} gave {}", record.offset);
-            assert!(all.last().is_none_or(|last| last.offset < record.offset), "offsets rise");
-            assert!(all.last().is_none_or(|last| last.append_time <= record.append_time), "append times do not fall");
+            assert!(all.last().is_none_or(|last| last.offset < record.offset), "offsets increase");
+            assert!(
+                all.last().is_none_or(|last| last.append_time <= record.append_time),
+                "append times do not decrease"
+            );
             all.push(record);
         }
-        assert!(all.last().is_none_or(|last| last.offset < fetched.next), "next lies behind the records");
+        assert!(all.last().is_none_or(|last| last.offset < fetched.next), "next is after the records");
         assert!(fetched.next >= next, "next does not go back");
         next = fetched.next;
     }
@@ -102,13 +108,13 @@ async fn empty_log(factory: &dyn LogFactory) {
     let log = factory.fresh(2).await;
     assert_eq!(log.partition_count(), 2);
     assert!(!log.log_id().0.is_empty());
-    let held = log.watermarks(FIRST).await.expect("there are watermarks");
+    let held = log.watermarks(FIRST).await.expect("watermarks work");
     assert_eq!(held.first, held.end);
     let fetched = log.fetch(FIRST, held.end, AT_ONCE).await.expect("the end can be fetched");
     assert!(fetched.records.is_empty());
     assert_eq!(fetched.next, held.end);
-    assert_eq!(log.offset_at(FIRST, TimestampNs::from_nanos(0)).await.expect("it answers"), None);
-    assert_eq!(log.committed(FIRST).await.expect("it answers"), None);
+    assert_eq!(log.offset_at(FIRST, TimestampNs::from_nanos(0)).await.expect("the log answers"), None);
+    assert_eq!(log.committed(FIRST).await.expect("the log answers"), None);
     let other = PartitionId::new(2);
     assert!(matches!(log.watermarks(other).await, Err(LogError::NoPartition { count: 2, .. })));
     assert!(matches!(log.append(other, &tenant(), Bytes::new()).await, Err(LogError::NoPartition { .. })));
@@ -122,23 +128,23 @@ async fn order_and_content(factory: &dyn LogFactory) {
     for i in 0..100_u32 {
         let payload = vec![i as u8; (i * i) as usize];
         let offset = append(&log, FIRST, payload.clone()).await;
-        let held = log.watermarks(FIRST).await.expect("there are watermarks");
-        assert!(held.end > offset, "what was acknowledged lies below the end");
+        let held = log.watermarks(FIRST).await.expect("watermarks work");
+        assert!(held.end > offset, "acknowledged records are below the end");
         expected.push((offset, payload));
     }
     for bytes_max in [0, 1000, 1 << 20] {
         let records = read_all(&log, FIRST, Offset::ZERO, limits(bytes_max, SOON.wait_max)).await;
         let found: Vec<_> = records.iter().map(|record| (record.offset, record.payload.to_vec())).collect();
-        assert!(found == expected, "each record comes once, whole and in order ({bytes_max})");
+        assert!(found == expected, "each record is returned once, complete and in order ({bytes_max})");
         assert!(records.iter().all(|record| record.key == tenant().as_str().as_bytes()));
     }
     for (index, (offset, _)) in expected.iter().enumerate() {
-        let fetched = log.fetch(FIRST, *offset, limits(0, SOON.wait_max)).await.expect("it is held");
+        let fetched = log.fetch(FIRST, *offset, limits(0, SOON.wait_max)).await.expect("the offset is in range");
         assert_eq!(fetched.records.first().map(|record| record.offset), Some(expected[index].0));
     }
 }
 
-async fn partitions_are_apart(factory: &dyn LogFactory) {
+async fn partitions_are_separate(factory: &dyn LogFactory) {
     let log = factory.fresh(3).await;
     for i in 0..60_u8 {
         append(&log, PartitionId::new(u32::from(i) % 3), vec![i]).await;
@@ -162,10 +168,10 @@ async fn fetch_limits(factory: &dyn LogFactory) {
         (2999, second, vec![second, third]),
         (1 << 20, first, vec![first, second, third]),
     ] {
-        let fetched = log.fetch(FIRST, from, limits(bytes_max, SOON.wait_max)).await.expect("it is held");
+        let fetched = log.fetch(FIRST, from, limits(bytes_max, SOON.wait_max)).await.expect("the offset is in range");
         let found: Vec<Offset> = fetched.records.iter().map(|record| record.offset).collect();
-        assert!(!found.is_empty(), "there is always one record");
-        // A log may give less than it could, not more, and nothing out of turn.
+        assert!(!found.is_empty(), "a fetch returns at least one record");
+        // A log may return fewer records than allowed, but not more, and only in order.
         assert!(expected.starts_with(&found), "{found:?} of {expected:?}");
         assert!(fetched.next > *found.last().expect("it is not empty"));
         assert!(expected.get(found.len()).is_none_or(|next| fetched.next <= *next), "next skips nothing");
@@ -176,9 +182,9 @@ async fn fetch_waits(factory: &dyn LogFactory) {
     let log = factory.fresh(1).await;
     let began = Instant::now();
     let wait = Duration::from_millis(80);
-    let fetched = log.fetch(FIRST, Offset::ZERO, limits(1, wait)).await.expect("it answers");
+    let fetched = log.fetch(FIRST, Offset::ZERO, limits(1, wait)).await.expect("the log answers");
     assert!(fetched.records.is_empty());
-    assert!(began.elapsed() >= wait - Duration::from_millis(5), "it waits as long as it may");
+    assert!(began.elapsed() >= wait - Duration::from_millis(5), "the fetch waits for wait_max");
 
     let reader = Arc::clone(&log);
     let waiting = tokio::spawn(async move {
@@ -188,10 +194,10 @@ async fn fetch_waits(factory: &dyn LogFactory) {
     tokio::time::sleep(Duration::from_millis(30)).await;
     append(&log, FIRST, "x").await;
     let acknowledged = Instant::now();
-    let (fetched, arrived) = waiting.await.expect("it does not panic");
-    assert_eq!(fetched.expect("it answers").records.len(), 1);
+    let (fetched, arrived) = waiting.await.expect("the task does not panic");
+    assert_eq!(fetched.expect("the log answers").records.len(), 1);
     let late = arrived.saturating_duration_since(acknowledged);
-    assert!(late < Duration::from_secs(2), "a record wakes the reader, it took {late:?}");
+    assert!(late < Duration::from_secs(2), "a record wakes the reader; it took {late:?}");
 }
 
 async fn record_wakes_all(factory: &dyn LogFactory) {
@@ -206,14 +212,14 @@ async fn record_wakes_all(factory: &dyn LogFactory) {
     append(&log, SECOND, "not for them").await;
     append(&log, FIRST, "x").await;
     for reader in readers {
-        assert!(reader.await.expect("it does not panic").expect("it answers") >= 1);
+        assert!(reader.await.expect("the task does not panic").expect("the log answers") >= 1);
     }
 }
 
 async fn out_of_range(factory: &dyn LogFactory) {
     let log = factory.fresh(1).await;
     append(&log, FIRST, "x").await;
-    let held = log.watermarks(FIRST).await.expect("there are watermarks");
+    let held = log.watermarks(FIRST).await.expect("watermarks work");
     let beyond = Offset::new(held.end.value() + 1);
     match log.fetch(FIRST, beyond, AT_ONCE).await {
         Err(LogError::OutOfRange { partition, asked, held: said }) => {
@@ -232,7 +238,7 @@ async fn retention(factory: &dyn LogFactory) {
     }
     let before = read_all(&log, FIRST, Offset::ZERO, SOON).await;
     factory.trim(&log, FIRST).await;
-    let held = log.watermarks(FIRST).await.expect("there are watermarks");
+    let held = log.watermarks(FIRST).await.expect("watermarks work");
     assert!(held.first > Offset::ZERO, "retention removed something");
     assert!(held.first < held.end, "retention left something");
     match log.fetch(FIRST, Offset::ZERO, AT_ONCE).await {
@@ -242,10 +248,10 @@ async fn retention(factory: &dyn LogFactory) {
     let left = read_all(&log, FIRST, held.first, SOON).await;
     let expected: Vec<_> = before.iter().filter(|record| record.offset >= held.first).map(|r| r.offset).collect();
     assert_eq!(left.iter().map(|record| record.offset).collect::<Vec<_>>(), expected);
-    let oldest = log.offset_at(FIRST, TimestampNs::from_nanos(0)).await.expect("it answers");
+    let oldest = log.offset_at(FIRST, TimestampNs::from_nanos(0)).await.expect("the log answers");
     assert_eq!(oldest, expected.first().copied());
     let next = append(&log, FIRST, "next").await;
-    assert!(next >= held.end, "offsets go on");
+    assert!(next >= held.end, "offsets continue");
 }
 
 async fn offset_at_a_time(factory: &dyn LogFactory) {
@@ -265,7 +271,7 @@ async fn offset_at_a_time(factory: &dyn LogFactory) {
         times.extend(times.clone().iter().flat_map(|time| [time - 1, time + 1]));
         for time in times.into_iter().map(TimestampNs::from_nanos) {
             let expected = records.iter().find(|record| record.append_time >= time).map(|record| record.offset);
-            assert_eq!(log.offset_at(partition, time).await.expect("it answers"), expected, "{time}");
+            assert_eq!(log.offset_at(partition, time).await.expect("the log answers"), expected, "{time}");
         }
     }
 }
@@ -287,19 +293,19 @@ async fn concurrent_appends(factory: &dyn LogFactory) {
     let mut expected: BTreeMap<(PartitionId, Offset), String> = BTreeMap::new();
     for writer in join_all(writers).await {
         let mut last = BTreeMap::new();
-        for (partition, offset, payload) in writer.expect("it does not panic") {
+        for (partition, offset, payload) in writer.expect("the task does not panic") {
             assert!(last.insert(partition, offset).is_none_or(|before| before < offset), "a writer's order is kept");
-            assert!(expected.insert((partition, offset), payload).is_none(), "an offset is given once");
+            assert!(expected.insert((partition, offset), payload).is_none(), "an offset is assigned once");
         }
     }
     let mut found = BTreeMap::new();
     for partition in [FIRST, SECOND] {
         for record in read_all(&log, partition, Offset::ZERO, SOON).await {
-            let payload = String::from_utf8(record.payload.to_vec()).expect("it is text");
+            let payload = String::from_utf8(record.payload.to_vec()).expect("the payload is text");
             found.insert((partition, record.offset), payload);
         }
     }
-    assert!(found == expected, "each acknowledged record is there, and no other");
+    assert!(found == expected, "exactly the acknowledged records are in the log");
 }
 
 async fn cancelled_appends(factory: &dyn LogFactory) {
@@ -310,20 +316,23 @@ async fn cancelled_appends(factory: &dyn LogFactory) {
         let tenant = tenant();
         let wait = log.append(FIRST, &tenant, payload.clone());
         if i % 2 == 0 {
-            // Polled once at least, then given up.
+            // Polled at least once, then cancelled.
             let _ = timeout(Duration::ZERO, wait).await;
         } else {
-            acknowledged.push((wait.await.expect("it answers"), payload));
+            acknowledged.push((wait.await.expect("the log answers"), payload));
         }
     }
     let records = read_all(&log, FIRST, Offset::ZERO, SOON).await;
     for (offset, payload) in &acknowledged {
-        assert!(records.iter().any(|r| r.offset == *offset && r.payload == *payload), "{offset} is there");
+        assert!(
+            records.iter().any(|r| r.offset == *offset && r.payload == *payload),
+            "the record at {offset} is in the log"
+        );
     }
     let mut payloads: Vec<_> = records.iter().map(|record| record.payload.clone()).collect();
     payloads.sort();
     payloads.dedup();
-    assert_eq!(payloads.len(), records.len(), "no record is there twice");
+    assert_eq!(payloads.len(), records.len(), "no record is in the log twice");
 }
 
 async fn large_records(factory: &dyn LogFactory) {
@@ -345,9 +354,9 @@ async fn large_records(factory: &dyn LogFactory) {
 async fn commit_and_assignment(factory: &dyn LogFactory) {
     let log = factory.fresh(2).await;
     let offset = append(&log, SECOND, "x").await.next();
-    log.commit(SECOND, offset).await.expect("it takes commits");
-    assert_eq!(log.committed(SECOND).await.expect("it answers"), Some(offset));
-    assert_eq!(log.committed(FIRST).await.expect("it answers"), None);
+    log.commit(SECOND, offset).await.expect("commits work");
+    assert_eq!(log.committed(SECOND).await.expect("the log answers"), Some(offset));
+    assert_eq!(log.committed(FIRST).await.expect("the log answers"), None);
     let mut assigned = Vec::new();
     while assigned.len() < 2 {
         match timeout(Duration::from_secs(30), log.assignment()).await.expect("partitions are assigned") {
@@ -357,7 +366,10 @@ async fn commit_and_assignment(factory: &dyn LogFactory) {
     }
     assigned.sort();
     assert_eq!(assigned, [FIRST, SECOND]);
-    assert!(timeout(Duration::from_millis(20), log.assignment()).await.is_err(), "then nothing changes");
+    assert!(
+        timeout(Duration::from_millis(20), log.assignment()).await.is_err(),
+        "the assignment does not change any more"
+    );
 }
 
 async fn reopen(factory: &dyn LogFactory) {
@@ -366,21 +378,22 @@ async fn reopen(factory: &dyn LogFactory) {
     for i in 0..150_u8 {
         append(&log, PartitionId::new(u32::from(i % 2)), vec![i; 700]).await;
     }
-    log.commit(FIRST, Offset::new(5)).await.expect("it takes commits");
-    let held = [log.watermarks(FIRST).await.expect("ok"), log.watermarks(SECOND).await.expect("ok")];
+    log.commit(FIRST, Offset::new(5)).await.expect("commits work");
+    let held =
+        [log.watermarks(FIRST).await.expect("watermarks work"), log.watermarks(SECOND).await.expect("watermarks work")];
     let before = [read_all(&log, FIRST, Offset::ZERO, SOON).await, read_all(&log, SECOND, Offset::ZERO, SOON).await];
     let Some(log) = factory.reopen(log).await else { return };
     assert_eq!(*log.log_id(), id, "the id stays");
-    assert_eq!(log.committed(FIRST).await.expect("it answers"), Some(Offset::new(5)));
+    assert_eq!(log.committed(FIRST).await.expect("the log answers"), Some(Offset::new(5)));
     for (partition, (held, before)) in [FIRST, SECOND].into_iter().zip(held.into_iter().zip(before)) {
-        assert_eq!(log.watermarks(partition).await.expect("there are watermarks"), held);
+        assert_eq!(log.watermarks(partition).await.expect("watermarks work"), held);
         let after = read_all(&log, partition, Offset::ZERO, SOON).await;
         let parts = |records: &[LogRecord]| -> Vec<_> {
             records.iter().map(|r| (r.offset, r.append_time, r.key.clone(), r.payload.clone())).collect()
         };
-        assert!(parts(&before) == parts(&after), "all records are there, unchanged");
+        assert!(parts(&before) == parts(&after), "all records are kept unchanged");
         let next = append(&log, partition, "next").await;
-        assert!(next >= held.end, "offsets go on");
+        assert!(next >= held.end, "offsets continue");
         let records = read_all(&log, partition, held.end, SOON).await;
         assert_eq!(records.len(), 1);
     }

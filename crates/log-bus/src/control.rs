@@ -1,6 +1,6 @@
-//! The control topic: short messages that every process publishes about itself and every process reads.
+//! The control topic: every process publishes short messages about itself and reads those of all others.
 //!
-//! A hint and no more: safety is in the heads. Messages are forgotten after minutes, and may get lost.
+//! The messages are only hints; the heads guarantee safety. The topic forgets messages after minutes, and may lose them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,38 +13,39 @@ use tokio::sync::Notify;
 
 use crate::LogError;
 
-/// How many messages of the past a process reads when it joins [`MemoryControl`].
+/// Number of past messages that a process reads when it joins a [`MemoryControl`].
 const REMEMBERED: usize = 1000;
 
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlRecord {
-    /// Who wrote it: the id of a process.
+    /// The id of the process that wrote the message.
     pub key: String,
-    /// What it says; `control` knows how to read it.
+    /// The content, in the format of the crate `control`.
     pub payload: Bytes,
-    /// When the topic took it. Ages go by this, so that a silent topic makes nobody old.
+    /// The time at which the topic took the message. Ages of processes are measured by it, so that a silent topic makes
+    /// no process look dead.
     pub append_time: TimestampNs,
 }
 
-/// Where processes tell one another about themselves.
+/// The topic through which processes announce their state.
 #[async_trait]
 pub trait ControlBus: Send + Sync + 'static {
     /// Publishes a message under the id of this process.
     ///
     /// # Errors
-    /// [`LogError::Unavailable`] when the topic cannot take it now.
+    /// [`LogError::Unavailable`] if the topic cannot take the message now.
     async fn publish(&self, key: &str, payload: Bytes) -> Result<(), LogError>;
 
-    /// The next message, own ones included; waits until there is one. The first calls give what was published in the
-    /// last minute. Cancel-safe; for one reader.
+    /// Waits for the next message, including this process's own. The first calls return the messages of the last minute.
+    /// Cancel-safe, for one caller at a time.
     ///
     /// # Errors
-    /// [`LogError::Unavailable`] when the topic cannot be read now; calling again goes on.
+    /// [`LogError::Unavailable`] if the topic cannot be read now. The next call continues.
     async fn next(&self) -> Result<ControlRecord, LogError>;
 }
 
-/// The control topic of one process: what is published in it stays in it.
+/// A control topic in memory, for the members of one process.
 #[derive(Clone)]
 pub struct MemoryControl(Arc<Hub>);
 
@@ -57,7 +58,7 @@ struct Hub {
 #[derive(Default)]
 struct HubState {
     records: VecDeque<ControlRecord>,
-    /// The number of the first record that is remembered.
+    /// The number of the oldest record in `records`.
     first: u64,
 }
 
@@ -68,12 +69,12 @@ struct Member {
 }
 
 impl MemoryControl {
-    /// An empty topic whose times come from `clock`.
+    /// Creates an empty topic whose times come from `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Hub { clock, state: Mutex::default(), news: Notify::new() }))
     }
 
-    /// One more process: reads what is remembered first.
+    /// Adds a member. It first reads the messages that the topic still holds.
     pub fn join(&self) -> Arc<dyn ControlBus> {
         let first = self.0.state.lock().first;
         Arc::new(Member { hub: self.0.clone(), next: Mutex::new(first) })
@@ -108,7 +109,7 @@ impl ControlBus for Member {
 
     async fn next(&self) -> Result<ControlRecord, LogError> {
         loop {
-            // Registered before looking, so that what comes in between wakes it.
+            // Registered before looking, so that no message is missed in between.
             let news = self.hub.news.notified();
             tokio::pin!(news);
             news.as_mut().enable();

@@ -1,18 +1,20 @@
 //! The log on Apache Kafka.
 //!
 //! ```text
-//! append ─▶ flights ─▶ idempotent producer, acks=all (appends.rs) ─▶ topic ─▶ cursors, in assign mode ─▶ fetch (readers.rs)
+//! append ─▶ batches ─▶ idempotent producer, acks=all (appends.rs) ─▶ topic ─▶ cursors, in assign mode ─▶ fetch (readers.rs)
 //! assignment ◀─ member of the group, reads nothing (member.rs)     watermarks, ends, times ◀─ offsets.rs
 //! ```
 //!
-//! * *Durable*: an append is answered when as many brokers have it as the topic's `min.insync.replicas` says. Retries
-//!   of librdkafka write nothing twice. An append that fails may be in the log all the same.
-//! * *The same log*: its id holds the topic's own id. A topic that was deleted and made anew is another log; a watcher
-//!   compares the ids, and so does a read that is out of range before it says so. Then everything
-//!   stops ([`LogError::Stopped`]); a process that starts again sees the new log.
-//! * *Membership* only says what to own. Reading does not depend on it.
-//! * *Bounded*: what waits to be appended, what is fetched ahead of each partition, and how many places of a partition
-//!   are read at once are settings.
+//! * *Durable*: an append is acknowledged when as many brokers have the record as the topic's `min.insync.replicas`
+//!   demands. Retries of librdkafka write nothing twice. A record whose append failed may still be in the log.
+//! * *The same log*: the log's id contains the topic's id. A topic that was deleted and recreated is another log. A
+//!   watcher compares the ids, and so does every read that is out of range before it returns that error. If the ids
+//!   differ, everything stops ([`LogError::Stopped`]); a restarted process uses the new log.
+//! * *Membership* only says which partitions to own. Reads do not depend on it.
+//! * *Bounded*: settings limit the appends that wait, the bytes fetched ahead per partition, and the number of cursors
+//!   per partition.
+//! * *Tasks*: [`KafkaLog::close`] ends the background tasks and waits for them. Only the tasks that serve reader clients
+//!   run until the log is dropped.
 
 mod appends;
 mod client;
@@ -31,11 +33,11 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use kafka_topic_id::TopicId;
-use model::{Offset, PartitionId, TenantId, TimestampNs};
+use model::{Offset, PartitionId, Random, SystemRandom, TenantId, TimestampNs};
 use parking_lot::Mutex;
 use prometheus::Registry;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use tokio::task::JoinHandle;
+use runtime::Task;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Compression, GroupProtocol, KafkaConfig};
@@ -47,21 +49,22 @@ use client::{Context, pause, unavailable};
 use member::{Member, News};
 use metrics::Metrics;
 use readers::Readers;
-use topic::{Admin, Wanted};
+use topic::{Admin, TopicSpec};
 
-/// The log on Kafka. Dropping it closes its clients; what was appended and not answered may get lost then.
+/// The log on Kafka. Dropping it closes its clients; records whose append is still pending may get lost then.
 pub struct KafkaLog {
     id: LogId,
-    shared: Arc<Shared>,
+    connection: Arc<TopicConnection>,
     appends: Appends,
     membership: Mutex<Membership>,
-    /// When members were shut out lately.
+    random: Arc<dyn Random>,
+    /// The recent times at which members were shut out.
     shut_outs: Mutex<Vec<Instant>>,
-    watcher: JoinHandle<()>,
+    watcher: Task<()>,
 }
 
-/// What the watcher needs, too.
-struct Shared {
+/// The part of the log that its watcher uses too.
+struct TopicConnection {
     config: KafkaConfig,
     topic_id: TopicId,
     admin: Arc<Admin>,
@@ -69,31 +72,36 @@ struct Shared {
     metrics: Arc<Metrics>,
     context: Context,
     partitions: AtomicU32,
-    /// Why everything stopped.
+    /// Why the log stopped for good.
     reason: OnceLock<String>,
+    /// Cancelled when the log stopped for good or is closed.
     stopped: CancellationToken,
 }
 
 enum Membership {
     NotYet,
-    /// It was shut out, and joins again when the moment is there.
+    /// The group shut this process out. It joins again at this time.
     NotBefore(Instant),
     Joined(Arc<Member>),
     Left,
 }
 
-/// How to go on as a member.
+/// The next step of a process that waits for news of its group.
 enum Joining {
     Member(Arc<Member>),
     NotBefore(Instant),
     Never,
 }
 
-/// A member that is shut out more often than this within [`SHUT_OUT_SESSIONS`] sessions has a double.
+/// If members are shut out more often than this within [`SHUT_OUT_SESSIONS`] sessions, another process has the same
+/// name.
 const SHUT_OUTS_MAX: usize = 2;
 const SHUT_OUT_SESSIONS: u32 = 10;
 
-/// The settings, if they can work.
+/// The longest wait for background tasks when the log is closed.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// Returns the settings if they are valid.
 fn checked(config: &KafkaConfig) -> Result<KafkaConfig, LogError> {
     let mut problems = config.problems();
     if !config.is_set() {
@@ -106,7 +114,7 @@ fn checked(config: &KafkaConfig) -> Result<KafkaConfig, LogError> {
     Err(LogError::Open { folder: format!("Kafka at {:?}", config.brokers), reason })
 }
 
-/// What a record that was not delivered means.
+/// The error to report for a record that was not delivered.
 fn delivery_error(error: &KafkaError, bytes: usize, bytes_max: usize) -> LogError {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
@@ -120,7 +128,7 @@ fn delivery_error(error: &KafkaError, bytes: usize, bytes_max: usize) -> LogErro
 }
 
 impl KafkaLog {
-    /// Whether the topic exists. Makes nothing.
+    /// Returns whether the topic exists, without creating it.
     ///
     /// # Errors
     /// As [`KafkaLog::connect`].
@@ -129,15 +137,27 @@ impl KafkaLog {
         Ok(Admin::new(&config)?.find(&config.topic).await?.is_some())
     }
 
-    /// Connects to Kafka, makes or checks the topic, and reads its id. Needs a tokio runtime.
+    /// Connects to Kafka, creates or checks the topic, and reads its id. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`LogError::Open`] when settings or the topic cannot be used, with everything that is wrong;
-    /// [`LogError::Unavailable`] when Kafka does not answer.
+    /// [`LogError::Open`] with every problem if the settings or the topic cannot be used; [`LogError::Unavailable`] if
+    /// Kafka does not answer.
     pub async fn connect(config: KafkaConfig, metrics: Option<&Registry>) -> Result<Arc<Self>, LogError> {
+        Self::connect_with(config, metrics, Arc::new(SystemRandom)).await
+    }
+
+    /// Like [`KafkaLog::connect`], with the caller's randomness, which names the members of the group.
+    ///
+    /// # Errors
+    /// As [`KafkaLog::connect`].
+    pub async fn connect_with(
+        config: KafkaConfig,
+        metrics: Option<&Registry>,
+        random: Arc<dyn Random>,
+    ) -> Result<Arc<Self>, LogError> {
         let config = checked(&config)?;
         let admin = Admin::new(&config)?;
-        let found = admin.ensure(&Wanted::log(&config)).await?;
+        let found = admin.ensure(&TopicSpec::log(&config)).await?;
         let metrics = Metrics::new(metrics).map_err(|error| LogError::Open {
             folder: format!("Kafka at {}", config.brokers),
             reason: format!("metrics: {error}"),
@@ -147,7 +167,7 @@ impl KafkaLog {
         let context = Context::new("reader", Some(metrics.clone()));
         let readers = Readers::new(&config, context.clone(), metrics.clone())?;
         let appends = Appends::new(&config, &context)?;
-        let shared = Arc::new(Shared {
+        let connection = Arc::new(TopicConnection {
             topic_id: found.id,
             admin,
             readers,
@@ -159,19 +179,37 @@ impl KafkaLog {
             config,
         });
         let log = Self {
-            id: LogId(format!("kafka-{}-{}", shared.config.topic, found.id)),
+            id: LogId(format!("kafka-{}-{}", connection.config.topic, found.id)),
             appends,
             membership: Mutex::new(Membership::NotYet),
+            random,
             shut_outs: Mutex::default(),
-            watcher: tokio::spawn(watch(shared.clone())),
-            shared,
+            watcher: connection.context.tasks.spawn("topic watcher", watch(connection.clone())),
+            connection,
         };
         tracing::info!(log = log.id.0, partitions = found.partitions, "the log is on Kafka");
         Ok(Arc::new(log))
     }
 
+    /// Stops the log in this process and waits for its background tasks, but for those that serve reader clients until
+    /// the log is dropped. Appends that are still pending fail. A member that has not [left](LogBus::leave) closes its
+    /// client: without a name it leaves its group by this, with a name it keeps its partitions until its session ends.
+    pub async fn close(&self) {
+        self.connection.stopped.cancel();
+        self.watcher.abort();
+        let context = &self.connection.context;
+        context.closed.cancel();
+        let before = std::mem::replace(&mut *self.membership.lock(), Membership::Left);
+        if let Membership::Joined(member) = before {
+            member.close().await;
+        }
+        if tokio::time::timeout(CLOSE_MAX, context.tasks.finish()).await.is_err() {
+            tracing::warn!(tasks = context.tasks.len(), "background tasks of the log on Kafka do not end");
+        }
+    }
+
     fn check(&self, partition: PartitionId) -> Result<(), LogError> {
-        self.shared.check_running()?;
+        self.connection.check_running()?;
         let count = self.partition_count();
         if partition.index() < count { Ok(()) } else { Err(LogError::NoPartition { partition, count }) }
     }
@@ -183,54 +221,55 @@ impl KafkaLog {
             Membership::Joined(member) => Joining::Member(member.clone()),
             Membership::NotBefore(moment) if *moment > Instant::now() => Joining::NotBefore(*moment),
             Membership::NotYet | Membership::NotBefore(_) => {
-                let context = self.shared.context.of("member");
-                let member = Arc::new(Member::join(&self.shared.config, context)?);
+                let context = self.connection.context.of("member");
+                let member = Arc::new(Member::join(&self.connection.config, context, self.random.as_ref())?);
                 *membership = Membership::Joined(member.clone());
                 Joining::Member(member)
             }
         })
     }
 
-    /// A member was shut out: by another process of its name, or, when it slept through its session, by a late word of its
-    /// own. So it joins anew after a session, unless that happened too often.
+    /// Handles a member that the group shut out. Either another process has the same name, or this process was paused
+    /// for longer than its session and sent a late request. Since it may be the latter, the process joins again after a
+    /// session, unless this has happened too often.
     fn shut_out(&self, member: &Arc<Member>, reason: String) -> Result<(), LogError> {
-        let session = self.shared.config.session_timeout.get();
+        let session = self.connection.config.session_timeout.get();
         let mut shut_outs = self.shut_outs.lock();
         shut_outs.retain(|at| at.elapsed() < session * SHUT_OUT_SESSIONS);
         shut_outs.push(Instant::now());
         if shut_outs.len() > SHUT_OUTS_MAX {
             return Err(LogError::Stopped(reason));
         }
-        tracing::warn!(reason, "joining the group anew after a session");
-        self.join_anew(member, Instant::now() + session);
+        tracing::warn!(reason, "joining the group again after a session");
+        self.join_again(member, Instant::now() + session);
         Ok(())
     }
 
-    fn join_anew(&self, member: &Arc<Member>, not_before: Instant) {
+    fn join_again(&self, member: &Arc<Member>, not_before: Instant) {
         let mut membership = self.membership.lock();
-        if matches!(&*membership, Membership::Joined(known) if Arc::ptr_eq(known, member)) {
+        if matches!(&*membership, Membership::Joined(current) if Arc::ptr_eq(current, member)) {
             *membership = Membership::NotBefore(not_before);
         }
     }
 
     fn count_error(&self, reason: &str) {
-        self.shared.metrics.produce_errors.with_label_values(&[reason]).inc();
+        self.connection.metrics.produce_errors.with_label_values(&[reason]).inc();
     }
 }
 
-impl Shared {
+impl TopicConnection {
     fn check_running(&self) -> Result<(), LogError> {
         self.reason.get().map_or(Ok(()), |reason| Err(LogError::Stopped(reason.clone())))
     }
 
     fn stop(&self, reason: String) {
         tracing::error!("{reason}");
-        // The first reason stays.
+        // If there is a reason already, the first one is kept.
         let _ = self.reason.set(reason);
         self.stopped.cancel();
     }
 
-    /// Ends early when the log stops meanwhile.
+    /// Runs `work`, but returns early if the log stops meanwhile.
     async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, LogError>> + Send) -> Result<T, LogError> {
         let done = tokio::select! {
             biased;
@@ -246,7 +285,8 @@ impl Shared {
         }
     }
 
-    /// Makes sure that the topic is still the one that was connected to. False when there is none now.
+    /// Checks that the topic is still the one that this log connected to, and stops the log if it is not. Returns false
+    /// if the topic does not exist now.
     async fn check_topic(&self) -> Result<bool, LogError> {
         self.check_running()?;
         let topic = &self.config.topic;
@@ -256,7 +296,7 @@ impl Shared {
         } else {
             let (ours, id) = (self.topic_id, found.id);
             self.stop(format!(
-                "topic {topic} was deleted and made anew: its id was {ours} and is {id}; start the process again to use the new one"
+                "topic {topic} was deleted and recreated: its id was {ours} and is now {id}; restart the process to use the new topic"
             ));
         }
         self.check_running()?;
@@ -272,42 +312,43 @@ impl Shared {
     }
 }
 
-/// So many looks in a row that find no topic say that there is none. One alone may be a broker that has just come up.
+/// Number of checks in a row that must find no topic before it counts as deleted. A single check may have asked a broker
+/// that has just started.
 const MISSING_MAX: u32 = 3;
 
-/// Looks at the topic from time to time, and when a client met something odd.
-async fn watch(shared: Arc<Shared>) {
-    let refresh = shared.config.metadata_refresh.get();
+/// Checks the topic at an interval, and whenever a client reports an error that may mean a recreated topic.
+async fn watch(connection: Arc<TopicConnection>) {
+    let refresh = connection.config.metadata_refresh.get();
     let mut missing = 0;
     let mut failures = 0;
     loop {
         let wait = if failures > 0 { pause(failures).min(refresh) } else { refresh };
         tokio::select! {
             biased;
-            () = shared.stopped.cancelled() => return,
-            () = shared.context.silent.cancelled() => {
-                shared.stop("a Kafka client of this process does nothing any more; start the process again".to_owned());
+            () = connection.stopped.cancelled() => return,
+            () = connection.context.silent.cancelled() => {
+                connection.stop("a Kafka client of this process has stopped working; restart the process".to_owned());
                 return;
             }
-            () = shared.context.doubt.notified() => tokio::time::sleep(Duration::from_millis(100)).await,
+            () = connection.context.doubt.notified() => tokio::time::sleep(Duration::from_millis(100)).await,
             () = tokio::time::sleep(wait) => {}
         }
-        shared.readers.give_up_idle(readers::IDLE_MAX);
-        match shared.check_topic().await {
+        connection.readers.drop_idle(readers::IDLE_MAX);
+        match connection.check_topic().await {
             Ok(true) => (missing, failures) = (0, 0),
             Ok(false) => {
                 missing += 1;
                 failures = 1;
                 if missing >= MISSING_MAX {
-                    let topic = &shared.config.topic;
-                    shared.stop(format!("topic {topic} was deleted; start the process again to make a new one"));
+                    let topic = &connection.config.topic;
+                    connection.stop(format!("topic {topic} was deleted; restart the process to create a new one"));
                     return;
                 }
             }
             Err(LogError::Stopped(_)) => return,
             Err(error) => {
                 failures += 1;
-                tracing::debug!(%error, "looking at the topic");
+                tracing::debug!(%error, "cannot check the topic");
             }
         }
     }
@@ -320,12 +361,12 @@ impl LogBus for KafkaLog {
     }
 
     fn partition_count(&self) -> u32 {
-        self.shared.partitions.load(Ordering::Relaxed)
+        self.connection.partitions.load(Ordering::Relaxed)
     }
 
     async fn append(&self, partition: PartitionId, key: &TenantId, payload: Bytes) -> Result<Offset, LogError> {
         self.check(partition)?;
-        let bytes_max = self.shared.config.record_bytes_max.as_usize();
+        let bytes_max = self.connection.config.record_bytes_max.as_usize();
         let bytes = payload.len();
         if bytes > bytes_max {
             self.count_error("too_large");
@@ -334,7 +375,7 @@ impl LogBus for KafkaLog {
         let began = Instant::now();
         match self.appends.append(partition, key, payload).await {
             Ok(offset) => {
-                let metrics = &self.shared.metrics;
+                let metrics = &self.connection.metrics;
                 metrics.produce_seconds.observe(began.elapsed().as_secs_f64());
                 metrics.produced.inc();
                 metrics.produced_bytes.inc_by(bytes as u64);
@@ -349,10 +390,10 @@ impl LogBus for KafkaLog {
                     _ => "refused",
                 });
                 if code.is_some_and(client::is_doubtful) {
-                    self.shared.context.doubt.notify_one();
+                    self.connection.context.doubt.notify_one();
                 }
                 self.appends.renew_after(&error);
-                self.shared.check_running()?;
+                self.connection.check_running()?;
                 Err(delivery_error(&error, bytes, bytes_max))
             }
         }
@@ -360,11 +401,14 @@ impl LogBus for KafkaLog {
 
     async fn fetch(&self, partition: PartitionId, from: Offset, limits: FetchLimits) -> Result<Fetched, LogError> {
         self.check(partition)?;
-        let fetched = self.shared.unless_stopped(self.shared.readers.fetch(partition, from, limits)).await;
+        let fetched = self.connection.unless_stopped(self.connection.readers.fetch(partition, from, limits)).await;
         if let Err(LogError::OutOfRange { .. }) = fetched {
-            // Said only of the same topic: readers take it for records that retention removed.
-            if !self.shared.check_topic().await? {
-                return Err(LogError::Unavailable(format!("topic {} does not exist now", self.shared.config.topic)));
+            // Readers take this error as records removed by retention, so it must be about the same topic.
+            if !self.connection.check_topic().await? {
+                return Err(LogError::Unavailable(format!(
+                    "topic {} does not exist now",
+                    self.connection.config.topic
+                )));
             }
         }
         fetched
@@ -372,18 +416,18 @@ impl LogBus for KafkaLog {
 
     async fn watermarks(&self, partition: PartitionId) -> Result<Watermarks, LogError> {
         self.check(partition)?;
-        self.shared.readers.offsets().watermarks(partition).await
+        self.connection.readers.offsets().watermarks(partition).await
     }
 
     async fn ends(&self) -> Result<Vec<Offset>, LogError> {
-        self.shared.check_running()?;
+        self.connection.check_running()?;
         let known = self.partition_count();
-        let offsets = self.shared.readers.offsets();
+        let offsets = self.connection.readers.offsets();
         let (count, ends) =
-            tokio::join!(self.shared.admin.partitions(&self.shared.config.topic), offsets.ends(0..known));
+            tokio::join!(self.connection.admin.partitions(&self.connection.config.topic), offsets.ends(0..known));
         let count = count?.ok_or_else(|| LogError::Unavailable("the topic does not exist now".to_owned()))?;
         let mut ends = ends?;
-        self.shared.saw_partitions(count);
+        self.connection.saw_partitions(count);
         if count > known {
             ends.extend(offsets.ends(known..count).await?);
         }
@@ -392,12 +436,12 @@ impl LogBus for KafkaLog {
 
     async fn offset_at(&self, partition: PartitionId, time: TimestampNs) -> Result<Option<Offset>, LogError> {
         self.check(partition)?;
-        self.shared.readers.offsets().at(partition, time).await
+        self.connection.readers.offsets().at(partition, time).await
     }
 
     async fn assignment(&self) -> Result<Assignment, LogError> {
-        self.shared.check_running()?;
-        self.shared
+        self.connection.check_running()?;
+        self.connection
             .unless_stopped(async {
                 loop {
                     let member = match self.member()? {
@@ -414,12 +458,12 @@ impl LogBus for KafkaLog {
                             if let Assignment::Assigned(partitions) = &assignment
                                 && let Some(last) = partitions.iter().max()
                             {
-                                self.shared.saw_partitions(last.index() + 1);
+                                self.connection.saw_partitions(last.index() + 1);
                             }
                             return Ok(assignment);
                         }
                         News::ShutOut(reason) => self.shut_out(&member, reason)?,
-                        News::Silent => self.join_anew(&member, Instant::now()),
+                        News::Silent => self.join_again(&member, Instant::now()),
                     }
                 }
             })
@@ -427,10 +471,10 @@ impl LogBus for KafkaLog {
     }
 
     async fn failed(&self) -> LogError {
-        self.shared.stopped.cancelled().await;
-        match self.shared.check_running() {
+        self.connection.stopped.cancelled().await;
+        match self.connection.check_running() {
             Err(error) => error,
-            // It was closed.
+            // The log was closed, which is not a failure.
             Ok(()) => std::future::pending().await,
         }
     }
@@ -439,14 +483,14 @@ impl LogBus for KafkaLog {
         let before = std::mem::replace(&mut *self.membership.lock(), Membership::Left);
         if let Membership::Joined(member) = before {
             member.leave().await;
-            self.shared.metrics.assigned.set(0);
+            self.connection.metrics.assigned.set(0);
         }
         Ok(())
     }
 
     async fn commit(&self, partition: PartitionId, offset: Offset) -> Result<(), LogError> {
         self.check(partition)?;
-        let offsets = self.shared.readers.offsets();
+        let offsets = self.connection.readers.offsets();
         let member = match &*self.membership.lock() {
             Membership::Joined(member) => member.consumer(),
             Membership::NotYet | Membership::NotBefore(_) | Membership::Left => None,
@@ -458,18 +502,18 @@ impl LogBus for KafkaLog {
             }
         };
         let late = |_| LogError::Unavailable("commit: no answer in time".to_owned());
-        tokio::time::timeout(self.shared.config.request_timeout.get(), committed).await.map_err(late)?
+        tokio::time::timeout(self.connection.config.request_timeout.get(), committed).await.map_err(late)?
     }
 
     async fn committed(&self, partition: PartitionId) -> Result<Option<Offset>, LogError> {
         self.check(partition)?;
-        self.shared.readers.offsets().committed(partition).await
+        self.connection.readers.offsets().committed(partition).await
     }
 }
 
 impl Drop for KafkaLog {
     fn drop(&mut self) {
-        self.shared.stopped.cancel();
+        self.connection.stopped.cancel();
         self.watcher.abort();
     }
 }

@@ -1,14 +1,19 @@
 //! The log: append to a partition, fetch from an offset.
 //!
-//! [`LogBus`] is the trait; [`KafkaLog`] is Apache Kafka, [`LocalLog`] the journal of one machine, [`MemoryLog`] its twin
-//! for tests. All pass [`contract`], one suite.
+//! [`LogBus`] is the trait. [`KafkaLog`] is the log on Apache Kafka, [`LocalLog`] is a journal on one machine, and
+//! [`MemoryLog`] is their in-memory twin for tests. All of them pass the same suite, [`contract`].
 //!
-//! What every implementation promises: an append is answered only when the record is durable; offsets of a partition
-//! strictly rise and may have gaps (never compute the next one by adding: resume at [`Fetched::next`]); a reader that
-//! asks for what retention has removed gets [`LogError::OutOfRange`]. Commits are advice for lag tools: the head in
-//! the object store is the truth.
+//! Every implementation promises:
+//! - An append is acknowledged only when the record is durable.
+//! - The offsets of a partition strictly increase and may have gaps. Never compute the next offset by adding; resume at
+//!   [`Fetched::next`].
+//! - A read of records that retention has removed fails with [`LogError::OutOfRange`].
+//!
+//! Commits are hints for tools that show the lag. The head in the object store is the truth.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own what they start"))]
+#![cfg_attr(test, allow(clippy::print_stderr, reason = "tests print what they measure"))]
 
 use std::time::Duration;
 
@@ -28,78 +33,79 @@ pub use kafka::{Compression, GroupProtocol, KafkaConfig, KafkaControl, KafkaLog}
 pub use local::{LocalLog, LocalLogConfig, LocalLogStats, LocalLogView, Synced};
 pub use memory::{Faults, MemoryLog};
 
-/// Names one incarnation of a log. A log that was made anew has another id; heads of the old one do not apply to it.
+/// Names one incarnation of a log. A log that was deleted and recreated has another id, and the heads of the old log do
+/// not apply to it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LogId(pub String);
 
 /// One record as it was appended.
 #[derive(Clone, Debug)]
 pub struct LogRecord {
-    /// Where it lies.
+    /// The record's offset in its partition.
     pub offset: Offset,
-    /// When the log took it. Retention and look-ups by time go by this.
+    /// The time at which the log took the record. Retention and look-ups by time use it.
     pub append_time: TimestampNs,
     /// The record's key: the tenant's name.
     pub key: Bytes,
-    /// What was appended. Shares memory with the log's cache; keep it as long as you like.
+    /// The appended bytes. May share memory with the log's cache; you may keep it for any time.
     pub payload: Bytes,
 }
 
 /// How much to fetch, and how long to wait for it.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchLimits {
-    /// Stop after this many bytes of payload; at least one record is returned when there is one.
+    /// The most bytes of payload. A fetch still returns at least one record if there is one.
     pub bytes_max: usize,
-    /// Wait this long for the first record when there is none yet.
+    /// The longest wait for the first record.
     pub wait_max: Duration,
 }
 
-/// What a fetch found; no records when there were none in time.
+/// The result of a fetch. It has no records if none arrived in time.
 #[derive(Clone, Debug)]
 pub struct Fetched {
-    /// In offset order.
+    /// The records, in offset order.
     pub records: Vec<LogRecord>,
-    /// Where to resume. It passes gaps: it may be larger than the last record's next offset.
+    /// The offset at which to resume. It may be larger than the last record's next offset, since it passes gaps.
     pub next: Offset,
 }
 
-/// The bounds of what a partition holds.
+/// The bounds of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermarks {
-    /// The first offset that is still held (or, of an empty partition, the end).
+    /// The first offset that retention has kept. In an empty partition this is the end.
     pub first: Offset,
-    /// The offset that the next append will get at the earliest. All that was acknowledged lies below it.
+    /// The lowest offset that the next append may get. Every acknowledged record is below it.
     pub end: Offset,
 }
 
-/// What partitions this process should own.
+/// A change of the partitions that this process should own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Assignment {
-    /// These came to this process.
+    /// This process gets these partitions.
     Assigned(Vec<PartitionId>),
-    /// These go away from this process.
+    /// This process loses these partitions.
     Revoked(Vec<PartitionId>),
 }
 
-/// What a log may answer instead.
+/// Why an operation of a log failed.
 #[derive(Debug, Error)]
 pub enum LogError {
-    /// The offset is below what retention left, or above the end (then the log was cut or made anew).
+    /// Retention has removed the offset, or it is above the end. In the latter case the log was truncated or recreated.
     #[error("partition {partition} holds [{}, {}), asked for {asked}", held.first, held.end)]
     OutOfRange {
         /// The partition.
         partition: PartitionId,
-        /// What was asked for.
+        /// The requested offset.
         asked: Offset,
-        /// What there is.
+        /// The partition's bounds.
         held: Watermarks,
     },
-    /// There is no such partition.
+    /// The partition does not exist.
     #[error("the log has {count} partitions, asked for partition {partition}")]
     NoPartition {
-        /// What was asked for.
+        /// The requested partition.
         partition: PartitionId,
-        /// How many there are.
+        /// The number of partitions.
         count: u32,
     },
     /// The record is larger than the log takes. Reject it.
@@ -110,53 +116,53 @@ pub enum LogError {
         /// The limit.
         bytes_max: usize,
     },
-    /// The log cannot take or give records now. The append may or may not be durable. Try again later.
+    /// The log cannot take or return records now. A failed append may still be durable. Try again later.
     #[error("the log is unavailable: {0}")]
     Unavailable(String),
-    /// The log stopped for good: a sync failed, or it was closed. Restart the process.
+    /// The log stopped for good, because a sync failed or the log was closed. Restart the process.
     #[error("the log has stopped: {0}")]
     Stopped(String),
-    /// What was durable is damaged: bytes on the disk are not those that were written. Nothing is skipped over.
+    /// Durable data is damaged: the bytes on the disk are not those that were written. Nothing is skipped.
     #[error("{file} is damaged at byte {position}: {reason}")]
     Damaged {
         /// The file.
         file: String,
-        /// Where in it.
+        /// The position in the file.
         position: u64,
         /// What is wrong there, and what to do.
         reason: String,
     },
-    /// What lies in the log's folder cannot be used.
+    /// The log's folder or topic cannot be used.
     #[error("the log in {folder} cannot be opened: {reason}")]
     Open {
-        /// The folder.
+        /// The folder, or the topic.
         folder: String,
         /// Why, and what to do.
         reason: String,
     },
 }
 
-/// The log. See the crate's documentation for what is promised.
+/// The log. The crate's documentation lists its promises.
 #[async_trait]
 pub trait LogBus: Send + Sync + 'static {
-    /// Which log this is.
+    /// The id of this log.
     fn log_id(&self) -> &LogId;
 
-    /// How many partitions there are, numbered from 0, as far as is known here. It may grow while the process runs,
-    /// and never falls.
+    /// The number of partitions, as far as this process knows. They are numbered from 0. The number may grow while the
+    /// process runs, but never shrinks.
     fn partition_count(&self) -> u32;
 
-    /// Appends a record; answers its offset once it is durable. Cancelling the wait does not undo the append.
+    /// Appends a record and returns its offset once it is durable. Cancelling the wait does not undo the append.
     async fn append(&self, partition: PartitionId, key: &TenantId, payload: Bytes) -> Result<Offset, LogError>;
 
-    /// Records from `from` on.
+    /// Fetches records from `from` on.
     async fn fetch(&self, partition: PartitionId, from: Offset, limits: FetchLimits) -> Result<Fetched, LogError>;
 
-    /// The bounds of a partition now.
+    /// The current bounds of a partition.
     async fn watermarks(&self, partition: PartitionId) -> Result<Watermarks, LogError>;
 
-    /// The end of every partition, in their order, asked now: whatever was acknowledged before the call lies below
-    /// them. Its length is the number of partitions now; [`LogBus::partition_count`] is brought up to date by it.
+    /// The current end of every partition, by partition number. Every record that was acknowledged before the call is
+    /// below them. The call also updates [`LogBus::partition_count`] to the number of ends.
     async fn ends(&self) -> Result<Vec<Offset>, LogError> {
         let mut ends = Vec::new();
         for partition in (0..self.partition_count()).map(PartitionId::new) {
@@ -165,28 +171,29 @@ pub trait LogBus: Send + Sync + 'static {
         Ok(ends)
     }
 
-    /// The first offset whose append time is `time` or later; `None` when all is earlier.
+    /// The first offset whose append time is `time` or later. `None` if all records are earlier.
     async fn offset_at(&self, partition: PartitionId, time: TimestampNs) -> Result<Option<Offset>, LogError>;
 
-    /// Waits until the log has stopped for good in this process, and says why; for ever where it does not stop by itself.
+    /// Waits until the log has failed for good in this process, and returns the reason. Never returns for a log that
+    /// cannot fail by itself.
     async fn failed(&self) -> LogError {
         std::future::pending().await
     }
 
-    /// The next change of what this process should own; waits until there is one. The first call of a process tells
-    /// what it starts with. Cancel-safe.
+    /// Waits for the next change of the partitions that this process should own. The first call returns the partitions
+    /// that it starts with. Cancel-safe.
     async fn assignment(&self) -> Result<Assignment, LogError>;
 
-    /// Leaves the group of those who share the partitions, at once: what this process should own goes to others, and
-    /// [`LogBus::assignment`] has no more news. Reading, appending and committing go on. On a log that belongs to one
-    /// process it does nothing.
+    /// Leaves the group of processes that share the partitions. Others get this process's partitions at once, and
+    /// [`LogBus::assignment`] reports no further change. Reads, appends and commits still work. Does nothing for a log
+    /// that belongs to one process.
     async fn leave(&self) -> Result<(), LogError> {
         Ok(())
     }
 
-    /// Says that everything below `offset` is in blocks. Advice only.
+    /// Records that everything below `offset` is in blocks. This is only a hint.
     async fn commit(&self, partition: PartitionId, offset: Offset) -> Result<(), LogError>;
 
-    /// What was last said with [`LogBus::commit`].
+    /// The offset of the last [`LogBus::commit`].
     async fn committed(&self, partition: PartitionId) -> Result<Option<Offset>, LogError>;
 }

@@ -1,4 +1,4 @@
-//! The log in memory, for tests: what Kafka and the local log promise, and faults on demand.
+//! A log in memory, for tests. It keeps the promises of every log and can inject faults.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,34 +6,34 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use model::{Clock, Offset, PartitionId, SystemClock, TenantId, TimestampNs};
+use model::{Clock, Offset, PartitionId, Random, SystemClock, SystemRandom, TenantId, TimestampNs};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::{Assignment, FetchLimits, Fetched, LogBus, LogError, LogId, LogRecord, Watermarks};
 
-/// The largest record a [`MemoryLog`] takes, as the local log by default.
+/// The largest record that a [`MemoryLog`] takes: the default of the local log.
 const RECORD_BYTES_MAX: usize = 4 << 20;
 
-/// What goes wrong. All of it may be changed while the log is used.
+/// The faults to inject. They can be changed while the log is in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// So many appends fail without having had an effect.
+    /// Number of appends that fail without effect.
     pub fail_appends_before: u32,
-    /// Then so many appends fail although the record is in the log, as when a reply gets lost.
+    /// Number of appends that fail after those, although the record is in the log, as if a reply got lost.
     pub fail_appends_after: u32,
-    /// So many fetches fail.
+    /// Number of fetches that fail.
     pub fail_fetches: u32,
-    /// So many commits fail.
+    /// Number of commits that fail.
     pub fail_commits: u32,
-    /// Appends take this long. Their order is that of their ends.
+    /// The time that each append takes. Appends get their offsets when this time is over.
     pub append_delay: Duration,
-    /// Fetches take this much longer.
+    /// An additional wait of each fetch.
     pub fetch_delay: Duration,
-    /// Skips one to three offsets after every so many records of a partition.
+    /// Skips one to three offsets each time a partition got this many records.
     pub gap_every: Option<u64>,
-    /// Nothing works, as when no broker can be reached.
+    /// Makes every operation fail, as if no broker could be reached.
     pub unavailable: bool,
 }
 
@@ -92,7 +92,7 @@ fn injected() -> LogError {
     LogError::Unavailable("injected fault".to_owned())
 }
 
-/// Counts a fault down; true when it strikes.
+/// Decrements the number of faults left. Returns true if there was one.
 fn strikes(left: &mut u32) -> bool {
     let strikes = *left > 0;
     *left = left.saturating_sub(1);
@@ -100,13 +100,18 @@ fn strikes(left: &mut u32) -> bool {
 }
 
 impl MemoryLog {
-    /// An empty log with the machine's clock. All partitions are assigned at first.
+    /// Creates an empty log with the system's clock. All partitions are assigned to this process at first.
     pub fn new(partitions: u32) -> Self {
         Self::with_clock(partitions, Arc::new(SystemClock))
     }
 
-    /// An empty log with this clock.
+    /// Creates an empty log with this clock.
     pub fn with_clock(partitions: u32, clock: Arc<dyn Clock>) -> Self {
+        Self::with_random(partitions, clock, &SystemRandom)
+    }
+
+    /// Creates an empty log with this clock, and a log id from `random`.
+    pub fn with_random(partitions: u32, clock: Arc<dyn Clock>, random: &dyn Random) -> Self {
         let all = (0..partitions).map(PartitionId::new).collect();
         let state = State {
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
@@ -114,7 +119,7 @@ impl MemoryLog {
             ..State::default()
         };
         Self {
-            id: LogId(uuid::Uuid::new_v4().simple().to_string()),
+            id: LogId(random.unique_name()),
             clock,
             state: Mutex::new(state),
             arrivals: (0..partitions).map(|_| Notify::new()).collect(),
@@ -122,12 +127,12 @@ impl MemoryLog {
         }
     }
 
-    /// Changes what goes wrong.
+    /// Changes the faults to inject.
     pub fn inject(&self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.state.lock().faults);
     }
 
-    /// What still goes wrong.
+    /// The faults that are still to be injected.
     pub fn faults(&self) -> Faults {
         self.state.lock().faults
     }
@@ -144,7 +149,7 @@ impl MemoryLog {
         }
     }
 
-    /// Raises a partition's end by so many offsets that hold no record, as Kafka's markers do.
+    /// Raises a partition's end by a number of offsets that hold no record, like Kafka's transaction markers.
     pub fn skip(&self, partition: PartitionId, offsets: u32) {
         if let Ok(p) = self.state.lock().partition(partition) {
             p.end += i64::from(offsets);
@@ -154,7 +159,7 @@ impl MemoryLog {
         }
     }
 
-    /// Appends bytes under any key, also ones that no gateway would write; answers their offset.
+    /// Appends any bytes under any key, even such that no gateway would write. Returns the offset.
     ///
     /// # Errors
     /// [`LogError::NoPartition`], [`LogError::Stopped`].
@@ -186,7 +191,7 @@ impl MemoryLog {
         self.assignments.notify_waiters();
     }
 
-    /// Ends all appends and all waits, as a failed sync does.
+    /// Fails all appends and all waits from now on, like a failed sync.
     pub fn stop(&self, reason: &str) {
         self.state.lock().stopped = Some(reason.to_owned());
         for arrival in &self.arrivals {
@@ -271,7 +276,7 @@ impl LogBus for MemoryLog {
                 return Ok(fetched);
             }
             if tokio::time::timeout_at(deadline, arrival).await.is_err() {
-                // Offsets without records may lie before the end.
+                // The end may be preceded by offsets without records, which the reader must pass.
                 let next = self.watermarks(partition).await?.end;
                 let late = self.find(partition, from, limits)?;
                 return Ok(late.unwrap_or(Fetched { records: Vec::new(), next }));
@@ -351,7 +356,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn skipped_offsets_are_passed_by_fetch() {
+    async fn a_fetch_passes_skipped_offsets() {
         let log = MemoryLog::new(1);
         log.skip(P, 3);
         let fetched = log.fetch(P, Offset::ZERO, LIMITS).await.unwrap();
@@ -360,7 +365,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn assignment_follows_the_test() {
+    async fn assignments_are_reported_in_order() {
         let log = MemoryLog::new(2);
         let all = vec![PartitionId::new(0), PartitionId::new(1)];
         assert_eq!(log.assignment().await.unwrap(), Assignment::Assigned(all));

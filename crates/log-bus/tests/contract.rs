@@ -1,4 +1,4 @@
-//! The contract suite over both logs, with and without holes in the offsets.
+//! The contract suite over the local log and the log in memory, with and without gaps in the offsets.
 
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
 
@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 struct LocalLogs {
-    /// Changes the settings of each log.
+    /// Adjusts the settings of each log.
     settings: fn(&mut LocalLogConfig),
-    /// Each log that was made, with what it was made of.
+    /// Every log that was created, with its settings and its folder.
     made: Mutex<Vec<(Arc<LocalLog>, LocalLogConfig, TempDir)>>,
 }
 
@@ -53,7 +53,7 @@ impl LogFactory for LocalLogs {
     async fn trim(&self, log: &Arc<dyn LogBus>, partition: PartitionId) {
         let (log, config) = self.find(log);
         let end = log.watermarks(partition).await.unwrap().end;
-        // Segments are small enough that there are some; only what is committed goes.
+        // The segments are small, so there are several. Only committed ones are removed.
         assert!(config.segment_bytes < 100_000);
         assert_eq!(log.enforce_retention().await.unwrap(), 0);
         log.commit(partition, Offset::new(end.value() / 2)).await.unwrap();
@@ -85,7 +85,7 @@ async fn local_log_reads_from_files() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn local_log_with_holes_and_a_small_cache() {
+async fn local_log_with_gaps_and_a_small_cache() {
     check(&LocalLogs::new(|config| {
         small_segments(config);
         config.cache_bytes = 10_000;
@@ -139,6 +139,6 @@ async fn memory_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory_log_with_holes() {
+async fn memory_log_with_gaps() {
     check(&MemoryLogs { gap_every: Some(4), made: Mutex::default() }).await;
 }

@@ -1,14 +1,17 @@
-//! Kills a process that appends, at random moments, thousands of times: what was acknowledged is there, once, whole, in order.
+//! Kills an appending process at random moments, thousands of times. Every acknowledged record must be in the log
+//! exactly once, complete and in order.
 //!
-//! This program starts itself as the child. The child opens the log, appends from several tasks, and tells over a pipe
-//! each offset it was answered. The parent kills it with SIGKILL, sometimes before the log is even open. After every
-//! second kill it also does to the file what a power loss may do: bytes that were not synced are cut, overwritten, or
-//! followed by others. Then it opens the log itself and compares. The folder lives on through many kills, so recovery
-//! recovers from recovery.
+//! This program starts itself as a child. The child opens the log, appends from several tasks, and reports each
+//! acknowledged offset through a pipe. The parent kills it with SIGKILL, sometimes before the log is open. After about
+//! half of the kills, the parent also simulates a power loss: it cuts bytes off that were not synced, overwrites them, or
+//! appends others. Then it opens the log and compares. A folder is used for many kills, so recovery must also handle the
+//! results of earlier recoveries.
 //!
-//! `MILLRACE_CRASH_KILLS` and `MILLRACE_CRASH_SEED` choose how often and with which randomness.
+//! `MILLRACE_CRASH_KILLS` sets the number of kills, and `MILLRACE_CRASH_SEED` the seed.
 
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
+#![allow(clippy::disallowed_methods, reason = "tests own what they start")]
+#![allow(clippy::print_stdout, reason = "the test prints its seed and its statistics")]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::env;
@@ -29,7 +32,7 @@ const WRITERS: u32 = 4;
 const KILLS_PER_FOLDER: u32 = 40;
 
 fn main() {
-    // Test runners ask which tests there are.
+    // Test runners list the tests first.
     if env::args().any(|argument| argument == "--list") {
         println!("survives_kills: test");
         return;
@@ -71,7 +74,7 @@ fn config(folder: &Path) -> LocalLogConfig {
 
 // ---- the child ----
 
-/// A record says who made it, and the rest of its bytes follow from that.
+/// Where a record comes from. A payload begins with it, and all other bytes are derived from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Origin {
     child: u64,
@@ -103,7 +106,7 @@ impl Origin {
 
 const MESSAGE_BYTES: usize = 40;
 
-/// What the child tells: the place of an acknowledged record (or, first, that the log is open) and what is synced.
+/// A message of the child: an acknowledged record and the synced position. The first message says that the log is open.
 struct Message {
     partition: u32,
     offset: i64,
@@ -113,7 +116,7 @@ struct Message {
     synced: u64,
 }
 
-/// Instead of a partition: the log is open.
+/// The partition number of a message which says that the log is open.
 const OPEN: u32 = u32::MAX;
 
 impl Message {
@@ -166,7 +169,7 @@ fn child(folder: &Path) {
     });
 }
 
-/// One write, so that the parent gets all of it or nothing.
+/// Reports to the parent in one write, so that the parent gets all of it or nothing.
 fn tell(log: &LocalLog, partition: u32, offset: i64, writer: u32, number: u32) {
     let synced = log.synced();
     let message = Message { partition, offset, writer, number, segment: synced.segment, synced: synced.bytes };
@@ -179,13 +182,13 @@ fn tell(log: &LocalLog, partition: u32, offset: i64, writer: u32, number: u32) {
 #[derive(Debug, Default)]
 struct Figures {
     kills: u32,
-    /// The child was killed before its log was open.
+    /// Number of children that were killed before their log was open.
     kills_while_opening: u32,
     acknowledged: u64,
-    /// In the log although nobody was told: the kill came in between.
+    /// Number of records that are in the log without an acknowledgement, since the kill came in between.
     unacknowledged: u64,
     power_losses: u32,
-    /// Recovery cut something off.
+    /// Number of times that recovery cut off a torn end.
     torn: u32,
     records_compared: u64,
 }
@@ -208,13 +211,13 @@ struct Lane {
     runtime: tokio::runtime::Runtime,
 }
 
-/// What is known of one folder.
+/// What the log in one folder must hold.
 #[derive(Default)]
-struct Known {
+struct ExpectedLog {
     acknowledged: BTreeMap<(u32, i64), Origin>,
-    /// All that was in the log at the last look: nothing of it may go away or change.
+    /// All records at the last comparison. None of them may disappear or change.
     seen: HashMap<(u32, i64), Origin>,
-    /// The farthest place that is synced for certain.
+    /// The furthest position that is known to be synced.
     synced: (u64, u64),
 }
 
@@ -226,10 +229,10 @@ impl Lane {
 
     fn run(mut self, kills: u32) -> Figures {
         while self.figures.kills < kills {
-            // A kill leaves the system's memory as it is, so the test needs no real disk; memory is faster.
+            // A kill does not affect the system's memory, so the test needs no real disk. Memory is faster.
             let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
             let folder = folder.path().join("log");
-            let mut known = Known::default();
+            let mut known = ExpectedLog::default();
             for _ in 0..KILLS_PER_FOLDER.min(kills - self.figures.kills) {
                 let child = self.rng.u64(..);
                 self.kill_one(&folder, child, &mut known);
@@ -244,8 +247,8 @@ impl Lane {
         self.figures
     }
 
-    /// Starts a child, kills it, notes what it said until then.
-    fn kill_one(&mut self, folder: &Path, id: u64, known: &mut Known) {
+    /// Starts a child, kills it, and notes what it reported until then.
+    fn kill_one(&mut self, folder: &Path, id: u64, known: &mut ExpectedLog) {
         let mut child = Command::new(env::current_exe().unwrap())
             .env("MILLRACE_CRASH_CHILD", folder)
             .env("MILLRACE_CRASH_ID", id.to_string())
@@ -256,7 +259,7 @@ impl Lane {
         let mut pipe = child.stdout.take().unwrap();
         let mut told = Vec::new();
         if self.rng.u8(..) >= 50 {
-            // Let it open the log and append a little.
+            // Wait until the log is open, so that the child appends a little.
             let mut first = [0; MESSAGE_BYTES];
             pipe.read_exact(&mut first).expect("the child opens the log");
             told.extend_from_slice(&first);
@@ -264,7 +267,7 @@ impl Lane {
         std::thread::sleep(Duration::from_micros(self.rng.u64(..6000)));
         child.kill().unwrap();
         let status = child.wait().unwrap();
-        assert_eq!(status.code(), None, "the child was killed, it did not fail by itself");
+        assert_eq!(status.code(), None, "the child failed before it was killed");
         pipe.read_to_end(&mut told).unwrap();
 
         self.figures.kills += 1;
@@ -276,27 +279,27 @@ impl Lane {
             if message.partition != OPEN {
                 let origin = Origin { child: id, writer: message.writer, number: message.number };
                 let before = known.acknowledged.insert((message.partition, message.offset), origin);
-                assert_eq!(before, None, "an offset is given once");
+                assert_eq!(before, None, "an offset is assigned once");
             }
         }
     }
 
-    /// Changes bytes of the last segment that were not synced yet, as a power loss may.
-    fn lose_power(&mut self, folder: &Path, known: &Known) {
+    /// Changes bytes of the last segment that were not synced, like a power loss.
+    fn lose_power(&mut self, folder: &Path, known: &ExpectedLog) {
         let (sequence, path) = last_segment(folder);
         let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
         let length = file.metadata().unwrap().len();
         let (header_bytes, last_batch) = last_batch(&path);
-        // A batch is written when the one before is synced, so at most the last one is in danger.
+        // A batch is written only after the previous one was synced, so at most the last batch can be affected.
         let told = if known.synced.0 == sequence { known.synced.1 } else { 0 };
         let safe = header_bytes.max(last_batch).max(told);
-        assert!(safe <= length, "what was synced is in the file");
+        assert!(safe <= length, "the file is shorter than its synced part");
         self.figures.power_losses += 1;
         let danger = length - safe;
         match self.rng.u8(..4) {
-            // Some of it did not reach the disk.
+            // The end of the batch did not reach the disk.
             0 => file.set_len(safe + self.rng.u64(..=danger)).unwrap(),
-            // The length did, some of the bytes did not.
+            // The length reached the disk, but some of the bytes did not.
             1 | 2 if danger > 0 => {
                 for _ in 0..self.rng.u32(1..4) {
                     let at = safe + self.rng.u64(..danger);
@@ -307,7 +310,7 @@ impl Lane {
                     file.write_all_at(&garbage, at).unwrap();
                 }
             }
-            // The file has grown, its bytes are another's.
+            // The file grew, and the new part has bytes of another file.
             _ => {
                 let mut garbage = vec![0; self.rng.usize(1..9000)];
                 if self.rng.bool() {
@@ -318,8 +321,8 @@ impl Lane {
         }
     }
 
-    /// Opens the log and compares it with what is known.
-    fn compare(&mut self, folder: &Path, known: &mut Known) {
+    /// Opens the log and compares it with what it must hold.
+    fn compare(&mut self, folder: &Path, known: &mut ExpectedLog) {
         let length_before =
             folder.join("log").exists().then(|| std::fs::metadata(last_segment(folder).1).unwrap().len());
         let (found, synced) = self.runtime.block_on(async {
@@ -340,18 +343,18 @@ impl Lane {
         let mut last_numbers: HashMap<(u64, u32, u32), u32> = HashMap::new();
         for (partition, record) in found {
             let origin = Origin::of(&record.payload);
-            assert!(record.payload == origin.payload(), "the record at {partition}/{} is byte-equal", record.offset);
-            assert!(origins.insert(origin), "{origin:?} is there once");
+            assert!(record.payload == origin.payload(), "the record at {partition}/{} was changed", record.offset);
+            assert!(origins.insert(origin), "{origin:?} is in the log twice");
             let last = last_numbers.insert((origin.child, origin.writer, partition), origin.number);
             assert!(last.is_none_or(|last| last < origin.number), "a writer's order is kept");
             places.insert((partition, record.offset.value()), origin);
             self.figures.records_compared += 1;
         }
         for (place, origin) in &known.acknowledged {
-            assert_eq!(places.get(place), Some(origin), "the acknowledged record at {place:?} is there");
+            assert_eq!(places.get(place), Some(origin), "the acknowledged record at {place:?} is missing");
         }
         for (place, origin) in &known.seen {
-            assert_eq!(places.get(place), Some(origin), "what a reader saw at {place:?} is still there");
+            assert_eq!(places.get(place), Some(origin), "a record that was read at {place:?} has disappeared");
         }
         known.seen = places;
     }
@@ -363,7 +366,7 @@ fn last_segment(folder: &Path) -> (u64, PathBuf) {
     (last.file_stem().unwrap().to_str().unwrap().parse().unwrap(), last)
 }
 
-/// The length of the segment's header and where the last commit batch in it begins, read by the documented format.
+/// The length of the segment's header and the position of the last commit batch, parsed by the documented format.
 fn last_batch(path: &Path) -> (u64, u64) {
     let bytes = std::fs::read(path).unwrap();
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
@@ -385,7 +388,7 @@ async fn read_all(log: &LocalLog, partition: u32) -> Vec<LogRecord> {
     while next < held.end {
         let fetched = log.fetch(partition, next, limits).await.unwrap();
         for record in fetched.records {
-            assert!(all.last().is_none_or(|last| last.offset < record.offset), "offsets rise");
+            assert!(all.last().is_none_or(|last| last.offset < record.offset), "offsets increase");
             all.push(record);
         }
         next = fetched.next;

@@ -1,7 +1,7 @@
-//! What every store must do, as one suite. An implementation's tests call [`check_all`].
+//! The contract of every store, as a test suite. The tests of each implementation call [`check_all`].
 //!
-//! The functions panic with a text when the store breaks a promise. They put objects under the prefix they are given
-//! only, so that they can run in a bucket with other things in it; give each run a prefix of its own.
+//! The functions panic if the store breaks a promise. They only use keys with the given prefix, so they can run in a
+//! bucket that holds other objects. Give each run a prefix of its own.
 
 use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 
 use crate::{Object, ObjectKey, ObjectStore, PutCondition, StoreError, Version};
 
-/// Runs the whole suite. `open` opens one more instance over the same objects each time it is called.
+/// Runs the whole suite. Each call of `open` opens another instance over the same objects.
 ///
 /// # Panics
-/// When the store breaks a promise.
+/// If the store breaks a promise.
 pub async fn check_all<F, Opened>(prefix: &str, open: F)
 where
     F: Fn() -> Opened,
@@ -34,7 +34,7 @@ where
     for _ in 0..4 {
         instances.push(open().await);
     }
-    one_maker_wins(&instances, &at("makers")).await;
+    one_creator_wins(&instances, &at("creators")).await;
     increments_are_not_lost(&instances, &at("increments")).await;
     readers_see_whole_objects(&instances, &at("whole")).await;
     crate::self_test(&*store).await.expect("the store passes the self-test");
@@ -42,15 +42,15 @@ where
 }
 
 fn key(prefix: &str, name: &str) -> ObjectKey {
-    ObjectKey::new(&format!("{prefix}/{name}")).expect("the suite's names are keys")
+    ObjectKey::new(&format!("{prefix}/{name}")).expect("the suite's names are valid keys")
 }
 
 async fn put(store: &dyn ObjectStore, key: &ObjectKey, bytes: impl Into<Bytes>) -> Version {
-    store.put(key, bytes.into(), PutCondition::Always).await.expect("a put without condition goes through")
+    store.put(key, bytes.into(), PutCondition::Always).await.expect("a put without condition succeeds")
 }
 
 async fn get(store: &dyn ObjectStore, key: &ObjectKey) -> Object {
-    store.get(key).await.expect("the object is there")
+    store.get(key).await.expect("the object exists")
 }
 
 async fn remove_all(store: &dyn ObjectStore, prefix: &str) {
@@ -60,26 +60,26 @@ async fn remove_all(store: &dyn ObjectStore, prefix: &str) {
     assert_eq!(store.list(prefix).await.expect("listing works"), [], "deleted objects are listed");
 }
 
-/// What was put is read back; a later put replaces all of it, at once, also when it is shorter or empty.
+/// A get returns what was put. A later put replaces all of it at once, even if it is shorter or empty.
 ///
 /// # Panics
-/// When the store breaks a promise.
+/// If the store breaks a promise.
 pub async fn put_and_get(store: &dyn ObjectStore, prefix: &str) {
     let key = key(prefix, "a/b.c-d_e=1");
     for content in ["first", "second and longer", "3", ""] {
         let version = put(store, &key, content).await;
         let object = get(store, &key).await;
         assert_eq!(object.bytes, content);
-        assert_eq!(object.version, version, "get names another version than put did");
-        let meta = store.head(&key).await.expect("the object is there");
+        assert_eq!(object.version, version, "get returns another version than put");
+        let meta = store.head(&key).await.expect("the object exists");
         assert_eq!((meta.key, meta.bytes), (key.clone(), content.len() as u64));
     }
 }
 
-/// Absent objects are [`StoreError::NotFound`]; deleting one is no error.
+/// Reads of absent objects fail with [`StoreError::NotFound`]. Deleting one succeeds.
 ///
 /// # Panics
-/// When the store breaks a promise.
+/// If the store breaks a promise.
 pub async fn absent_objects(store: &dyn ObjectStore, prefix: &str) {
     let absent = key(prefix, "absent");
     let check = async |when: &str| {
@@ -89,20 +89,20 @@ pub async fn absent_objects(store: &dyn ObjectStore, prefix: &str) {
         assert!(store.get_range(&absent, 0..1).await.is_err_and(named), "get_range, {when}");
         assert!(store.get_ranges(&absent, &[0..1, 5..6]).await.is_err_and(named), "get_ranges, {when}");
     };
-    check("never made").await;
-    store.delete(&absent).await.expect("deleting what is not there is no error");
+    check("never created").await;
+    store.delete(&absent).await.expect("deleting an absent object succeeds");
     put(store, &absent, "x").await;
     store.delete(&absent).await.expect("deleting works");
     check("deleted").await;
-    // Names around it are other objects.
+    // A key that begins with this one is another object.
     put(store, &key(prefix, "absent2"), "x").await;
-    check("a longer name is there").await;
+    check("an object with a longer name exists").await;
 }
 
-/// Conditions hold or refuse; a refused put changes nothing.
+/// A put succeeds exactly if its condition holds. A refused put changes nothing.
 ///
 /// # Panics
-/// When the store breaks a promise.
+/// If the store breaks a promise.
 pub async fn conditions(store: &dyn ObjectStore, prefix: &str) {
     let key = key(prefix, "object");
     let refused = async |content: &'static str, condition: PutCondition, why: &str| {
@@ -119,10 +119,10 @@ pub async fn conditions(store: &dyn ObjectStore, prefix: &str) {
         version
     };
     let nothing = Version("00000000000000000000000000000000".to_owned());
-    refused("x", PutCondition::IfVersion(nothing.clone()), "no object, but a version is expected").await;
+    refused("x", PutCondition::IfVersion(nothing.clone()), "the object with an expected version does not exist").await;
     let first = accepted("1", PutCondition::IfAbsent).await;
-    refused("x", PutCondition::IfAbsent, "the object is there").await;
-    refused("1", PutCondition::IfAbsent, "the object is there, with the same content").await;
+    refused("x", PutCondition::IfAbsent, "the object exists").await;
+    refused("1", PutCondition::IfAbsent, "the object exists with the same content").await;
     refused("x", PutCondition::IfVersion(nothing), "another version is expected").await;
     let second = accepted("2", PutCondition::IfVersion(first.clone())).await;
     refused("x", PutCondition::IfVersion(first.clone()), "the version was replaced").await;
@@ -131,26 +131,26 @@ pub async fn conditions(store: &dyn ObjectStore, prefix: &str) {
     store.delete(&key).await.expect("deleting works");
     refused("x", PutCondition::IfVersion(second), "the object was deleted").await;
     accepted("4", PutCondition::IfAbsent).await;
-    refused("x", PutCondition::IfVersion(first), "the object was made anew").await;
+    refused("x", PutCondition::IfVersion(first), "the object was recreated").await;
 }
 
-/// Another content has another version, also when it is as long as the one before.
+/// Different contents have different versions, even if they have the same length.
 ///
 /// # Panics
-/// When the store breaks a promise.
+/// If the store breaks a promise.
 pub async fn versions_name_contents(store: &dyn ObjectStore, prefix: &str) {
     let key = key(prefix, "object");
     let mut seen = BTreeSet::new();
     for i in 0..100 {
         let version = put(store, &key, format!("content {i:03}")).await;
-        assert!(seen.insert(version.0), "two contents had one version");
+        assert!(seen.insert(version.0), "two contents had the same version");
     }
 }
 
-/// Ranges, alone and several at once: any order, overlapping, empty, up to the end, behind the end.
+/// Ranges, one or several at once: in any order, overlapping, empty, up to the end, beyond the end.
 ///
 /// # Panics
-/// When the store breaks a promise.
+/// If the store breaks a promise.
 pub async fn ranges(store: &dyn ObjectStore, prefix: &str) {
     let key = key(prefix, "object");
     let content: Vec<u8> = (0..200_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 23) as u8).collect();
@@ -159,46 +159,46 @@ pub async fn ranges(store: &dyn ObjectStore, prefix: &str) {
     let inside: [Range<u64>; 9] =
         [0..1, 0..bytes, 100..200, 150..160, bytes - 1..bytes, 7..7, bytes..bytes, 90_000..90_010, 3..100_000];
     for range in &inside {
-        let found = store.get_range(&key, range.clone()).await.expect("the range lies in the object");
+        let found = store.get_range(&key, range.clone()).await.expect("the range is inside the object");
         assert_eq!(found, content[range.start as usize..range.end as usize], "{range:?}");
     }
-    let found = store.get_ranges(&key, &inside).await.expect("the ranges lie in the object");
+    let found = store.get_ranges(&key, &inside).await.expect("the ranges are inside the object");
     assert_eq!(found.len(), inside.len());
     for (range, found) in inside.iter().zip(found) {
         assert_eq!(found, content[range.start as usize..range.end as usize], "{range:?} of several");
     }
-    assert!(store.get_ranges(&key, &[]).await.expect("no ranges are no error").is_empty());
+    assert!(store.get_ranges(&key, &[]).await.expect("a list without ranges is valid").is_empty());
     let backwards = Range { start: 5, end: 4 };
-    for behind in [0..bytes + 1, bytes..bytes + 1, bytes + 5..bytes + 9, bytes + 1..bytes + 1, 0..u64::MAX, backwards] {
+    for wrong in [0..bytes + 1, bytes..bytes + 1, bytes + 5..bytes + 9, bytes + 1..bytes + 1, 0..u64::MAX, backwards] {
         let check = |answer: Result<(), StoreError>| match answer {
-            Err(StoreError::Range { bytes: told, range, .. }) => assert_eq!((told, &range), (bytes, &behind)),
-            other => panic!("{behind:?}: {other:?}"),
+            Err(StoreError::Range { bytes: length, range, .. }) => assert_eq!((length, &range), (bytes, &wrong)),
+            other => panic!("{wrong:?}: {other:?}"),
         };
-        check(store.get_range(&key, behind.clone()).await.map(drop));
-        check(store.get_ranges(&key, &[0..1, behind.clone()]).await.map(drop));
+        check(store.get_range(&key, wrong.clone()).await.map(drop));
+        check(store.get_ranges(&key, &[0..1, wrong.clone()]).await.map(drop));
     }
 }
 
 /// Objects of many megabytes.
 ///
 /// # Panics
-/// When the store breaks a promise.
+/// If the store breaks a promise.
 pub async fn big_objects(store: &dyn ObjectStore, prefix: &str) {
     let key = key(prefix, "object");
     let content: Bytes = (0..24_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     put(store, &key, content.clone()).await;
-    // No `assert_eq`: it would print all of it.
-    assert!(get(store, &key).await.bytes == content, "a big object came back otherwise");
+    // Not `assert_eq`, which would print the whole content.
+    assert!(get(store, &key).await.bytes == content, "a big object was read with other bytes");
     let range = 11_000_000..23_500_000;
-    let part = store.get_range(&key, range.clone()).await.expect("the range lies in the object");
-    assert!(part == content[range.start as usize..range.end as usize], "a big range came back otherwise");
+    let part = store.get_range(&key, range.clone()).await.expect("the range is inside the object");
+    assert!(part == content[range.start as usize..range.end as usize], "a big range was read with other bytes");
     store.delete(&key).await.expect("deleting works");
 }
 
-/// Listings are by prefix of the key (not by folder), in key order, with lengths.
+/// Listings go by prefixes of keys (not by folders), in key order, with lengths.
 ///
 /// # Panics
-/// When the store breaks a promise.
+/// If the store breaks a promise.
 pub async fn listing(store: &dyn ObjectStore, prefix: &str) {
     // In key order: '!' < '-' < '.' < '/' < '0'.
     let names = ["a!x", "a-b", "a.b", "a/b", "a/c/d", "a0", "ab/c", "b"];
@@ -235,7 +235,7 @@ pub async fn listing(store: &dyn ObjectStore, prefix: &str) {
 /// More objects than one page of a listing holds.
 ///
 /// # Panics
-/// When the store breaks a promise.
+/// If the store breaks a promise.
 pub async fn many_objects(store: &dyn ObjectStore, prefix: &str) {
     const COUNT: usize = 1_100;
     let names: Vec<_> = (0..COUNT).map(|i| key(prefix, &format!("{}/{i:04}", i % 3))).collect();
@@ -248,10 +248,10 @@ pub async fn many_objects(store: &dyn ObjectStore, prefix: &str) {
     remove_all(store, &format!("{prefix}/")).await;
 }
 
-/// What one instance puts, replaces and deletes is seen by another at once.
+/// Another instance sees at once what one instance puts, replaces and deletes.
 ///
 /// # Panics
-/// When the store breaks a promise.
+/// If the store breaks a promise.
 pub async fn seen_by_other_instances(store: &dyn ObjectStore, other: &dyn ObjectStore, prefix: &str) {
     let key = key(prefix, "object");
     for i in 0..20 {
@@ -260,38 +260,38 @@ pub async fn seen_by_other_instances(store: &dyn ObjectStore, other: &dyn Object
         assert_eq!((seen.bytes, seen.version), (Bytes::from(format!("{i}")), version));
     }
     store.delete(&key).await.expect("deleting works");
-    assert!(matches!(other.get(&key).await, Err(StoreError::NotFound(_))), "a deleted object is seen");
+    assert!(matches!(other.get(&key).await, Err(StoreError::NotFound(_))), "a deleted object is still visible");
 }
 
-/// Of many that make one object at once, one goes through.
+/// If many tasks create the same object at once, exactly one succeeds.
 ///
 /// # Panics
-/// When the store breaks a promise.
-pub async fn one_maker_wins(instances: &[Arc<dyn ObjectStore>], prefix: &str) {
+/// If the store breaks a promise.
+pub async fn one_creator_wins(instances: &[Arc<dyn ObjectStore>], prefix: &str) {
     for round in 0..10 {
         let key = key(prefix, &format!("{round}"));
-        let mut makers = JoinSet::new();
-        for maker in 0..8 {
-            let (store, key) = (instances[maker % instances.len()].clone(), key.clone());
-            makers.spawn(async move {
-                let made = store.put(&key, Bytes::from(format!("{maker}")), PutCondition::IfAbsent).await;
-                match made {
-                    Ok(_) => Some(maker),
+        let mut creators = JoinSet::new();
+        for creator in 0..8 {
+            let (store, key) = (instances[creator % instances.len()].clone(), key.clone());
+            creators.spawn(async move {
+                let created = store.put(&key, Bytes::from(format!("{creator}")), PutCondition::IfAbsent).await;
+                match created {
+                    Ok(_) => Some(creator),
                     Err(StoreError::Precondition(_)) => None,
                     Err(error) => panic!("{error}"),
                 }
             });
         }
-        let winners: Vec<_> = makers.join_all().await.into_iter().flatten().collect();
-        assert_eq!(winners.len(), 1, "{winners:?} all made one object");
+        let winners: Vec<_> = creators.join_all().await.into_iter().flatten().collect();
+        assert_eq!(winners.len(), 1, "{winners:?} all created the same object");
         assert_eq!(get(&*instances[0], &key).await.bytes, format!("{}", winners[0]));
     }
 }
 
-/// Fifty tasks over all instances increment one counter by compare-and-swap; none is lost.
+/// Fifty tasks on all instances increment one counter by compare-and-swap. No increment is lost.
 ///
 /// # Panics
-/// When the store breaks a promise.
+/// If the store breaks a promise.
 pub async fn increments_are_not_lost(instances: &[Arc<dyn ObjectStore>], prefix: &str) {
     const TASKS: usize = 50;
     let counter = key(prefix, "counter");
@@ -304,10 +304,10 @@ pub async fn increments_are_not_lost(instances: &[Arc<dyn ObjectStore>], prefix:
     assert_eq!(count(&*instances[0], &counter).await, TASKS, "increments were lost");
 }
 
-/// Adds 1 to the number in an object, `times` times, by compare-and-swap. For tests with several processes.
+/// Increments the number in an object `times` times, by compare-and-swap. For tests with several processes.
 ///
 /// # Panics
-/// When the store breaks a promise.
+/// If the store breaks a promise.
 pub async fn increment(store: &dyn ObjectStore, counter: &ObjectKey, times: usize) {
     for _ in 0..times {
         loop {
@@ -325,10 +325,10 @@ pub async fn increment(store: &dyn ObjectStore, counter: &ObjectKey, times: usiz
     }
 }
 
-/// The number that [`increment`] counted up.
+/// The number that [`increment`] has counted.
 ///
 /// # Panics
-/// When there is none.
+/// If the object does not hold a number.
 pub async fn count(store: &dyn ObjectStore, counter: &ObjectKey) -> usize {
     number(&get(store, counter).await.bytes)
 }
@@ -337,11 +337,10 @@ fn number(bytes: &[u8]) -> usize {
     std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).expect("the counter holds a number")
 }
 
-/// While an object is replaced again and again, readers see one content or the other, never a mix, and versions that
-/// belong to what they saw.
+/// While an object is being replaced again and again, a reader always sees one content, never a mix of two.
 ///
 /// # Panics
-/// When the store breaks a promise.
+/// If the store breaks a promise.
 pub async fn readers_see_whole_objects(instances: &[Arc<dyn ObjectStore>], prefix: &str) {
     const BYTES: usize = 300_000;
     let object = key(prefix, "object");
@@ -357,9 +356,10 @@ pub async fn readers_see_whole_objects(instances: &[Arc<dyn ObjectStore>], prefi
                 }
                 let bytes = get(&*store, &object).await.bytes;
                 let whole = bytes.iter().all(|b| *b == bytes[0]) && bytes.len() == BYTES + usize::from(bytes[0]);
-                assert!(whole, "a reader saw half a put");
-                let parts = store.get_ranges(&object, &[0..10, 299_000..299_999]).await.expect("it is long enough");
-                assert!(parts[1].iter().all(|b| *b == parts[1][0]), "a reader saw half a put");
+                assert!(whole, "a reader saw a mix of two contents");
+                let parts = store.get_ranges(&object, &[0..10, 299_000..299_999]).await;
+                let parts = parts.expect("the ranges are inside the object");
+                assert!(parts[1].iter().all(|b| *b == parts[1][0]), "a reader saw a mix of two contents");
             }
         });
     }

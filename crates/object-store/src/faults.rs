@@ -1,4 +1,4 @@
-//! Faults on purpose, for tests: errors before the effect, errors after it (a reply that got lost), delays.
+//! Injects faults for tests: errors before the effect, errors after it (as if the reply got lost), and delays.
 
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 
@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 
 use crate::{Object, ObjectKey, ObjectMeta, ObjectStore, PutCondition, StoreError, Version};
 
-/// What is done to a store.
+/// An operation of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// [`ObjectStore::get`].
     Get,
-    /// [`ObjectStore::get_range`]; [`ObjectStore::get_ranges`] counts as one.
+    /// [`ObjectStore::get_range`], or one call of [`ObjectStore::get_ranges`].
     GetRange,
     /// [`ObjectStore::head`].
     Head,
@@ -26,38 +26,38 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// All of them.
+    /// All operations.
     pub const ALL: [Self; 6] = [Self::Get, Self::GetRange, Self::Head, Self::Put, Self::Delete, Self::List];
 }
 
-/// What goes wrong.
+/// The effect of a fault on an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// [`StoreError::Unavailable`], and nothing was done.
+    /// The operation fails with [`StoreError::Unavailable`] and does nothing.
     ErrorBefore,
-    /// [`StoreError::Unavailable`], but it was done: the reply got lost.
+    /// The operation happens but fails with [`StoreError::Unavailable`], as if the reply got lost.
     ErrorAfter,
-    /// It is done after this time.
+    /// The operation happens after this time.
     Delay(Duration),
 }
 
 /// One rule of [`Faults`].
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// What it strikes; empty for everything.
+    /// The operations to strike. Empty means all.
     pub operations: Vec<Operation>,
-    /// Which keys it strikes: those that begin with this (`""`: all). A listing's prefix counts as its key.
+    /// Strikes only keys with this prefix. Empty means all keys. For a listing, its prefix is the key.
     pub prefix: String,
-    /// What goes wrong.
+    /// The effect on the operations.
     pub effect: Effect,
-    /// How likely, between 0 and 1.
+    /// The probability of a strike, between 0 and 1.
     pub probability: f64,
-    /// It strikes so many times at most; `None` without end.
+    /// The most strikes. `None` means no limit.
     pub times: Option<u64>,
 }
 
 impl Fault {
-    /// Strikes always, and every operation on every key; narrow it with struct update syntax.
+    /// Strikes every operation on every key, always. Narrow it with struct update syntax.
     pub fn always(effect: Effect) -> Self {
         Self { operations: Vec::new(), prefix: String::new(), effect, probability: 1.0, times: None }
     }
@@ -68,20 +68,20 @@ impl Fault {
     }
 }
 
-/// What was seen of one operation.
+/// The number of calls and faults of one operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Calls in all.
+    /// Number of calls.
     pub calls: u64,
-    /// Calls struck by [`Effect::ErrorBefore`].
+    /// Number of calls struck by [`Effect::ErrorBefore`].
     pub errors_before: u64,
-    /// Calls struck by [`Effect::ErrorAfter`].
+    /// Number of calls struck by [`Effect::ErrorAfter`].
     pub errors_after: u64,
-    /// Calls struck by [`Effect::Delay`].
+    /// Number of calls struck by [`Effect::Delay`].
     pub delays: u64,
 }
 
-/// A store with faults over another one. The same seed and the same order of calls give the same faults.
+/// A store that injects faults into another one. The same seed and order of calls produce the same faults.
 pub struct Faults {
     inner: Arc<dyn ObjectStore>,
     state: Mutex<State>,
@@ -93,16 +93,16 @@ struct State {
     counts: HashMap<Operation, Counts>,
 }
 
-/// What the rules say about one call.
+/// The faults to inject into one call.
 #[derive(Default)]
-struct Verdict {
+struct CallFaults {
     delay: Duration,
     error_before: bool,
     error_after: bool,
 }
 
 impl Faults {
-    /// No faults yet: [`Faults::add`] them.
+    /// Wraps a store, without any rules yet.
     pub fn new(inner: Arc<dyn ObjectStore>, seed: u64) -> Self {
         let state = State { random: fastrand::Rng::with_seed(seed), rules: Vec::new(), counts: HashMap::new() };
         Self { inner, state: Mutex::new(state) }
@@ -113,22 +113,22 @@ impl Faults {
         self.state.lock().rules.push(fault);
     }
 
-    /// Removes all rules: the store is well again.
+    /// Removes all rules.
     pub fn clear(&self) {
         self.state.lock().rules.clear();
     }
 
-    /// What was seen of an operation so far.
+    /// The calls and faults of an operation so far.
     pub fn counts(&self, operation: Operation) -> Counts {
         self.state.lock().counts.get(&operation).copied().unwrap_or_default()
     }
 
-    fn judge(&self, operation: Operation, key: &str) -> Verdict {
+    fn faults_of_call(&self, operation: Operation, key: &str) -> CallFaults {
         let mut state = self.state.lock();
         let State { random, rules, counts } = &mut *state;
         let counts = counts.entry(operation).or_default();
         counts.calls += 1;
-        let mut verdict = Verdict::default();
+        let mut faults = CallFaults::default();
         for rule in rules.iter_mut() {
             let concerns = rule.operations.is_empty() || rule.operations.contains(&operation);
             if !concerns || !key.starts_with(&rule.prefix) || rule.times == Some(0) || random.f64() >= rule.probability
@@ -137,15 +137,15 @@ impl Faults {
             }
             rule.times = rule.times.map(|times| times - 1);
             match rule.effect {
-                Effect::ErrorBefore => verdict.error_before = true,
-                Effect::ErrorAfter => verdict.error_after = true,
-                Effect::Delay(delay) => verdict.delay += delay,
+                Effect::ErrorBefore => faults.error_before = true,
+                Effect::ErrorAfter => faults.error_after = true,
+                Effect::Delay(delay) => faults.delay += delay,
             }
         }
-        counts.delays += u64::from(verdict.delay > Duration::ZERO);
-        counts.errors_before += u64::from(verdict.error_before);
-        counts.errors_after += u64::from(verdict.error_after && !verdict.error_before);
-        verdict
+        counts.delays += u64::from(faults.delay > Duration::ZERO);
+        counts.errors_before += u64::from(faults.error_before);
+        counts.errors_after += u64::from(faults.error_after && !faults.error_before);
+        faults
     }
 
     async fn strike<T>(
@@ -154,19 +154,19 @@ impl Faults {
         key: &str,
         call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        let verdict = self.judge(operation, key);
-        if verdict.delay > Duration::ZERO {
-            tokio::time::sleep(verdict.delay).await;
+        let faults = self.faults_of_call(operation, key);
+        if faults.delay > Duration::ZERO {
+            tokio::time::sleep(faults.delay).await;
         }
         let unavailable = |reason: &str| StoreError::Unavailable {
             doing: format!("{operation:?} of {key:?}"),
             reason: reason.to_owned(),
         };
-        if verdict.error_before {
+        if faults.error_before {
             return Err(unavailable("injected before the effect"));
         }
         let answer = call.await;
-        if verdict.error_after { Err(unavailable("injected after the effect")) } else { answer }
+        if faults.error_after { Err(unavailable("injected after the effect")) } else { answer }
     }
 }
 
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn before_means_not_done_and_after_means_done() {
+    async fn errors_before_and_after_the_effect() {
         let faults = Faults::new(Arc::new(MemoryStore::new()), 1);
         faults.add(Fault::once(Operation::Put, Effect::ErrorBefore));
         assert!(matches!(put(&faults, "a").await, Err(StoreError::Unavailable { .. })));

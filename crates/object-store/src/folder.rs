@@ -1,15 +1,15 @@
-//! Objects as files of a local folder.
+//! Objects as files in a local folder.
 //!
-//! The key `a/b/c` is the file `a/b/c` under the folder. Names that begin with `#` cannot be keys; the store keeps its
-//! own things under them: `#temporary/` holds files that are being written, `#locks/` what writers hold while they look
-//! at an object and replace it.
+//! The key `a/b/c` is the file `a/b/c` in the folder. A key cannot begin with `#`, so the store uses such names for its
+//! own files: `#temporary/` holds files that are being written, and `#locks/` holds the locks that writers take while
+//! they check and replace an object.
 //!
-//! A put writes a temporary file, syncs it, and moves it into place under the key's lock, after it has checked the
-//! condition under the same lock; then it syncs the folders on the path. So a reader sees the old bytes or the new
-//! ones, a writer of any process decides on what is really there, and what was answered survives a power cut. Readers
-//! take no lock. A put whose future is dropped may still happen.
+//! A put writes a temporary file and syncs it. Then it takes the key's lock, checks the condition, and moves the file
+//! into place. Finally it syncs the folders on the path. So a reader sees either the old bytes or the new ones, writers of
+//! all processes decide on the current state, and an acknowledged put survives a power cut. Readers take no lock. A put
+//! whose future is dropped may still happen.
 //!
-//! One thing a folder cannot do: hold an object `a` and an object `a/b` at once. The later put is refused.
+//! Unlike other stores, a folder cannot hold an object `a` and an object `a/b` at the same time. The later put fails.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -26,30 +26,31 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use model::{Random, SystemRandom};
 use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{Object, ObjectKey, ObjectMeta, ObjectStore, PutCondition, StoreError, Version, check_range, version_of};
+use crate::{
+    Object, ObjectKey, ObjectMeta, ObjectStore, PutCondition, StoreError, Version, check_range, ranges, version_of,
+};
 
-/// Reads at once; more wait. Enough to keep a disk's queue full, few enough to bound threads and open files.
+/// The most concurrent reads. Enough to keep a disk's queue full, few enough to bound threads and open files.
 const READS_MAX: usize = 32;
-/// Writes at once; more wait. Apart from reads, so that neither holds up the other.
+/// The most concurrent writes. Reads and writes have separate limits, so that neither delays the other.
 const WRITES_MAX: usize = 16;
-/// Ranges of one call that are at most this far apart are read as one: reading on is cheaper than another call.
+/// Ranges of one call that are at most this far apart are read at once: reading the gap is cheaper than another call.
 const GAP_BYTES_MAX: u64 = 32 << 10;
-/// Joined reads grow no larger than this.
-const JOINED_BYTES_MAX: u64 = 8 << 20;
-/// Keys share this many locks.
+/// The number of locks that all keys share.
 const LOCKS: u64 = 64;
-/// Temporary files that were not touched for so long belong to nobody any more.
+/// Temporary files that are older than this were left behind by a crash.
 const TEMPORARY_AGE_MAX: Duration = Duration::from_secs(3600);
-/// How often a put makes its folders anew when deletes keep removing them, empty as they are.
+/// Number of times that a put recreates its folders if deletes keep removing them because they are empty.
 const MOVE_TRIES: usize = 100;
 
 const TEMPORARY: &str = "#temporary";
 const LOCK_FOLDER: &str = "#locks";
 
-/// Keeps objects as files of a folder. Any number of instances and processes of one machine may share the folder.
+/// Keeps objects as files in a folder. Any number of instances and processes on one machine may share the folder.
 #[derive(Clone, Debug)]
 pub struct FolderStore {
     folder: Arc<Folder>,
@@ -58,13 +59,21 @@ pub struct FolderStore {
 }
 
 impl FolderStore {
-    /// Opens the folder, or makes it, and removes temporary files that crashes left behind. Blocks for a moment.
+    /// Opens the folder or creates it, and removes temporary files that crashes left behind. Blocks for a moment.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the folder cannot be made or written to.
+    /// [`StoreError::Unavailable`] if the folder cannot be created or written to.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Self::open_with(path, &SystemRandom)
+    }
+
+    /// Like [`FolderStore::open`], with the caller's randomness, which distinguishes the temporary files of instances.
+    ///
+    /// # Errors
+    /// As [`FolderStore::open`].
+    pub fn open_with(path: impl AsRef<Path>, random: &dyn Random) -> Result<Self, StoreError> {
         let path = path.as_ref();
-        let folder = Folder::open(path).map_err(|error| StoreError::Unavailable {
+        let folder = Folder::open(path, random).map_err(|error| StoreError::Unavailable {
             doing: format!("opening the folder {}", path.display()),
             reason: error.to_string(),
         })?;
@@ -75,12 +84,13 @@ impl FolderStore {
         })
     }
 
-    /// The folder.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.folder.root
     }
 
-    /// Runs `work` on a thread that may block.
+    /// Runs `work` on a thread that may block. All file I/O of the store goes through here.
+    #[expect(clippy::disallowed_methods, reason = "the one place for the store's file I/O, bounded by permits")]
     async fn run<T: Send + 'static>(
         &self,
         permits: &Arc<Semaphore>,
@@ -146,37 +156,37 @@ impl ObjectStore for FolderStore {
     }
 }
 
-/// The blocking half.
+/// The part of the store that blocks.
 #[derive(Debug)]
 struct Folder {
     root: PathBuf,
     temporary: PathBuf,
     locks: PathBuf,
-    /// Names temporary files of this instance apart.
+    /// Numbers the temporary files of this instance.
     writes: AtomicU64,
-    /// Names instances apart, in whatever process they are.
+    /// Distinguishes the instances of all processes.
     instance: u64,
 }
 
 impl Folder {
-    fn open(path: &Path) -> io::Result<Self> {
+    fn open(path: &Path, random: &dyn Random) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         let root = path.canonicalize()?;
         let (temporary, locks) = (root.join(TEMPORARY), root.join(LOCK_FOLDER));
         for folder in [&temporary, &locks] {
             fs::create_dir_all(folder)?;
         }
-        let folder = Self { root, temporary, locks, writes: AtomicU64::new(0), instance: fastrand::u64(..) };
+        let folder = Self { root, temporary, locks, writes: AtomicU64::new(0), instance: random.next_u64() };
         sync_folder(&folder.root)?;
         if let Some(parent) = folder.root.parent() {
-            // Best effort: the folder's parent need not be ours to open.
+            // Best effort: this process may not be allowed to open the parent.
             let _ = sync_folder(parent);
         }
         folder.remove_stale_temporaries()?;
         Ok(folder)
     }
 
-    /// Judges age by the file system's own clock: by the time it gives a file made now.
+    /// Measures ages by the file system's clock: the modification time of a new file is now.
     fn remove_stale_temporaries(&self) -> io::Result<()> {
         let probe = Temporary::write(self, b"")?;
         let now = fs::metadata(&probe.path)?.modified()?;
@@ -195,7 +205,7 @@ impl Folder {
         self.root.join(key.as_str())
     }
 
-    /// Held until dropped, among all threads and processes.
+    /// Takes the key's lock among all threads and processes, until the returned file is dropped.
     fn lock(&self, key: &ObjectKey) -> io::Result<File> {
         let number = xxh3_64(key.as_str().as_bytes()) % LOCKS;
         let path = self.locks.join(format!("{number:02}"));
@@ -227,11 +237,11 @@ impl Folder {
             }
             self.move_into_place(temporary, key, &target)?;
         }
-        // From here on others see the object; a failure means that it may be lost again when the power goes.
+        // The object is visible now. If a sync fails, a power cut may still lose it.
         for folder in target.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root)) {
             match sync_folder(folder) {
                 Err(error) if !is_absent(&error) => return Err(failed("syncing the folder of", key, &error)),
-                // Absent: the object was deleted meanwhile, and its folder with it.
+                // If the folder is absent, the object was deleted meanwhile.
                 _ => {}
             }
         }
@@ -261,9 +271,9 @@ impl Folder {
                     return Ok(());
                 }
                 Err(_) if self.is_in_the_way(target) => {
-                    return Err(StoreError::Key(format!("{key} (the folder holds an object whose key is part of it)")));
+                    return Err(StoreError::Key(format!("{key} (it conflicts with another object in the folder)")));
                 }
-                // A delete took a folder away between the two calls, or while it was being made.
+                // A delete removed a folder between the two calls, or while it was being created.
                 Err(error) if is_gone_meanwhile(&error) && temporary.path.exists() => last = error,
                 Err(error) => return Err(failed("moving into place", key, &error)),
             }
@@ -271,7 +281,7 @@ impl Folder {
         Err(failed("moving into place", key, &last))
     }
 
-    /// True when a file lies where `target` needs a folder, or a folder where `target` should be.
+    /// True if there is a file where `target` needs a folder, or a folder where `target` should be.
     fn is_in_the_way(&self, target: &Path) -> bool {
         let mut folders = target.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root));
         target.is_dir() || folders.any(Path::is_file)
@@ -283,13 +293,13 @@ impl Folder {
             let _lock = self.lock(key).map_err(|error| failed("locking", key, &error))?;
             match fs::remove_file(&target) {
                 Ok(()) => {}
-                // A folder of this name is no object; nor is what lies under a file.
+                // A folder is not an object, and there are no objects below a file.
                 Err(error) if is_absent(&error) || target.is_dir() => return Ok(()),
                 Err(error) => return Err(failed("deleting", key, &error)),
             }
         }
         for folder in target.ancestors().skip(1).take_while(|folder| *folder != self.root) {
-            // Refused by the system where something is left inside, also by another process at this moment.
+            // Fails if the folder is not empty, for example because another process has just put an object there.
             if fs::remove_dir(folder).is_err() {
                 break;
             }
@@ -299,7 +309,7 @@ impl Folder {
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, StoreError> {
         let mut found = Vec::new();
-        // The deepest folder that holds all keys of the prefix; a prefix that is no beginning of a key has none.
+        // The deepest folder that holds all keys with the prefix. No key begins with an invalid prefix.
         let folder = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
         if !folder.is_empty() && ObjectKey::new(folder).is_err() {
             return Ok(found);
@@ -312,7 +322,7 @@ impl Folder {
                 reason: format!("{}: {error}", folder.display()),
             })?;
         }
-        // Folder order is not key order: `a-b` comes before `a/b`.
+        // The order of a walk differs from the order of keys, in which `a-b` comes before `a/b`.
         found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
     }
@@ -331,7 +341,7 @@ impl Folder {
         for entry in entries {
             let entry = entry?;
             let path = entry.path();
-            // What is no key is not ours: temporary files, locks, strangers.
+            // Skip files whose path is not a key: temporary files, locks, files of others.
             let key =
                 path.strip_prefix(&self.root).ok().and_then(Path::to_str).and_then(|text| ObjectKey::new(text).ok());
             let Some(key) = key else { continue };
@@ -353,14 +363,14 @@ impl Folder {
     }
 }
 
-/// A file being written. Removed when dropped, unless it was moved.
+/// A file that is being written. It is removed when this is dropped, unless it was moved.
 struct Temporary {
     path: PathBuf,
     moved: bool,
 }
 
 impl Temporary {
-    /// Writes and syncs.
+    /// Writes and syncs a new file.
     fn write(folder: &Folder, bytes: &[u8]) -> io::Result<Self> {
         let number = folder.writes.fetch_add(1, Ordering::Relaxed);
         let path = folder.temporary.join(format!("{:016x}-{number}", folder.instance));
@@ -381,12 +391,12 @@ impl Drop for Temporary {
         if !self.moved
             && let Err(error) = remove_if_there(&self.path)
         {
-            tracing::warn!(file = %self.path.display(), %error, "a temporary file could not be removed");
+            tracing::warn!(file = %self.path.display(), %error, "cannot remove a temporary file");
         }
     }
 }
 
-/// An object being read: one content, whatever is put meanwhile.
+/// An object that is open for reading. A put does not change the bytes that this reads.
 struct OpenObject<'a> {
     key: &'a ObjectKey,
     file: File,
@@ -418,47 +428,10 @@ impl<'a> OpenObject<'a> {
         for range in ranges {
             check_range(self.key, self.bytes, range.clone())?;
         }
-        let mut out = vec![Bytes::new(); ranges.len()];
-        for joined in join(ranges) {
-            let bytes = self.read(joined.range.clone())?;
-            for i in joined.members {
-                let start = ranges[i].start - joined.range.start;
-                let end = ranges[i].end - joined.range.start;
-                out[i] = bytes.slice(check_range(self.key, bytes.len() as u64, start..end)?);
-            }
-        }
-        Ok(out)
+        let joined = ranges::join(ranges, GAP_BYTES_MAX);
+        let parts = joined.iter().map(|range| self.read(range.clone())).collect::<Result<Vec<_>, _>>()?;
+        Ok(ranges.iter().map(|range| ranges::cut_out(range, &joined, |i| &parts[i])).collect())
     }
-}
-
-/// Several ranges read as one.
-#[derive(Debug, PartialEq)]
-struct Joined {
-    range: Range<u64>,
-    /// Which of the ranges asked for lie in it.
-    members: Vec<usize>,
-}
-
-/// Joins ranges that overlap or lie near one another, in whatever order they were asked for.
-fn join(ranges: &[Range<u64>]) -> Vec<Joined> {
-    let mut order: Vec<usize> = (0..ranges.len()).filter(|i| !ranges[*i].is_empty()).collect();
-    order.sort_unstable_by_key(|i| (ranges[*i].start, ranges[*i].end));
-    let mut joined: Vec<Joined> = Vec::new();
-    for i in order {
-        let range = &ranges[i];
-        if let Some(last) = joined.last_mut() {
-            let end = last.range.end.max(range.end);
-            let near = range.start <= last.range.end.saturating_add(GAP_BYTES_MAX);
-            let inside = range.end <= last.range.end;
-            if inside || (near && end - last.range.start <= JOINED_BYTES_MAX) {
-                last.range.end = end;
-                last.members.push(i);
-                continue;
-            }
-        }
-        joined.push(Joined { range: range.clone(), members: vec![i] });
-    }
-    joined
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -472,12 +445,12 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// There is no such file: also when a part of its path is a file.
+/// True if the file does not exist, including the case that a part of its path is a file.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-/// What making a folder, or moving a file into it, says when the folder vanishes at that moment.
+/// True for errors of creating a folder, or moving a file into it, while the folder is being removed.
 fn is_gone_meanwhile(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists)
 }

@@ -1,26 +1,27 @@
-//! Names of objects.
+//! The keys of objects.
 
 use std::fmt;
 
 use crate::StoreError;
 
-/// An object's name: parts joined by `/`, no empty part, no `.` or `..`, characters `A-Z a-z 0-9 ! - _ . * ' ( ) =`.
+/// An object's key: parts joined by `/`, with the characters `A-Z a-z 0-9 ! - _ . * ' ( ) =`. No part is empty, `.` or
+/// `..`.
 ///
-/// At most [`ObjectKey::BYTES_MAX`] bytes in all and [`ObjectKey::PART_BYTES_MAX`] in a part, so that each key is a
-/// name in S3 and a path in a file system alike. No key can lead out of the folder it is put under.
+/// A key has at most [`ObjectKey::BYTES_MAX`] bytes, and a part at most [`ObjectKey::PART_BYTES_MAX`]. So every key is
+/// valid in S3 and as a path in a file system, and no key leads out of the store's folder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey(String);
 
 impl ObjectKey {
     /// The longest key, in bytes: S3's limit.
     pub const BYTES_MAX: usize = 1024;
-    /// The longest part of a key, in bytes: what file systems take as a name.
+    /// The longest part of a key, in bytes: the limit of file systems for names.
     pub const PART_BYTES_MAX: usize = 255;
 
-    /// Checks `text` and takes it as a key.
+    /// Makes a key of `text`.
     ///
     /// # Errors
-    /// [`StoreError::Key`] when the text breaks one of the rules.
+    /// [`StoreError::Key`] if the text breaks one of the rules.
     pub fn new(text: &str) -> Result<Self, StoreError> {
         let right = text.len() <= Self::BYTES_MAX && text.split('/').all(is_part);
         if right { Ok(Self(text.to_owned())) } else { Err(StoreError::Key(text.to_owned())) }

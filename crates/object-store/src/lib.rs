@@ -1,19 +1,21 @@
 //! Objects with compare-and-swap.
 //!
-//! [`ObjectStore`] is the trait; [`FolderStore`] keeps objects in a local folder, [`S3Store`] in a bucket of S3,
-//! [`MemoryStore`] in memory (with faults injected by [`Faults`], for tests). All implementations pass [`contract`], one
-//! suite.
+//! [`ObjectStore`] is the trait. [`FolderStore`] keeps objects in a local folder, [`S3Store`] in a bucket of S3, and
+//! [`MemoryStore`] in memory. [`Faults`] injects faults into any of them, for tests. All implementations pass the same
+//! suite, [`contract`].
 //!
-//! What every implementation promises: a put is seen whole or not at all; a conditional put is atomic among all
-//! processes that use the store; after a put was answered every get sees it. A put that failed with
-//! [`StoreError::Unavailable`] may have happened all the same: read again to know.
-
+//! Every implementation promises:
+//! - A reader sees a put completely or not at all.
+//! - A conditional put is atomic among all processes that use the store.
+//! - Once a put has succeeded, every get sees it.
+//! - A put that failed with [`StoreError::Unavailable`] may still have happened. Read the object to find out.
 //!
-//! Versions name contents: folder and memory use the XXH3-128 of the bytes, S3 its ETag. An object that goes from A to B
-//! and back to A has its first version again, so whoever must tell those states apart (heads do) puts a fresh nonce
-//! into what is written.
+//! A version identifies a content. The folder and the memory use the XXH3-128 of the bytes, and S3 uses its ETag. An
+//! object that changes from A to B and back to A has its first version again. Callers that must tell those states apart,
+//! such as heads, put a fresh nonce into the content.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own what they start"))]
 
 use std::ops::Range;
 
@@ -27,6 +29,7 @@ mod faults;
 mod folder;
 mod key;
 mod memory;
+mod ranges;
 pub mod s3;
 mod self_test;
 
@@ -35,83 +38,84 @@ pub use folder::FolderStore;
 pub use key::ObjectKey;
 pub use memory::MemoryStore;
 pub use s3::{S3Config, S3Error, S3Store};
-pub use self_test::{SelfTestError, self_test};
+pub use self_test::{SelfTestError, self_test, self_test_with};
 
-/// Names one content of one object. Another content of the same object has another version.
+/// Identifies a content of an object. Different contents of one object have different versions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Version(pub String);
 
-/// When a put may go through.
+/// The condition of a put.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PutCondition {
-    /// Always: the object is made or replaced.
+    /// Creates or replaces the object in any case.
     Always,
-    /// Only when there is no such object (`If-None-Match: *`).
+    /// Creates the object if it does not exist (`If-None-Match: *`).
     IfAbsent,
-    /// Only when the object is still of this version (`If-Match`).
+    /// Replaces the object if it has this version (`If-Match`).
     IfVersion(Version),
 }
 
-/// What is known of an object without its bytes.
+/// An object without its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectMeta {
-    /// Its name.
+    /// The object's key.
     pub key: ObjectKey,
-    /// Its length in bytes.
+    /// The object's length in bytes.
     pub bytes: u64,
 }
 
 /// An object's bytes and their version.
 #[derive(Clone, Debug)]
 pub struct Object {
-    /// All of it.
+    /// All bytes of the object.
     pub bytes: Bytes,
-    /// For [`PutCondition::IfVersion`].
+    /// The version of these bytes, for [`PutCondition::IfVersion`].
     pub version: Version,
 }
 
-/// What a store may answer instead.
+/// Why an operation of a store failed.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// There is no such object.
+    /// The object does not exist.
     #[error("object {0:?} does not exist")]
     NotFound(String),
-    /// The condition of a put did not hold; nothing was changed. Read the object and decide again.
+    /// The condition of a put did not hold, and nothing was changed. Read the object and decide again.
     #[error("object {0:?} is not in the expected state")]
     Precondition(String),
-    /// The text is no object key.
-    #[error("{0:?} is no object key")]
+    /// The text is not a valid object key.
+    #[error("{0:?} is not a valid object key")]
     Key(String),
-    /// A range behind the end of the object.
+    /// The range is not inside the object.
     #[error("object {key:?} has {bytes} bytes, asked for {range:?}")]
     Range {
         /// The object.
         key: String,
-        /// Its length.
+        /// The object's length.
         bytes: u64,
-        /// What was asked for.
+        /// The requested range.
         range: Range<u64>,
     },
     /// The store did not answer, or not in time. A put may or may not have happened. Try again later.
     #[error("object store is unavailable while {doing}: {reason}")]
     Unavailable {
-        /// What was being done.
+        /// The operation.
         doing: String,
-        /// What the store said.
+        /// The store's answer, or what happened to the connection.
         reason: String,
     },
 }
 
-/// Where objects live. See the crate's documentation for what is promised.
+/// A store of objects. The crate's documentation lists its promises.
 #[async_trait]
 pub trait ObjectStore: Send + Sync + 'static {
-    /// All bytes of an object.
+    /// Reads an object.
     async fn get(&self, key: &ObjectKey) -> Result<Object, StoreError>;
 
-    /// Some bytes of an object. The range must lie in the object.
+    /// Reads a range of an object. The range must be inside the object.
     async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError>;
 
-    /// Several ranges of one object, in the order asked. Implementations may join near ranges into one read.
+    /// Reads several ranges of one object and returns them in the given order. Implementations may join near ranges into
+    /// one read.
     async fn get_ranges(&self, key: &ObjectKey, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, StoreError> {
         let mut out = Vec::with_capacity(ranges.len());
         for range in ranges {
@@ -120,25 +124,25 @@ pub trait ObjectStore: Send + Sync + 'static {
         Ok(out)
     }
 
-    /// What is known of an object.
+    /// Looks up an object without reading it.
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StoreError>;
 
-    /// Makes or replaces an object, durably, when `condition` holds. Answers the new version.
+    /// Creates or replaces an object durably if `condition` holds. Returns the new version.
     async fn put(&self, key: &ObjectKey, bytes: Bytes, condition: PutCondition) -> Result<Version, StoreError>;
 
-    /// Removes an object; it is no error when there is none.
+    /// Deletes an object. Succeeds if the object does not exist.
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
 
-    /// All objects whose keys begin with `prefix` (`""`: all), in key order.
+    /// Lists all objects whose keys begin with `prefix`, in key order. An empty prefix lists all objects.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, StoreError>;
 }
 
-/// The version of a content, where the store itself names none.
+/// The version of a content in stores that do not have versions of their own.
 fn version_of(bytes: &[u8]) -> Version {
     Version(format!("{:032x}", xxh3_128(bytes)))
 }
 
-/// `range` as positions in an object of `bytes` bytes.
+/// Converts `range` into positions in an object of `bytes` bytes.
 fn check_range(key: &ObjectKey, bytes: u64, range: Range<u64>) -> Result<Range<usize>, StoreError> {
     let positions = usize::try_from(range.start).and_then(|start| usize::try_from(range.end).map(|end| start..end));
     match positions {

@@ -1,4 +1,4 @@
-//! Objects in memory, for tests: the twin of the folder.
+//! Objects in memory, for tests.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use crate::{Object, ObjectKey, ObjectMeta, ObjectStore, PutCondition, StoreError, Version, check_range, version_of};
 
-/// Keeps objects in memory; they are gone with the process. Versions are content hashes, as in the folder. Its
-/// futures never wait: each is ready when first polled, which step-driven simulations rely on.
+/// Keeps objects in memory until the process ends. Versions are content hashes, as in the folder. All its futures are
+/// ready when they are first polled; step-driven simulations rely on this.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     objects: Mutex<BTreeMap<ObjectKey, Stored>>,
@@ -22,12 +22,12 @@ struct Stored {
 }
 
 impl MemoryStore {
-    /// A store without objects.
+    /// Creates an empty store.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The bytes of all objects together.
+    /// The total bytes of all objects.
     pub fn bytes(&self) -> u64 {
         self.objects.lock().values().map(|stored| stored.bytes.len() as u64).sum()
     }

@@ -1,6 +1,7 @@
-//! Does the store do what everything here relies on? Asked at start and by `millrace doctor`.
+//! Checks that a store keeps the promises on which Millrace relies. Runs at every start and in `millrace doctor`.
 
 use bytes::Bytes;
+use model::{Random, SystemRandom};
 use thiserror::Error;
 
 use crate::{ObjectKey, ObjectStore, PutCondition, StoreError, Version};
@@ -8,15 +9,15 @@ use crate::{ObjectKey, ObjectStore, PutCondition, StoreError, Version};
 /// Why a store must not be used.
 #[derive(Debug, Error)]
 pub enum SelfTestError {
-    /// An operation failed where it must not.
+    /// An operation failed that must succeed.
     #[error("the object store failed its self-test while {doing}: {error}")]
     Failed {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
-        /// What the store said.
+        /// The store's error.
         error: StoreError,
     },
-    /// It answered, but wrongly.
+    /// An operation had the wrong result.
     #[error(
         "the object store failed its self-test: {0}. Millrace needs reads after writes and conditional writes \
          (If-None-Match and If-Match); without them two writers overwrite each other and data is lost. \
@@ -28,9 +29,17 @@ pub enum SelfTestError {
 /// Puts, replaces, reads and deletes a small object under `meta/self-test/`, and checks every condition.
 ///
 /// # Errors
-/// When the store cannot be used or does not honour conditions.
+/// If the store cannot be used or ignores conditions.
 pub async fn self_test(store: &dyn ObjectStore) -> Result<(), SelfTestError> {
-    let name = format!("meta/self-test/{:032x}", fastrand::u128(..));
+    self_test_with(store, &SystemRandom).await
+}
+
+/// Like [`self_test`], with the caller's randomness, which names the object.
+///
+/// # Errors
+/// As [`self_test`].
+pub async fn self_test_with(store: &dyn ObjectStore, random: &dyn Random) -> Result<(), SelfTestError> {
+    let name = format!("meta/self-test/{}", random.unique_name());
     let key = ObjectKey::new(&name).map_err(|error| SelfTestError::Failed { doing: "naming the probe", error })?;
     let outcome = probe(store, &key).await;
     let removed = store.delete(&key).await;
@@ -38,7 +47,7 @@ pub async fn self_test(store: &dyn ObjectStore) -> Result<(), SelfTestError> {
     removed.map_err(|error| SelfTestError::Failed { doing: "deleting the probe", error })?;
     match store.get(&key).await {
         Err(StoreError::NotFound(_)) => Ok(()),
-        Ok(_) => Err(SelfTestError::Wrong("a deleted object was still there")),
+        Ok(_) => Err(SelfTestError::Wrong("a deleted object could still be read")),
         Err(error) => Err(SelfTestError::Failed { doing: "reading a deleted object", error }),
     }
 }
@@ -48,26 +57,26 @@ async fn probe(store: &dyn ObjectStore, key: &ObjectKey) -> Result<(), SelfTestE
     const SECOND: &[u8] = b"second, longer";
 
     let absent = Version("0".repeat(32));
-    refused(store, key, FIRST, PutCondition::IfVersion(absent), "it replaced an object that was not there").await?;
-    let first = accepted(store, key, FIRST, PutCondition::IfAbsent, "making an object").await?;
+    refused(store, key, FIRST, PutCondition::IfVersion(absent), "it replaced an object that did not exist").await?;
+    let first = accepted(store, key, FIRST, PutCondition::IfAbsent, "creating an object").await?;
     reads(store, key, FIRST, &first).await?;
-    refused(store, key, SECOND, PutCondition::IfAbsent, "it made an object anew that was there (If-None-Match)")
+    refused(store, key, SECOND, PutCondition::IfAbsent, "it created an object that already existed (If-None-Match)")
         .await?;
     reads(store, key, FIRST, &first).await?;
 
     let second = accepted(store, key, SECOND, PutCondition::IfVersion(first.clone()), "replacing an object").await?;
     if second == first {
-        return Err(SelfTestError::Wrong("two contents had one version"));
+        return Err(SelfTestError::Wrong("two contents had the same version"));
     }
     reads(store, key, SECOND, &second).await?;
-    refused(store, key, FIRST, PutCondition::IfVersion(first), "it replaced an object of another version (If-Match)")
+    refused(store, key, FIRST, PutCondition::IfVersion(first), "it replaced an object with another version (If-Match)")
         .await?;
     reads(store, key, SECOND, &second).await?;
 
     let part = store.get_range(key, 1..4).await;
     let part = part.map_err(|error| SelfTestError::Failed { doing: "reading a range", error })?;
     if part[..] != SECOND[1..4] {
-        return Err(SelfTestError::Wrong("a ranged read gave other bytes than were written"));
+        return Err(SelfTestError::Wrong("a ranged read returned other bytes than were written"));
     }
     let listed = store.list(key.as_str()).await;
     let listed = listed.map_err(|error| SelfTestError::Failed { doing: "listing", error })?;
@@ -111,10 +120,10 @@ async fn reads(
     let object = store.get(key).await;
     let object = object.map_err(|error| SelfTestError::Failed { doing: "reading what was written", error })?;
     if object.bytes != content {
-        return Err(SelfTestError::Wrong("a read after a write gave other bytes"));
+        return Err(SelfTestError::Wrong("a read after a write returned other bytes"));
     }
     if object.version != *version {
-        return Err(SelfTestError::Wrong("a read after a write gave another version"));
+        return Err(SelfTestError::Wrong("a read after a write returned another version"));
     }
     Ok(())
 }
@@ -128,7 +137,7 @@ mod tests {
     use super::*;
     use crate::{Effect, Fault, Faults, MemoryStore, Object, ObjectMeta, Operation};
 
-    /// A store that takes one kind of condition for [`PutCondition::Always`], as some S3 clones do.
+    /// A store that ignores one kind of condition, like some S3 clones.
     struct Ignores(MemoryStore, fn(&PutCondition) -> bool);
 
     #[async_trait]
@@ -155,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tells_right_stores_from_wrong_ones() {
+    async fn finds_stores_that_ignore_conditions() {
         let check = async |ignored: fn(&PutCondition) -> bool, expected: Option<&str>| {
             let store = Ignores(MemoryStore::new(), ignored);
             let found = self_test(&store).await.err().map(|e| e.to_string());
@@ -163,16 +172,16 @@ mod tests {
                 None => assert_eq!(found, None),
                 Some(part) => assert!(found.as_deref().is_some_and(|text| text.contains(part)), "{found:?}"),
             }
-            assert!(store.list("").await.unwrap().is_empty(), "the probe must not stay behind");
+            assert!(store.list("").await.unwrap().is_empty(), "the self-test left its object behind");
         };
         check(|_| false, None).await;
         check(|c| *c == PutCondition::IfAbsent, Some("If-None-Match")).await;
         check(|c| matches!(c, PutCondition::IfVersion(v) if !v.0.starts_with("0000")), Some("If-Match")).await;
-        check(|c| matches!(c, PutCondition::IfVersion(_)), Some("was not there")).await;
+        check(|c| matches!(c, PutCondition::IfVersion(_)), Some("did not exist")).await;
     }
 
     #[tokio::test]
-    async fn an_unavailable_store_is_named() {
+    async fn names_the_operation_that_failed() {
         let store = Faults::new(Arc::new(MemoryStore::new()), 1);
         store.add(Fault { operations: vec![Operation::Get], ..Fault::always(Effect::ErrorBefore) });
         let text = self_test(&store).await.unwrap_err().to_string();

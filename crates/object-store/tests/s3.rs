@@ -1,4 +1,4 @@
-//! The S3 store on a server of S3 in this process: the contract, alone and with faults.
+//! The S3 store with an S3 server in this process: the contract, with and without faults.
 
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
 
@@ -51,7 +51,7 @@ async fn keeps_the_contract_in_parts_and_under_a_prefix() {
     assert_eq!(left.iter().map(|meta| meta.key.as_str()).collect::<Vec<_>>(), ["installations-not-ours"]);
 }
 
-/// Sends requests for `*.localhost` to the loopback, as browsers do and resolvers should (RFC 6761).
+/// Sends requests for `*.localhost` to the loopback address, as RFC 6761 demands of resolvers.
 #[derive(Debug)]
 struct ToLoopback(Arc<AtomicUsize>);
 
@@ -133,9 +133,9 @@ async fn puts_without_condition_keep_the_contract_over_faults() {
     contract::readers_see_whole_objects(&instances, "whole").await;
 }
 
-/// Makes one object per name. Nobody else does, so a refusal would be by our own effect.
+/// Creates objects with unique names. No other client creates them, so only an earlier try of our own can cause a refusal.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_reply_is_never_taken_for_a_refusal() {
+async fn a_lost_reply_is_never_reported_as_a_refusal() {
     let (_folder, server) = start();
     let store = connect(&S3Config { attempts_max: 40, ..config_of(&server) }).await;
     server.faults().set(FaultSettings {
@@ -151,7 +151,7 @@ async fn a_lost_reply_is_never_taken_for_a_refusal() {
         match store.put(&name, Bytes::from(format!("{i}")), PutCondition::IfAbsent).await {
             Ok(_) => made += 1,
             Err(StoreError::Unavailable { reason, .. }) => {
-                assert!(reason.contains("may have come to effect"), "{reason}");
+                assert!(reason.contains("may have taken effect"), "{reason}");
                 unclear += 1;
             }
             other => panic!("{other:?}"),
@@ -162,7 +162,7 @@ async fn a_lost_reply_is_never_taken_for_a_refusal() {
     assert!(made > 50 && unclear > 30, "{made} {unclear}");
 }
 
-/// Adds a line of its own to an object by compare-and-swap, and looks whether it is there when an answer is unclear.
+/// Appends a unique line to an object by compare-and-swap. After an unclear answer, checks whether the line is there.
 async fn append_line(store: &S3Store, log: &ObjectKey, line: &str) {
     loop {
         let (mut text, condition) = match store.get(log).await {
@@ -230,7 +230,7 @@ async fn conditions_hold_for_puts_in_parts() {
     let name = key("large");
     let content = |byte: u8| Bytes::from(vec![byte; 11 << 20]);
     let first = store.put(&name, content(1), PutCondition::IfAbsent).await.unwrap();
-    assert!(first.0.contains("-3"), "three parts: {first:?}");
+    assert!(first.0.contains("-3"), "the upload must have three parts: {first:?}");
     let refused = async |condition: PutCondition| {
         let answer = store.put(&name, content(9), condition).await;
         assert!(matches!(answer, Err(StoreError::Precondition(_))), "{answer:?}");
@@ -242,14 +242,14 @@ async fn conditions_hold_for_puts_in_parts() {
     refused(PutCondition::IfVersion(second)).await;
     assert_eq!(store.get(&name).await.unwrap().version, small);
     assert!(store.get(&name).await.unwrap().bytes == "small");
-    // Refused uploads leave nothing behind, neither visible nor hidden.
+    // Refused uploads leave neither objects nor parts behind.
     assert_eq!(store.list("").await.unwrap().len(), 1);
     let files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
     let parts = files.filter(|name| name.to_string_lossy().contains("part-"));
-    assert_eq!(parts.count(), 0, "parts of given up uploads are left");
+    assert_eq!(parts.count(), 0, "aborted uploads left parts behind");
 }
 
-/// As with small objects: a completion that got no answer is never taken for one that was refused.
+/// As for small objects, a completion without an answer is never reported as a refusal.
 #[tokio::test(flavor = "multi_thread")]
 async fn puts_in_parts_are_exact_over_faults() {
     let (_folder, server) = start();
@@ -271,7 +271,7 @@ async fn puts_in_parts_are_exact_over_faults() {
         }
     }
     server.faults().clear();
-    assert_eq!(store.list("large/").await.unwrap().len(), 20, "each was made, whatever was answered");
+    assert_eq!(store.list("large/").await.unwrap().len(), 20, "an object is missing, whatever the answer was");
     assert!(unclear > 0);
 }
 
@@ -286,7 +286,7 @@ async fn a_store_that_ignores_conditions_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_bucket_is_no_missing_object() {
+async fn a_missing_bucket_is_not_a_missing_object() {
     let (_folder, server) = start();
     let store = connect(&S3Config { bucket: "nowhere".to_owned(), ..config_of(&server) }).await;
     let name = key("object");
@@ -309,7 +309,7 @@ async fn a_missing_bucket_is_no_missing_object() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_keys_are_told() {
+async fn wrong_credentials_are_reported() {
     let (_folder, server) = start();
     let config = S3Config { access_key_id: "somebody".to_owned(), ..config_of(&server) };
     let text = reason(connect(&config).await.get(&key("object")).await.map(drop));
@@ -318,7 +318,7 @@ async fn wrong_keys_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_away_and_comes_back() {
+async fn a_server_that_is_down_and_comes_back() {
     let (_folder, server) = start();
     let store = connect(&S3Config { attempts_max: 3, ..config_of(&server) }).await;
     server.faults().set_down(true);

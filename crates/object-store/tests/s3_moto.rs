@@ -1,8 +1,9 @@
-//! The contract on moto, an S3 server that has nothing in common with ours.
+//! The contract on moto, an S3 server that shares no code with our test server.
 //!
-//! `MILLRACE_TEST_PYTHON` names a Python that has `moto[server]`; `make test` makes one.
+//! `MILLRACE_TEST_PYTHON` names a Python interpreter with `moto[server]`; `make test` sets it up.
 
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
+#![allow(clippy::print_stderr, reason = "the test prints why it is skipped")]
 
 mod common;
 
@@ -27,7 +28,7 @@ sys.stdin.read()
 server.stop()
 "#;
 
-/// Ends with its standard input, also when the test is killed.
+/// A moto server. It ends when its standard input is closed, even if the test is killed.
 struct Moto {
     process: Child,
     endpoint: String,
@@ -77,7 +78,7 @@ async fn keeps_the_contract() {
     let config = moto.config().await;
     contract::check_all("contract", || async { Arc::new(connect(&config).await) as Arc<dyn ObjectStore> }).await;
 
-    // In parts.
+    // Uploads in parts.
     let config =
         S3Config { multipart_bytes_min: ByteSize::from_mb(5), multipart_part_bytes: ByteSize::from_mb(5), ..config };
     let store = connect(&config).await;
@@ -87,7 +88,7 @@ async fn keeps_the_contract() {
     let again = store.put(&key("large"), large, PutCondition::IfAbsent).await;
     assert!(matches!(again, Err(StoreError::Precondition(_))), "{again:?}");
 
-    // A bucket that is not there.
+    // A bucket that does not exist.
     let nowhere = connect(&S3Config { bucket: "nowhere".to_owned(), ..config }).await;
     for text in [
         reason(nowhere.get(&key("a")).await.map(drop)),

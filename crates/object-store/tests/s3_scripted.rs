@@ -1,4 +1,4 @@
-//! The S3 store against answers that no well server gives on demand.
+//! The S3 store with answers that a real server does not give on demand.
 
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
 
@@ -24,7 +24,7 @@ fn if_version() -> PutCondition {
     PutCondition::IfVersion(Version("\"v1\"".to_owned()))
 }
 
-/// Puts a small object while the server answers so, one after the other; the last answer repeats.
+/// Puts a small object while the server gives these answers, in order. The last answer repeats.
 async fn put(condition: PutCondition, replies: Vec<Reply>) -> (Result<Version, StoreError>, Vec<Seen>) {
     let server = Scripted::start(move |i, _| replies[i.min(replies.len() - 1)].clone()).await;
     let store = connect(&S3Config { attempts_max: 4, ..server.config() }).await;
@@ -33,7 +33,7 @@ async fn put(condition: PutCondition, replies: Vec<Reply>) -> (Result<Version, S
 }
 
 #[tokio::test]
-async fn what_became_of_a_put() {
+async fn outcomes_of_a_put() {
     let error = Reply::error;
     let refused = error(412, "PreconditionFailed");
     let busy = error(409, "ConditionalRequestConflict");
@@ -55,22 +55,22 @@ async fn what_became_of_a_put() {
     check(if_version(), &[error(404, "NoSuchKey")], "refused a/b", 1).await;
     check(if_version(), &[error(404, "NoSuchBucket")], "the bucket does not exist", 1).await;
     check(absent(), &[error(404, "NoSuchBucket")], "putting \"a/b\" in bucket \"bucket\"", 1).await;
-    // A conflict says that nothing happened: what comes next counts.
+    // A conflict means that nothing happened, so the next answer decides.
     check(absent(), &[busy.clone(), Reply::etag("v2")], "\"v2\"", 2).await;
     check(absent(), &[busy.clone(), refused.clone()], "refused a/b", 2).await;
     check(absent(), std::slice::from_ref(&busy), "409 ConditionalRequestConflict", 4).await;
-    // What got no clear answer may have happened: a refusal after it says nothing.
+    // A try without a clear answer may have taken effect, so a later refusal proves nothing.
     for unclear in [error(500, "InternalError"), error(503, "SlowDown"), Reply::Cut] {
-        check(absent(), &[unclear.clone(), refused.clone()], "may have come to effect", 2).await;
-        check(if_version(), &[unclear.clone(), busy.clone(), refused.clone()], "may have come to effect", 3).await;
+        check(absent(), &[unclear.clone(), refused.clone()], "may have taken effect", 2).await;
+        check(if_version(), &[unclear.clone(), busy.clone(), refused.clone()], "may have taken effect", 3).await;
         check(if_version(), &[unclear.clone(), Reply::etag("v2")], "\"v2\"", 2).await;
     }
     check(always(), &[error(503, "SlowDown")], "503 SlowDown: as the script says (request id REQ1); 4 tries", 4).await;
     check(always(), &[error(403, "AccessDenied")], "403 AccessDenied", 1).await;
     check(always(), &[error(403, "RequestTimeTooSkewed"), Reply::etag("v2")], "\"v2\"", 2).await;
     check(always(), &[error(400, "EntityTooLarge")], "400 EntityTooLarge", 1).await;
-    // Without an ETag nobody could replace it again.
-    check(always(), &[Reply::Status(200, vec![], Bytes::new())], "names no ETag", 4).await;
+    // Without an ETag the object could never be replaced conditionally.
+    check(always(), &[Reply::Status(200, vec![], Bytes::new())], "has no ETag", 4).await;
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn conditions_are_headers() {
     check(PutCondition::IfVersion(Version("123".to_owned())), Some("\"123\""), None).await;
 }
 
-/// Answers an upload of two parts; `special` may answer in its place.
+/// A server that answers an upload of two parts. `special` may answer a request instead.
 async fn upload(special: impl Fn(usize, &Seen) -> Option<Reply> + Send + Sync + 'static) -> Scripted {
     Scripted::start(move |i, seen| {
         if let Some(reply) = special(i, seen) {
@@ -123,7 +123,7 @@ fn is_complete(seen: &Seen) -> bool {
 }
 
 #[tokio::test]
-async fn encryption_is_asked_for() {
+async fn encryption_is_requested() {
     let server = upload(|_, _| None).await;
     let config = S3Config {
         server_side_encryption: Encryption::AwsKms,
@@ -146,7 +146,7 @@ async fn encryption_is_asked_for() {
 }
 
 #[tokio::test]
-async fn checksums_go_along_when_asked_for() {
+async fn checksums_are_sent_if_configured() {
     let server = upload(|_, _| None).await;
     let config = S3Config { checksums: Checksums::WhenSupported, ..in_parts(&server) };
     let store = connect(&config).await;
@@ -178,12 +178,12 @@ async fn an_upload_in_parts() {
 }
 
 #[tokio::test]
-async fn what_becomes_of_a_failed_upload_in_parts() {
+async fn outcomes_of_a_failed_upload_in_parts() {
     let count = |server: &Scripted, of: fn(&Seen) -> bool| server.seen().iter().filter(|seen| of(seen)).count();
     let creates = |seen: &Seen| seen.method == Method::POST && !seen.query.contains("uploadId");
     let aborts = |seen: &Seen| seen.method == Method::DELETE;
 
-    // A part that does not go: the upload is given up.
+    // A part that cannot be uploaded: the upload is aborted.
     let server = upload(|_, seen| (seen.method == Method::PUT).then(|| Reply::error(500, "InternalError"))).await;
     let text = reason(put_large(&in_parts(&server), PutCondition::IfAbsent).await);
     assert!(text.contains("500 InternalError"), "{text}");
@@ -195,14 +195,14 @@ async fn what_becomes_of_a_failed_upload_in_parts() {
     assert!(matches!(answer, Err(StoreError::Precondition(_))), "{answer:?}");
     assert_eq!((count(&server, is_complete), count(&server, aborts)), (1, 1));
 
-    // Status 200, and an error in the body: S3 does so when it takes long.
+    // Status 200 with an error in the body, which S3 sends if a completion takes long.
     let late = "<Error><Code>InternalError</Code><Message>late</Message></Error>";
     let server = upload(move |_, seen| is_complete(seen).then(|| Reply::xml(late))).await;
     let text = reason(put_large(&in_parts(&server), PutCondition::IfAbsent).await);
     assert!(text.contains("InternalError"), "{text}");
     assert_eq!((count(&server, is_complete), count(&server, aborts)), (3, 1));
 
-    // The answer to the completion is lost; then the upload is not there any more, for it was completed.
+    // The answer to the completion is lost. The next try does not find the upload, since it was completed.
     let server = upload(|i, seen| match (is_complete(seen), i) {
         (true, 3) => Some(Reply::Cut),
         (true, _) => Some(Reply::error(404, "NoSuchUpload")),
@@ -210,10 +210,10 @@ async fn what_becomes_of_a_failed_upload_in_parts() {
     })
     .await;
     let text = reason(put_large(&in_parts(&server), PutCondition::IfAbsent).await);
-    assert!(text.contains("may have come to effect"), "{text}");
+    assert!(text.contains("may have taken effect"), "{text}");
     assert_eq!(count(&server, is_complete), 2);
 
-    // Another request for the object is under way: everything anew.
+    // Another request for the object is being processed, so the whole upload is repeated.
     let server =
         upload(|i, seen| (is_complete(seen) && i == 3).then(|| Reply::error(409, "ConditionalRequestConflict"))).await;
     put_large(&in_parts(&server), PutCondition::IfAbsent).await.unwrap();
@@ -221,7 +221,7 @@ async fn what_becomes_of_a_failed_upload_in_parts() {
 }
 
 #[tokio::test]
-async fn broken_answers_are_asked_for_again() {
+async fn requests_with_broken_answers_are_retried() {
     let whole = Bytes::from((0..=255).cycle().take(100_000).collect::<Vec<u8>>());
     let check = async |reply: Reply, expected: &str| {
         let all = whole.clone();
@@ -235,18 +235,18 @@ async fn broken_answers_are_asked_for_again() {
     };
     check(Reply::BreaksOff { body: whole.clone(), sent: 1000 }, "2 tries").await;
     check(Reply::Cut, "2 tries").await;
-    check(Reply::Status(200, vec![], whole.clone()), "names no ETag").await;
+    check(Reply::Status(200, vec![], whole.clone()), "has no ETag").await;
     check(Reply::part_of("e", &whole, 5, 9), "not 0..100000").await;
 }
 
-/// What a range header asks for.
+/// The first and last position of a range header.
 fn asked(seen: &Seen) -> (usize, usize) {
     let (first, last) = seen.header("range").unwrap().strip_prefix("bytes=").unwrap().split_once('-').unwrap();
     (first.parse().unwrap(), last.parse().unwrap())
 }
 
 #[tokio::test]
-async fn ranges_are_joined_and_of_one_content() {
+async fn ranges_are_joined_and_read_one_content() {
     let old = Bytes::from(vec![1u8; 3_000_000]);
     let new = Bytes::from(vec![2u8; 3_000_000]);
     let contents = (old.clone(), new.clone());
@@ -265,12 +265,12 @@ async fn ranges_are_joined_and_of_one_content() {
     let found = store.get_ranges(&key("a"), &ranges).await.unwrap();
     let lengths: Vec<_> = found.iter().map(Bytes::len).collect();
     assert_eq!(lengths, [10, 10, 20, 1, 0]);
-    assert!(found.iter().flatten().all(|byte| *byte == 2), "all of the new content");
+    assert!(found.iter().flatten().all(|byte| *byte == 2), "all ranges have the new content");
     let mut asked: Vec<_> = server.seen().iter().map(asked).collect();
     asked.sort_unstable();
     assert_eq!(asked, [(0, 39), (0, 39), (2_900_000, 2_900_009), (2_900_000, 2_900_009)]);
 
-    // A server that knows no ranges answers with everything.
+    // A server that does not support ranges answers with the whole object.
     let all = old.clone();
     let server = Scripted::start(move |_, _| Reply::object("e", all.clone())).await;
     let store = connect(&server.config()).await;
@@ -281,7 +281,7 @@ async fn ranges_are_joined_and_of_one_content() {
 
 #[tokio::test]
 async fn time_outs() {
-    // Never an answer: each try ends, and then all of them.
+    // The server never answers: each try times out.
     let server = Scripted::start(|_, _| Reply::Hang).await;
     let config = S3Config {
         attempt_timeout: Duration::from_millis(50).into(),
@@ -302,14 +302,14 @@ async fn time_outs() {
     reason(connect(&config).await.put(&key("a"), Bytes::from_static(b"x"), PutCondition::IfAbsent).await);
     assert!(server.seen().len() < 10);
 
-    // Nobody listens: an error at once, and no hang.
+    // Nothing listens on this port: the request fails at once.
     let config = S3Config { attempts_max: 2, ..common::config("http://127.0.0.1:1", "bucket") };
     let text = reason(connect(&config).await.get(&key("a")).await.map(drop));
     assert!(text.contains("2 tries"), "{text}");
 }
 
 #[tokio::test]
-async fn the_breaker_stops_asking() {
+async fn the_breaker_stops_requests() {
     let server = Scripted::start(|i, _| match i {
         0..4 => Reply::error(500, "InternalError"),
         _ => Reply::object("e", "well again"),
@@ -327,20 +327,20 @@ async fn the_breaker_stops_asking() {
         let text = reason(store.get(&key("a")).await.map(drop));
         assert!(text.contains("500 InternalError"), "{text}");
     }
-    // Whether the pause is over by now does not matter: at most one of these asks the server.
+    // If the pause is already over, this request is a probe. Otherwise it is not sent.
     let text = reason(store.get(&key("a")).await.map(drop));
     if server.seen().len() == 3 {
-        assert!(text.contains("not asked") && text.contains("500 InternalError"), "{text}");
+        assert!(text.contains("not sent") && text.contains("500 InternalError"), "{text}");
         let text = exposed(&registry);
         assert!(text.contains("millrace_object_store_breaker_state 2"), "{text}");
     }
-    // It comes back by itself.
+    // The store recovers by itself.
     let mut answer = store.get(&key("a")).await;
     while answer.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         answer = store.get(&key("a")).await;
     }
-    assert_eq!(server.seen().len(), 5, "three that opened it, a probe in vain, a probe that closed it");
+    assert_eq!(server.seen().len(), 5, "three failures, a probe that failed, a probe that closed the breaker");
     let text = exposed(&registry);
     for line in [
         "millrace_object_store_breaker_state 0",
@@ -411,7 +411,7 @@ async fn listings() {
     let server = Scripted::start(move |i, _| pages[i].clone()).await;
     let store = connect(&S3Config { prefix: "p".to_owned(), ..server.config() }).await;
     let found: Vec<_> = store.list("").await.unwrap().into_iter().map(|meta| meta.key.to_string()).collect();
-    assert_eq!(found, ["a", "b", "c", "d"], "names that are no keys, or lie elsewhere, are not ours");
+    assert_eq!(found, ["a", "b", "c", "d"], "invalid keys and other prefixes are skipped");
     assert!(server.seen()[2].query.contains("continuation-token=t1"));
 
     let again = page(&["p/a"], Some("same"));
@@ -421,7 +421,7 @@ async fn listings() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_work() {
+async fn invalid_settings() {
     let config = S3Config { bucket: String::new(), attempts_max: 0, ..S3Config::default() };
     let text = problem(S3Store::connect(&config, None).await);
     assert!(text.contains("bucket is not set; attempts_max"), "{text}");

@@ -1,4 +1,4 @@
-//! Processes over one topic in memory. Time is tokio's, paused: it advances when all wait.
+//! Processes on one topic in memory. They use tokio's paused time, which advances when all tasks wait.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -25,7 +25,7 @@ fn topic() -> MemoryControl {
     MemoryControl::new(Arc::new(TestClock(Instant::now())))
 }
 
-/// A topic that can be broken, and counts what is published.
+/// A topic that can be broken on demand and counts the published messages.
 struct Breakable {
     inner: Arc<dyn ControlBus>,
     broken: AtomicBool,
@@ -94,7 +94,8 @@ impl Process {
     async fn until(&self, what: impl Fn(&View) -> bool) {
         let mut views = self.control.watch();
         let waiting = views.wait_for(|view| what(view));
-        tokio::time::timeout(Duration::from_secs(100), waiting).await.expect("the view comes").expect("it lives");
+        let view = tokio::time::timeout(Duration::from_secs(100), waiting).await.expect("the view changes in time");
+        view.expect("the process still runs");
     }
 
     fn lead(&self, epoch: u64, end: i64) {
@@ -113,7 +114,7 @@ async fn seconds(seconds: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn processes_hear_of_one_another() {
+async fn processes_learn_about_one_another() {
     let topic = topic();
     let (a, b) = (Process::start(&topic, "a"), Process::start(&topic, "b"));
     assert_eq!((a.ids(), b.ids()), ("a".to_owned(), "b".to_owned()));
@@ -123,10 +124,10 @@ async fn processes_hear_of_one_another() {
     assert_eq!([a.ids(), b.ids(), c.ids()], ["abc", "abc", "abc"]);
 
     a.lead(3, 10);
-    assert_eq!(a.leader().as_deref(), Some("a"), "the own state is there at once");
+    assert_eq!(a.leader().as_deref(), Some("a"), "the own view changes at once");
     let began = Instant::now();
     c.until(|view| view.leader(PartitionId::new(0)).is_some()).await;
-    assert!(began.elapsed() < Duration::from_millis(100), "news do not wait for the beat: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(100), "news must not wait for the beat: {:?}", began.elapsed());
 
     // A killed process is dropped after the expiry.
     b.task.abort();
@@ -138,7 +139,7 @@ async fn processes_hear_of_one_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_says_so() {
+async fn a_leaving_process_announces_it() {
     let topic = topic();
     let (a, b) = (Process::start(&topic, "a"), Process::start(&topic, "b"));
     a.lead(3, 10);
@@ -147,13 +148,13 @@ async fn who_leaves_says_so() {
     a.task.await.unwrap();
     b.until(|view| view.process("a").is_some_and(|p| p.leaving)).await;
     assert_eq!((b.leader(), b.control.view().holders(PartitionId::new(0)).len()), (None, 0));
-    assert_eq!(b.ids(), "ba", "it comes last");
+    assert_eq!(b.ids(), "ba", "a leaving process comes last");
     seconds(20).await;
     assert_eq!(b.ids(), "b");
 }
 
 #[tokio::test(start_paused = true)]
-async fn changes_travel_together() {
+async fn changes_in_quick_succession_share_a_message() {
     let topic = topic();
     let (a, b) = (Process::start(&topic, "a"), Process::start(&topic, "b"));
     seconds(1).await;
@@ -172,7 +173,7 @@ async fn changes_travel_together() {
     let mut views = a.control.watch();
     views.mark_unchanged();
     a.lead(40, 77);
-    assert!(views.has_changed().unwrap(), "the own view has it");
+    assert!(views.has_changed().unwrap(), "the own view changes at once");
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(published(), before);
     seconds(2).await;
@@ -180,7 +181,7 @@ async fn changes_travel_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_drops_nobody() {
+async fn an_outage_drops_no_process() {
     let topic = topic();
     let processes = [Process::start(&topic, "a"), Process::start(&topic, "b"), Process::start(&topic, "c")];
     seconds(1).await;
@@ -197,7 +198,7 @@ async fn an_outage_drops_nobody() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(processes.iter().all(|p| p.ids() == "abc"));
     }
-    // Only one is cut off: it keeps the last view, others drop it.
+    // If only one process is cut off, it keeps its last view, and the others drop it.
     processes[0].bus.broken.store(true, Ordering::SeqCst);
     seconds(30).await;
     assert_eq!([processes[0].ids(), processes[1].ids(), processes[2].ids()], ["abc", "bc", "bc"]);
@@ -207,7 +208,7 @@ async fn an_outage_drops_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn strange_messages_are_counted() {
+async fn unusable_messages_are_counted() {
     let topic = topic();
     let a = Process::start(&topic, "a");
     let stranger = topic.join();
@@ -218,7 +219,7 @@ async fn strange_messages_are_counted() {
     let errors = |kind: &str| a.control.metrics.errors.with_label_values(&[kind]).get();
     assert_eq!((errors("newer_version"), errors("unreadable"), errors("read")), (1, 1, 0));
     assert!(a.control.metrics.read.get() >= 3);
-    // Somebody else's word about this process does not count.
+    // A process ignores messages of others under its own id.
     stranger.publish("a", Bytes::from_static(br#"{"v":1,"id":"a","zone":"moon"}"#)).await.unwrap();
     seconds(1).await;
     assert_eq!(a.control.view().process("a").unwrap().zone, "");

@@ -1,4 +1,4 @@
-//! What all clients of librdkafka share: where their logs, errors and statistics go, and what their errors mean here.
+//! What all librdkafka clients share: where their logs, errors and statistics go, and what their errors mean.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -9,26 +9,34 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
+use runtime::Tasks;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 use crate::LogError;
 
-/// Receives what a client has to say.
+/// Receives the callbacks of one client. Clients of one log share everything but their pulse and epoch.
 #[derive(Clone)]
 pub(super) struct Context {
-    /// Which client: a metric's label.
+    /// The name of the client: a metric label.
     pub(super) client: &'static str,
     pub(super) metrics: Option<Arc<Metrics>>,
-    /// Told when something is odd with a topic, so that somebody looks whether it is still the same.
+    /// Notified by errors that may mean that the topic was deleted or recreated. The log's watcher then checks the
+    /// topic.
     pub(super) doubt: Arc<Notify>,
     pulse: Pulse,
-    /// The epoch of a producer when it was last looked at.
+    /// The producer's epoch in the latest statistics.
     epoch: Arc<AtomicI64>,
-    /// Cancelled when a client does nothing any more that nobody replaces.
+    /// Cancelled when a client that cannot be replaced has died.
     pub(super) silent: CancellationToken,
+    /// The background tasks of the log. They end when `closed` is cancelled, and closing the log waits for them.
+    pub(super) tasks: Tasks,
+    pub(super) closed: CancellationToken,
+    /// The tasks that serve the events of reader clients. Each ends when its client is dropped, with the log or before.
+    pub(super) event_tasks: Tasks,
 }
 
 impl Context {
@@ -37,26 +45,36 @@ impl Context {
     }
 
     pub(super) fn new(client: &'static str, metrics: Option<Arc<Metrics>>) -> Self {
-        let (doubt, silent) = (Arc::default(), CancellationToken::new());
-        Self { client, metrics, doubt, pulse: Pulse::default(), epoch: Arc::default(), silent }
+        Self {
+            client,
+            metrics,
+            doubt: Arc::default(),
+            pulse: Pulse::default(),
+            epoch: Arc::default(),
+            silent: CancellationToken::new(),
+            tasks: Tasks::new("the log on Kafka"),
+            closed: CancellationToken::new(),
+            event_tasks: Tasks::new("the readers of the log on Kafka"),
+        }
     }
 
-    /// For another client of the same log.
+    /// The context of another client of the same log.
     pub(super) fn of(&self, client: &'static str) -> Self {
         Self { client, pulse: Pulse::default(), epoch: Arc::default(), ..self.clone() }
     }
 
-    /// The pulse of the client that has this.
+    /// The pulse of this context's client.
     pub(super) fn pulse(&self) -> Pulse {
         self.pulse.clone()
     }
 
-    /// Tells when the client that has this, and those settings, does nothing any more, for as long as it is not `ended`.
+    /// Watches the pulse of this context's client until `ended`, and cancels [`Context::silent`] if the client dies.
+    /// `settings` are the client's.
     pub(super) fn listen(&self, settings: ClientConfig, ended: CancellationToken) {
         let (pulse, silent, client) = (self.pulse(), self.silent.clone(), self.client);
-        tokio::spawn(async move {
+        self.tasks.spawn("client pulse", async move {
             if ended.run_until_cancelled(pulse.silent(&settings, SILENCE_MAX)).await.is_some() {
-                tracing::error!(client, silence_max = ?SILENCE_MAX, "a Kafka client does nothing any more");
+                tracing::error!(client, silence_max = ?SILENCE_MAX, "a Kafka client has stopped working");
                 silent.cancel();
             }
         });
@@ -67,7 +85,7 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         use RDKafkaLogLevel::{Alert, Critical, Debug, Emerg, Error, Info, Notice, Warning};
         let client = self.client;
-        // A broker that is away is an error to librdkafka each time, and nothing a person must act on at once.
+        // librdkafka logs an error whenever a broker is away. That needs no immediate action, so it is a warning here.
         match level {
             Emerg | Alert | Critical | Error | Warning => {
                 tracing::warn!(target: "librdkafka", client, facility, "{message}");
@@ -81,14 +99,14 @@ impl ClientContext for Context {
         self.pulse.beat();
         if let Some(metrics) = &self.metrics {
             metrics.statistics(self.client, &statistics);
-            // Producers begin with epoch 0; before they know it, it is -1.
+            // The first epoch of a producer is 0; it is -1 until the broker has assigned one.
             let epoch = statistics.eos.map_or(0, |eos| eos.producer_epoch);
             let before = self.epoch.fetch_max(epoch, Ordering::Relaxed);
             if let Ok(raised @ 1..) = u64::try_from(epoch - before) {
                 tracing::warn!(
                     client = self.client,
                     epoch,
-                    "records were numbered anew (ADR 12): some may be in the log twice"
+                    "a Kafka producer renumbered its records (ADR 12): some may be in the log twice"
                 );
                 metrics.producer_epochs.inc_by(raised);
             }
@@ -97,7 +115,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
-            // No error: the end of a partition was reached.
+            // Not an error: a reader reached the end of a partition.
             Some(RDKafkaErrorCode::PartitionEOF) => return,
             Some(code) if is_doubtful(code) => self.doubt.notify_one(),
             _ => {}
@@ -111,8 +129,8 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {}
 
-/// Shows that a client lives: librdkafka's main thread gives statistics from time to time. It can stop for good when
-/// brokers die and come back (ADR 7).
+/// The sign of life of a client: librdkafka's main thread emits statistics at a fixed interval. That thread can stop
+/// for good when brokers die and come back (ADR 7).
 #[derive(Clone, Default)]
 pub(super) struct Pulse(Arc<AtomicBool>);
 
@@ -121,8 +139,8 @@ impl Pulse {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until the client has been silent for so long. Goes by time in which this process runs: one that is paused is
-    /// not silent. Never ends for a client that is set to give no statistics.
+    /// Waits until the client has been silent for `silence_max`. Only time in which this process runs counts, so a
+    /// paused process does not look silent. Never returns for a client that is configured to emit no statistics.
     pub(super) async fn silent(self, client: &ClientConfig, silence_max: Duration) {
         if client.get("statistics.interval.ms") == Some("0") {
             return std::future::pending().await;
@@ -137,13 +155,13 @@ impl Pulse {
     }
 }
 
-/// How often a client is listened to within the time that it may be silent.
+/// Number of checks of a pulse within the silence that is allowed.
 const SILENT_TICKS: u32 = 10;
 
-/// Clients that are not members of the group may be silent for so long: six times what they should be.
+/// The longest allowed silence of a client that is not a group member: six statistics intervals.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// True for errors that also come when a topic was deleted or made anew.
+/// True for errors that can mean that the topic was deleted or recreated.
 pub(super) fn is_doubtful(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::{
         AutoOffsetReset, OffsetOutOfRange, UnknownPartition, UnknownTopic, UnknownTopicId, UnknownTopicOrPartition,
@@ -154,7 +172,7 @@ pub(super) fn is_doubtful(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Kafka cannot do it now.
+/// The error for an operation that Kafka could not do now.
 pub(super) fn unavailable(what: &str, error: &KafkaError) -> LogError {
     let reason = match error.rdkafka_error_code() {
         Some(code) => format!("{code}"),
@@ -163,22 +181,36 @@ pub(super) fn unavailable(what: &str, error: &KafkaError) -> LogError {
     LogError::Unavailable(format!("{what}: {reason}"))
 }
 
-/// Runs what blocks where it may.
+/// Runs a blocking call of librdkafka on a thread that may block.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, LogError> {
-    match tokio::task::spawn_blocking(work).await {
+    match on_blocking_thread(work).await {
         Ok(done) => done,
-        Err(error) => Err(LogError::Unavailable(format!("a question to Kafka was given up: {error}"))),
+        Err(error) => Err(LogError::Unavailable(format!("a request to Kafka did not finish: {error}"))),
     }
 }
 
-/// Kafka's times are whole milliseconds.
+/// Drops a client, which closes it if this was the last reference. Must be called within a tokio runtime.
+pub(super) fn drop_client<T: Send + 'static>(client: T) {
+    drop(on_blocking_thread(move || drop(client)));
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "librdkafka's calls block, and closing a client that has stopped working may block for ever (ADR 7), so \
+              nobody waits for it"
+)]
+fn on_blocking_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    tokio::task::spawn_blocking(work)
+}
+
+/// Converts Kafka's times, which are whole milliseconds.
 pub(super) fn nanos(millis: i64) -> i64 {
     millis.saturating_mul(1_000_000)
 }
 
-/// The pause before something that failed is tried again, growing from a tenth of a second to five.
+/// The pause after this many failures in a row: 200 ms after the first, doubling up to 5 s.
 pub(super) fn pause(failures: u32) -> Duration {
     Duration::from_millis(100).saturating_mul(1 << failures.min(6)).min(Duration::from_secs(5))
 }

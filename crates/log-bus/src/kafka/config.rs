@@ -1,4 +1,4 @@
-//! What an operator turns.
+//! Settings of the log on Kafka, and librdkafka's settings derived from them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,92 +13,96 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KafkaConfig {
-    /// Brokers to begin with, `host:port` joined by commas; the others are learnt from them. Empty: no Kafka.
+    /// Addresses of some brokers, `host:port` separated by commas; the clients learn the others from them. Empty means
+    /// that Kafka is not used.
     pub brokers: String,
-    /// The topic that is the log.
+    /// The topic that holds the log.
     pub topic: String,
-    /// The topic where processes tell one another about themselves; empty: the log's topic and `-control`.
+    /// The topic on which processes announce their state. Empty means the log's topic plus `-control`.
     pub control_topic: String,
-    /// The group of consumers that share the partitions, and that offsets are committed for. Followers that read the
-    /// same partitions in another zone are a group of their own.
+    /// The group of consumers that share the partitions. Offsets are committed for this group. Followers that read the
+    /// same partitions in another zone use a group of their own.
     pub group: String,
-    /// The name of this process in the group (`group.instance.id`), for example the pod's name. With a name, a
-    /// process that comes back within `session_timeout` keeps its partitions; without one, each start shares them anew.
-    /// Names must differ: of two processes with one name the older one is shut out. Only with the classic protocol.
+    /// The name of this process in the group (`group.instance.id`), for example the pod's name. A named process that
+    /// returns within `session_timeout` keeps its partitions. Without a name, each start causes a rebalance. Names must
+    /// be unique: if two processes have the same name, the group shuts out the older one. Only valid with the classic
+    /// protocol.
     pub instance_id: String,
-    /// How the group agrees on who has which partitions.
+    /// The protocol by which the group assigns partitions to members.
     pub group_protocol: GroupProtocol,
-    /// A process that was not heard of for so long loses its partitions to others. Shorter means less waiting after
-    /// a crash, and partitions that move when a process was only slow. With the `consumer` protocol the brokers'
-    /// `group.consumer.session.timeout.ms` counts instead.
+    /// After this silence the group gives a process's partitions to others. A shorter time-out means a shorter wait
+    /// after a crash, but may also move partitions when a process was only slow. With the `consumer` protocol, the
+    /// brokers' `group.consumer.session.timeout.ms` applies instead.
     pub session_timeout: PromDuration,
-    /// An append waits this long for others to share a request with it. Longer packs better and costs latency. Appends to a
-    /// partition that has a request on its way wait for its answer anyway, and share the next one.
+    /// How long an append waits for others to share its request. A longer wait makes larger requests and costs latency.
+    /// Appends to a partition that already has a request in flight wait for its answer anyway and share the next one.
     pub linger: PromDuration,
-    /// How records are packed on their way and in Kafka: `none`, `lz4` or `zstd`. Appending costs about 0.6, 1.8 and 4.2
-    /// CPU seconds per GB, fetching 0.4, 0.5 and 1.5 (debug build; `tests/kafka/speed.rs`).
+    /// The compression of records in flight and in Kafka: `none`, `lz4` or `zstd`. Appending costs about 0.6, 1.8 and
+    /// 4.2 CPU seconds per GB; fetching costs 0.4, 0.5 and 1.5 (debug build; `tests/kafka/speed.rs`).
     pub compression: Compression,
-    /// Makes the topics if they do not exist. Without it they must be there; either way their settings are checked.
+    /// Creates topics that do not exist. If this is off, they must exist. Their settings are checked in any case.
     pub create_topics: bool,
-    /// How many partitions the log's topic gets when it is made. More spread the work over more processes; each costs
-    /// every consumer memory and makes smaller blocks. They can be raised later in Kafka, never lowered.
+    /// Number of partitions with which the log's topic is created. More partitions spread the work over more processes,
+    /// but each costs every consumer memory and makes blocks smaller. They can be added later in Kafka, but not removed.
     pub partitions: u32,
-    /// How many brokers hold each record, when a topic is made.
+    /// Number of brokers that hold each record of a topic that is created.
     pub replication_factor: u16,
-    /// Of how many brokers each must have a record before it is acknowledged: topics are made with it, and a topic
-    /// with less is complained about. One less than `replication_factor` survives the loss of a broker both ways.
+    /// Number of brokers that must have a record before it is acknowledged. Topics are created with it, and a topic with
+    /// a lower value is refused. With one less than `replication_factor`, the loss of one broker neither loses
+    /// acknowledged records nor stops appends.
     pub min_insync_replicas: u16,
-    /// How long Kafka keeps records, when the topic is made.
+    /// How long Kafka keeps records of a topic that is created.
     pub retention: PromDuration,
-    /// A topic that keeps records for less than this is refused: consumers that were away for longer would lose
-    /// what was acknowledged.
+    /// A topic that keeps records for a shorter time is refused: a consumer that is away for longer would lose
+    /// acknowledged records.
     pub retention_min: PromDuration,
-    /// The largest record. The topic must take a little more (`max.message.bytes`); with this default Kafka's does.
+    /// The largest record. The topic must take slightly larger messages (`max.message.bytes`). Kafka's default is enough
+    /// for this default.
     pub record_bytes_max: ByteSize,
-    /// An append that is not durable after this time fails. If it waited for others all that time, it is not in the log; if
-    /// it was on its way, it is not taken back: when Kafka is there again, it becomes durable all the same.
+    /// An append that is not durable after this time fails. If the record was still queued, it is not in the log. If it
+    /// was in flight, it cannot be withdrawn: it becomes durable once Kafka is back.
     pub delivery_timeout: PromDuration,
-    /// Other questions to brokers fail after this time. With Kafka's defaults a broker that died is replaced after
-    /// nine seconds; waiting that long makes reads late in place of failed.
+    /// The time-out of all other requests to brokers. With its defaults, Kafka replaces a dead broker after nine
+    /// seconds; a time-out longer than that makes reads late instead of failed.
     pub request_timeout: PromDuration,
-    /// How often partitions and the topic's id are looked at. A new partition is seen this late at most.
+    /// The interval at which partitions and the topic's id are checked. New partitions are noticed within this time.
     pub metadata_refresh: PromDuration,
-    /// Appends that wait for Kafka hold this many bytes at most; above it they fail at once.
+    /// The most bytes of appends that wait for Kafka. Further appends fail at once.
     pub queue_bytes_max: ByteSize,
-    /// Of each partition that is read, so many bytes are fetched ahead. More reads an old log faster over a slow
-    /// network; a process may read dozens of partitions, and one fetch more than this may come.
+    /// Number of bytes to fetch ahead for each partition that is read; one fetch may exceed it. More bytes help to read
+    /// an old log over a slow network, but a process may read dozens of partitions.
     pub fetch_bytes_max: ByteSize,
-    /// One partition may be read at this many places at once; further readers wait for their turn. Each place after
-    /// the first costs the connections and threads of a Kafka client, shared by all partitions, while it is used.
+    /// The most offsets at which one partition is read at once. Further readers wait. Each offset after the first needs
+    /// the connections and threads of another Kafka client while it is used; all partitions share these clients.
     pub readers_max: usize,
     /// Settings of librdkafka under its own names, for TLS and SASL: `security.protocol`, `ssl.ca.location`,
-    /// `sasl.mechanisms`, `sasl.username`, `sasl.password` and so on. They go over the settings above. Their values
+    /// `sasl.mechanisms`, `sasl.username`, `sasl.password` and so on. They override the settings above. Their values
     /// are never shown. Kerberos (GSSAPI) and OAuth are not built in.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "redacted")]
     pub properties: BTreeMap<String, String>,
 }
 
-/// How a consumer group agrees.
+/// The protocol of a consumer group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GroupProtocol {
-    /// Members agree among themselves, cooperative-sticky. Every Kafka knows it.
+    /// The members assign partitions among themselves (cooperative-sticky). Every version of Kafka supports it.
     #[default]
     Classic,
-    /// The broker decides (KIP-848); from Kafka 4.0 on.
+    /// The broker assigns partitions (KIP-848, Kafka 4.0 and later).
     Consumer,
 }
 
-/// How records are packed.
+/// The compression of records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// Not at all.
+    /// No compression.
     None,
-    /// Fast.
+    /// LZ4: fast.
     #[default]
     Lz4,
-    /// Small.
+    /// Zstandard: small.
     Zstd,
 }
 
@@ -142,14 +146,14 @@ impl Default for KafkaConfig {
     }
 }
 
-/// Properties may hold passwords under names nobody can list, so that no value is shown.
+/// Shows no value of a property, since any of them may be a password.
 fn redacted<S: serde::Serializer>(properties: &BTreeMap<String, String>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(properties.keys().map(|name| (name, "<redacted>")))
 }
 
 impl fmt::Debug for KafkaConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // All fields by their names, as serde writes them, so that none is forgotten and no password gets out.
+        // Uses serde's output, which has all fields and redacts passwords.
         match serde_yaml_ng::to_string(self) {
             Ok(text) => write!(f, "KafkaConfig {{ {} }}", text.trim_end().replace('\n', ", ")),
             Err(_) => f.write_str("KafkaConfig { .. }"),
@@ -157,12 +161,12 @@ impl fmt::Debug for KafkaConfig {
     }
 }
 
-/// What a record costs in a request beside its payload: its key, its own header, its batch's header, and
-/// what packing adds to bytes that cannot be packed.
+/// An upper bound of what a record adds to a request beside its payload: its key, its header, its batch's header, and the
+/// growth of bytes that cannot be compressed.
 const RECORD_OVERHEAD: u64 = 64 << 10;
 
 impl KafkaConfig {
-    /// True when there is a Kafka.
+    /// True if Kafka is used.
     pub fn is_set(&self) -> bool {
         !self.brokers.is_empty()
     }
@@ -180,7 +184,7 @@ impl KafkaConfig {
         self.record_bytes_max.bytes() + RECORD_OVERHEAD
     }
 
-    /// Every setting that cannot work, in words.
+    /// Describes every invalid setting.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if !self.is_set() {
@@ -236,18 +240,18 @@ impl KafkaConfig {
         require((1..=64).contains(&self.readers_max), "readers_max: must be 1 to 64");
         require(
             !self.properties.contains_key("client.rack"),
-            "properties: client.rack would let replicas answer that are behind the leader; leave it out",
+            "properties: client.rack must not be set: it lets replicas answer that are behind the leader",
         );
         problems
     }
 
-    /// What every client is made with.
+    /// The settings that all clients share.
     fn client(&self, role: &str) -> ClientConfig {
         let mut client = ClientConfig::new();
         client.set_log_level(RDKafkaLogLevel::Info);
         client.set("bootstrap.servers", &self.brokers);
         client.set("client.id", format!("millrace-{role}"));
-        // A broker that comes back is used soon, and a partition's new leader is asked about soon.
+        // Reconnect to a broker soon after it is back, and look for a partition's new leader soon.
         client.set("reconnect.backoff.ms", "50");
         client.set("reconnect.backoff.max.ms", "1000");
         client.set("retry.backoff.ms", "50");
@@ -267,7 +271,7 @@ impl KafkaConfig {
         client
     }
 
-    /// Appends to the log.
+    /// The settings of the client that appends to the log.
     pub(super) fn producer(&self) -> ClientConfig {
         let mut client = self.client("producer");
         client.set("enable.idempotence", "true");
@@ -275,22 +279,22 @@ impl KafkaConfig {
         client.set("max.in.flight.requests.per.connection", "5");
         client.set("linger.ms", self.linger.get().as_millis().to_string());
         client.set("compression.type", self.compression.name());
-        // Never: when a record is given up, librdkafka numbers all others anew, and one of them that was written, but
-        // not answered, is written twice (ADR 12). Callers stop to wait after `delivery_timeout`.
+        // No time-out: when a record times out, librdkafka renumbers all others, and a record that was written but not
+        // yet acknowledged is written twice (ADR 12). Callers stop waiting after `delivery_timeout`.
         client.set("message.timeout.ms", "0");
-        // A broker that hangs is given up in time for a try at the next leader.
+        // A request to a broker that hangs times out early enough for a try with the next leader.
         let request = self.request_timeout.get().min(self.delivery_timeout.get() / 2);
         client.set("request.timeout.ms", request.as_millis().to_string());
         client.set("socket.timeout.ms", (request.as_millis() + 1000).to_string());
         client.set("message.max.bytes", self.message_bytes_max().to_string());
         client.set("batch.size", self.message_bytes_max().to_string());
         client.set("queue.buffering.max.kbytes", (self.queue_bytes_max.bytes().div_ceil(1024)).to_string());
-        // Bytes are what is bounded.
+        // The queue is bounded in bytes, not in messages.
         client.set("queue.buffering.max.messages", "1000000");
         self.with_properties(client)
     }
 
-    /// Reads records, and asks about partitions and offsets.
+    /// The settings of clients that read records and make requests about partitions and offsets.
     pub(super) fn reader(&self) -> ClientConfig {
         let mut client = self.client("reader");
         let fetch = self.fetch_bytes_max.bytes();
@@ -302,25 +306,25 @@ impl KafkaConfig {
         client.set("enable.partition.eof", "true");
         client.set("isolation.level", "read_uncommitted");
         client.set("fetch.min.bytes", "1");
-        // A request that waits at a broker holds up partitions that are added meanwhile.
+        // A request that waits at a broker delays partitions that are added meanwhile.
         client.set("fetch.wait.max.ms", "100");
         client.set("fetch.message.max.bytes", at_once.to_string());
-        // One answer holds several partitions.
+        // One response holds several partitions.
         client.set("fetch.max.bytes", (at_once * 8).max(self.message_bytes_max()).to_string());
         let largest = (at_once * 8).max(self.message_bytes_max()) + (1 << 20);
         client.set("receive.message.max.bytes", largest.max(100_000_000).to_string());
         client.set("queued.max.messages.kbytes", (fetch / 1024).to_string());
         client.set("queued.min.messages", "100000");
-        // How soon a partition is fetched again that had enough fetched ahead.
+        // The pause before a partition whose queue was full is fetched again.
         client.set("fetch.queue.backoff.ms", "2");
         client.set("fetch.error.backoff.ms", "50");
-        // Questions of a reader are answered at once; a broker that hangs is given up.
+        // A healthy broker answers a reader at once, so a connection that hangs is closed.
         let socket = self.request_timeout.get().min(Duration::from_secs(5)) + Duration::from_secs(1);
         client.set("socket.timeout.ms", socket.as_millis().to_string());
         self.with_properties(client)
     }
 
-    /// Belongs to the group, and reads nothing.
+    /// The settings of the client that is a member of the group and reads nothing.
     pub(super) fn member(&self) -> ClientConfig {
         let mut client = self.client("member");
         client.set("group.id", &self.group);
@@ -328,7 +332,7 @@ impl KafkaConfig {
         client.set("enable.auto.offset.store", "false");
         client.set("auto.offset.reset", "latest");
         client.set("queued.max.messages.kbytes", "64");
-        // They show that the client lives: several in a session.
+        // Statistics are the client's sign of life, so there must be several per session.
         let statistics = (self.session_timeout.get().as_millis() / 4).clamp(100, 5000);
         client.set("statistics.interval.ms", statistics.to_string());
         match self.group_protocol {
@@ -336,7 +340,7 @@ impl KafkaConfig {
                 let session = self.session_timeout.get().as_millis();
                 client.set("partition.assignment.strategy", "cooperative-sticky");
                 client.set("session.timeout.ms", session.to_string());
-                // Members learn from heartbeats that partitions are to be shared anew.
+                // A member learns about a rebalance from its heartbeats.
                 client.set("heartbeat.interval.ms", (session / 4).clamp(100, 1000).to_string());
                 if !self.instance_id.is_empty() {
                     client.set("group.instance.id", &self.instance_id);
@@ -346,20 +350,20 @@ impl KafkaConfig {
                 client.set("group.protocol", "consumer");
             }
         }
-        // The others wait this long for a member that does not take part in sharing anew.
+        // In a rebalance the other members wait this long for one that does not take part.
         let poll = self.session_timeout.get().max(Duration::from_secs(60));
         client.set("max.poll.interval.ms", poll.as_millis().to_string());
         self.with_properties(client)
     }
 
-    /// Makes and describes topics.
+    /// The settings of the client that creates and describes topics.
     pub(super) fn admin(&self) -> ClientConfig {
         let mut client = self.client("admin");
         client.set("statistics.interval.ms", "0");
         self.with_properties(client)
     }
 
-    /// Publishes on the control topic: soon or not at all.
+    /// The settings of the client that publishes to the control topic. A message that cannot be sent soon is dropped.
     pub(super) fn control_producer(&self) -> ClientConfig {
         let mut client = self.client("control-producer");
         client.set("acks", "1");
@@ -371,7 +375,7 @@ impl KafkaConfig {
         self.with_properties(client)
     }
 
-    /// Reads the control topic.
+    /// The settings of the client that reads the control topic.
     pub(super) fn control_reader(&self) -> ClientConfig {
         let mut client = self.client("control-reader");
         client.set("group.id", format!("{}-control", self.group));
@@ -421,7 +425,7 @@ mod tests {
             },
             &["instance_id"],
         );
-        // Without brokers there is no Kafka, and nothing of it can be wrong.
+        // Without brokers Kafka is not used, so its settings are not checked.
         check(|c| (c.brokers, c.topic) = (String::new(), String::new()), &[]);
     }
 

@@ -1,9 +1,9 @@
 //! The control topic on Kafka: one partition, minutes of retention.
 //!
-//! It may be deleted at any time. Who reads notices that by silence, an error, or because nothing can be published, makes
-//! it anew and goes on with other clients: librdkafka keeps the leader epochs of the topic that was, takes lower ones of
-//! its successor for outdated metadata (`rd_kafka_toppar_leader_update` in `rdkafka_topic.c`, 2.12), and so may never
-//! learn who leads it.
+//! The topic may be deleted at any time. A reader notices this by silence, by an error, or because nothing can be
+//! published. It then recreates the topic and replaces its Kafka clients. The old clients may never learn who leads the
+//! new topic: librdkafka keeps the leader epochs of the deleted topic and treats the lower epochs of its successor as
+//! outdated metadata (`rd_kafka_toppar_leader_update` in `rdkafka_topic.c`, 2.12).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,27 +21,27 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use super::client::{Context, blocking, nanos, unavailable};
+use super::client::{Context, blocking, drop_client, nanos, unavailable};
 use super::config::KafkaConfig;
-use super::topic::{Admin, Wanted};
+use super::topic::{Admin, TopicSpec};
 use super::{checked, delivery_error};
 use crate::{ControlBus, ControlRecord, LogError};
 
-/// What is older is not read by a process that joins.
+/// A process that joins does not read older messages.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// Every process publishes more often than this, this one too: a topic that is silent for so long is looked at.
+/// The silence after which the topic is checked. Every process publishes more often than this, including this one.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
-/// Clients that still do not work after so many looks are replaced, whatever the reason: a new one may have learned of
-/// the topic that was, from a broker that was late itself.
+/// Number of checks after which clients that still do not work are replaced, whatever the reason. Even new clients may
+/// know the deleted topic, from a broker that was outdated itself.
 const LOOKS_MAX: u32 = 3;
 
 /// The control topic on Kafka.
 pub struct KafkaControl {
     topic: String,
-    wanted: Wanted,
+    spec: TopicSpec,
     admin: Arc<Admin>,
     producer: RwLock<FutureProducer<Context>>,
-    /// Whether the last message could not be published.
+    /// True when the last message could not be published.
     mute: AtomicBool,
     config: KafkaConfig,
     reading: Mutex<Reading>,
@@ -49,12 +49,12 @@ pub struct KafkaControl {
 
 struct Reading {
     consumer: Arc<StreamConsumer<Context>>,
-    /// The topic that is being read; none when it must be looked at first.
+    /// The topic that is being read. `None` if the topic must be checked first.
     topic: Option<TopicId>,
-    /// When it was last heard of, or looked at. Kept here, since waits for the next message are given up often.
+    /// The time of the last message or check. Kept here, since callers often cancel their wait for the next message.
     heard: Instant,
     looked: Instant,
-    /// How often it was looked at, for silence or muteness, since all was well.
+    /// Number of checks because of silence, or because publishing failed, since everything last worked.
     looks: u32,
 }
 
@@ -69,20 +69,20 @@ fn reader(config: &KafkaConfig) -> Result<Arc<StreamConsumer<Context>>, LogError
 }
 
 impl KafkaControl {
-    /// Makes or checks the topic. Blocks nothing; needs a tokio runtime.
+    /// Creates or checks the topic. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`LogError::Open`] when settings or the topic cannot be used, [`LogError::Unavailable`] when Kafka does not answer.
+    /// [`LogError::Open`] if the settings or the topic cannot be used, [`LogError::Unavailable`] if Kafka does not answer.
     pub async fn connect(config: &KafkaConfig) -> Result<Arc<Self>, LogError> {
         let config = checked(config)?;
-        let wanted = Wanted::control(&config);
+        let spec = TopicSpec::control(&config);
         let admin = Admin::new(&config)?;
-        admin.ensure(&wanted).await?;
+        admin.ensure(&spec).await?;
         let now = Instant::now();
         let reading = Reading { consumer: reader(&config)?, topic: None, heard: now, looked: now, looks: 0 };
         Ok(Arc::new(Self {
-            topic: wanted.name.clone(),
-            wanted,
+            topic: spec.name.clone(),
+            spec,
             admin,
             producer: RwLock::new(producer(&config)?),
             mute: AtomicBool::new(false),
@@ -91,22 +91,26 @@ impl KafkaControl {
         }))
     }
 
-    /// Makes sure that the topic there is now is the one that is being read and written.
+    /// Checks that the topic is still the one that is being read and written. If not, continues with the new one.
     async fn look(&self, reading: &mut Reading) -> Result<(), LogError> {
         reading.looked = Instant::now();
         reading.heard = reading.looked;
         let id = match self.admin.find(&self.topic).await? {
             Some(found) => found.id,
-            None => self.admin.ensure(&self.wanted).await?.id,
+            None => self.admin.ensure(&self.spec).await?.id,
         };
         match reading.topic {
             Some(known) if known != id => {
-                tracing::warn!(topic = self.topic, "the control topic was made anew; going on with the new one");
+                tracing::warn!(topic = self.topic, "the control topic was recreated; continuing with the new one");
                 self.renew_clients(reading)?;
             }
             Some(_) if reading.looks > LOOKS_MAX => {
                 let mute = self.mute.load(Ordering::Relaxed);
-                tracing::warn!(topic = self.topic, mute, "the control topic does not work; trying other clients");
+                tracing::warn!(
+                    topic = self.topic,
+                    mute,
+                    "the control topic does not work; replacing its Kafka clients"
+                );
                 self.renew_clients(reading)?;
             }
             Some(_) => return Ok(()),
@@ -124,13 +128,12 @@ impl KafkaControl {
     fn renew_clients(&self, reading: &mut Reading) -> Result<(), LogError> {
         let consumer = std::mem::replace(&mut reading.consumer, reader(&self.config)?);
         let producer = std::mem::replace(&mut *self.producer.write(), producer(&self.config)?);
-        // Closing a client blocks.
-        tokio::task::spawn_blocking(move || drop((consumer, producer)));
+        drop_client((consumer, producer));
         reading.looks = 0;
         Ok(())
     }
 
-    /// Where the last minute begins.
+    /// The offset at which the last minute begins.
     async fn start(&self, consumer: &Arc<StreamConsumer<Context>>) -> Result<KafkaOffset, LogError> {
         let since = SystemClock.now().millis().saturating_sub(REMEMBERED.as_millis() as i64).max(0);
         let (consumer, topic) = (consumer.clone(), self.topic.clone());
@@ -143,7 +146,8 @@ impl KafkaControl {
             let elements = asked.elements();
             Ok(match elements.first().map(|element| element.offset()) {
                 Some(offset @ KafkaOffset::Offset(_)) => offset,
-                // Nothing in the last minute: what comes next. Clocks that are apart only cost a moment of not knowing.
+                // There was no message in the last minute, so start with the next one. Clocks that differ only delay
+                // what this process learns.
                 _ => KafkaOffset::End,
             })
         })
@@ -159,7 +163,7 @@ impl ControlBus for KafkaControl {
         let published = match sent {
             Ok(sent) => match sent.await {
                 Ok(Ok(_)) => Ok(()),
-                Ok(Err((error, _))) => Err(delivery_error(&error, payload.len(), self.wanted.bytes_max())),
+                Ok(Err((error, _))) => Err(delivery_error(&error, payload.len(), self.spec.bytes_max())),
                 Err(_) => Err(LogError::Unavailable("the control topic: the client was closed".to_owned())),
             },
             Err((error, _)) => Err(unavailable("the control topic", &error)),
@@ -174,7 +178,7 @@ impl ControlBus for KafkaControl {
             self.look(&mut reading).await?;
         }
         loop {
-            // Others may be heard well while this process cannot be.
+            // Messages of others may still arrive although this process cannot publish.
             if self.mute.load(Ordering::Relaxed) && reading.looked.elapsed() >= SILENCE_MAX {
                 reading.looks += 1;
                 self.look(&mut reading).await?;
@@ -193,8 +197,8 @@ impl ControlBus for KafkaControl {
                     });
                 }
                 Ok(Err(error)) => {
-                    tracing::debug!(%error, "the control topic");
-                    // Most errors pass by themselves; the pause keeps a lasting one from making this loop spin.
+                    tracing::debug!(%error, "cannot read the control topic");
+                    // Most errors pass by themselves. The pause keeps a lasting one from turning this into a busy loop.
                     tokio::time::sleep(Duration::from_millis(200)).await;
                     self.look(&mut reading).await?;
                 }

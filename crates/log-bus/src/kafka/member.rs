@@ -1,18 +1,20 @@
-//! Membership in the group: only to learn which partitions this process should own (docs/adr/0007-membership.md).
+//! Membership in the consumer group. Its only purpose is to learn which partitions this process should own
+//! (docs/adr/0007-membership.md).
 //!
-//! The member reads nothing: its partitions are assigned at their end and paused. It leaves by unsubscribing, which
-//! also a named (static) member does at once; closing alone would keep a named member's partitions until its
-//! session ends, which is what a restart wants.
+//! The member reads no records: its partitions are assigned at their end and paused. It leaves by unsubscribing, which
+//! takes effect at once even for a named (static) member. If a named member only closes its client, the group keeps its
+//! partitions for it until the session ends, which is what a restart needs.
 //!
-//! librdkafka's own thread has been seen to stop for good after its coordinator was killed; every call that asks it
-//! something blocks from then on, and the group gives the partitions to others without a word here. So the member has a
-//! thread of its own, nobody waits for it without a limit, and a client that is silent for long is replaced by a new one.
+//! librdkafka's main thread can stop for good after the group's coordinator was killed. From then on every call that
+//! needs that thread blocks, and the group gives the partitions to others without telling this process. Therefore the
+//! member has a thread of its own, every wait for it has a limit, and a client that is silent for too long is replaced.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use model::PartitionId;
+use model::{PartitionId, Random};
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -28,31 +30,31 @@ use super::client::{Context, blocking, unavailable};
 use super::config::{GroupProtocol, KafkaConfig};
 use crate::{Assignment, LogError};
 
-/// How long leaving may take until it is taken for done.
+/// The longest wait for the group when this process leaves.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
-/// How long the member's thread may wait for an event before it looks whether it should end.
+/// How long the member's thread waits for an event before it checks whether it should end.
 const POLL: Duration = Duration::from_millis(100);
 
-/// A client that gives no statistics for so many sessions does nothing any more.
+/// A client that emits no statistics for this many sessions has stopped working.
 const SILENT_SESSIONS: u32 = 3;
 
-/// Receives what the group decides.
+/// Receives the group's decisions.
 pub(super) struct MemberContext {
     shared: Context,
     topic: String,
     news: mpsc::UnboundedSender<News>,
-    /// What was told to be owned.
+    /// The partitions of this member, as far as they were reported through `news`.
     owned: Mutex<BTreeSet<PartitionId>>,
 }
 
-/// What a member learns.
+/// An event in the life of a member.
 pub(super) enum News {
-    /// It should own other partitions.
+    /// The member's partitions changed.
     Assignment(Assignment),
-    /// The group shut it out.
+    /// The group shut the member out, for this reason.
     ShutOut(String),
-    /// Its client does nothing any more.
+    /// The member's client has stopped working.
     Silent,
 }
 
@@ -89,11 +91,11 @@ impl MemberContext {
             metrics.rebalances.inc();
             metrics.assigned.set(owned.len() as i64);
         }
-        // Nobody listens any more when the log is being closed.
+        // The receiver is gone when the log is being closed.
         let _ = self.news.send(News::Assignment(assignment));
     }
 
-    /// This member is of no use any more, and was not told that its partitions are others' now.
+    /// Reports that this member is lost. Its partitions belong to others now, although the group did not revoke them.
     fn end(&self, news: News) {
         let lost: Vec<PartitionId> = self.owned.lock().iter().copied().collect();
         self.tell(Assignment::Revoked(lost));
@@ -106,7 +108,7 @@ impl ConsumerContext for MemberContext {
         let cooperative = !matches!(consumer.rebalance_protocol(), RebalanceProtocol::Eager);
         let partitions = self.partitions(list);
         let done = if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            // At the end: nobody asks for what was committed, since nothing is read here.
+            // Assigned at the end, so that librdkafka does not look up committed offsets: the member reads nothing.
             let assigned = list
                 .set_all_offsets(KafkaOffset::End)
                 .and_then(|()| if cooperative { consumer.incremental_assign(list) } else { consumer.assign(list) });
@@ -115,41 +117,44 @@ impl ConsumerContext for MemberContext {
         } else {
             if !partitions.is_empty() {
                 if consumer.assignment_lost() {
-                    tracing::warn!(?partitions, "the group gave partitions to others: this process was not heard of");
+                    tracing::warn!(?partitions, "this process lost its partitions: the group did not hear from it");
                 }
                 self.tell(Assignment::Revoked(partitions));
             }
             if cooperative { consumer.incremental_unassign(list) } else { consumer.unassign() }
         };
         if let Err(error) = done {
-            tracing::warn!(%error, "taking part in the group");
+            tracing::warn!(%error, "cannot apply a change of the group's assignment");
         }
     }
 }
 
-/// This process in the group.
+/// This process as a member of the group.
 pub(super) struct Member {
-    /// None once the group was left.
+    /// `None` once the member has left.
     consumer: Mutex<Option<Arc<MemberConsumer>>>,
     news: tokio::sync::Mutex<mpsc::UnboundedReceiver<News>>,
     ended: CancellationToken,
+    thread: Mutex<Option<JoinHandle<()>>>,
     /// True when the member's thread has closed the client.
     is_closed: watch::Receiver<bool>,
     group: String,
     client_id: String,
-    /// Leaves the group only when told to.
+    /// True for a static member, which stays in the group until it unsubscribes.
     is_named: bool,
+    /// Dropped after `consumer`. It ends the member's thread, which therefore drops the client last: closing a client
+    /// blocks.
     _end: DropGuard,
 }
 
 type MemberConsumer = BaseConsumer<MemberContext>;
 
 impl Member {
-    /// Joins the group. What it gets is told by [`Member::next`].
-    pub(super) fn join(config: &KafkaConfig, context: Context) -> Result<Self, LogError> {
+    /// Joins the group. [`Member::next`] returns the partitions it gets.
+    pub(super) fn join(config: &KafkaConfig, context: Context, random: &dyn Random) -> Result<Self, LogError> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        // Named for this member alone, so that it can be found among the group's members.
-        let client_id = format!("millrace-member-{}", uuid::Uuid::new_v4().simple());
+        // A unique id, by which `unsubscribe` finds this member in the group's list.
+        let client_id = format!("millrace-member-{}", random.unique_name());
         let mut client = config.member();
         client.set("client.id", &client_id);
         let context =
@@ -161,7 +166,7 @@ impl Member {
         let ended = CancellationToken::new();
         let (closed, is_closed) = watch::channel(false);
         let (polled, polled_until) = (consumer.clone(), ended.clone());
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("kafka member".to_owned())
             .spawn(move || {
                 poll(&polled, &polled_until);
@@ -171,16 +176,13 @@ impl Member {
             .map_err(|error| LogError::Unavailable(format!("joining the group: no thread: {error}")))?;
         let (context, listen_until) = (consumer.context().clone(), ended.clone());
         let silence_max = config.session_timeout.get() * SILENT_SESSIONS;
-        tokio::spawn(async move {
+        consumer.context().shared.tasks.spawn("member pulse", async move {
             let silent = context.shared.pulse().silent(&client, silence_max);
             if listen_until.run_until_cancelled(silent).await.is_some() {
                 if let Some(metrics) = &context.shared.metrics {
                     metrics.members_replaced.inc();
                 }
-                tracing::error!(
-                    ?silence_max,
-                    "the client that takes part in the group does nothing any more; making a new one"
-                );
+                tracing::error!(?silence_max, "the Kafka client of the group has stopped working; replacing it");
                 context.end(News::Silent);
             }
         });
@@ -188,6 +190,7 @@ impl Member {
             consumer: Mutex::new(Some(consumer)),
             news: tokio::sync::Mutex::new(receiver),
             ended: ended.clone(),
+            thread: Mutex::new(Some(thread)),
             is_closed,
             group: config.group.clone(),
             client_id,
@@ -196,21 +199,21 @@ impl Member {
         })
     }
 
-    /// The next change. Cancel-safe.
+    /// The next event. Cancel-safe.
     pub(super) async fn next(&self) -> News {
         match self.news.lock().await.recv().await {
             Some(news) => news,
-            // The group was left: there is no more news.
+            // The member has left the group, so nothing more will happen.
             None => std::future::pending().await,
         }
     }
 
-    /// The client, for commits; none when the group was left.
+    /// The client, for commits. `None` once the member has left.
     pub(super) fn consumer(&self) -> Option<Arc<MemberConsumer>> {
         self.consumer.lock().clone()
     }
 
-    /// Leaves the group; others get its partitions at once.
+    /// Leaves the group, which gives its partitions to others at once.
     pub(super) async fn leave(&self) {
         let began = Instant::now();
         let Some(consumer) = self.consumer.lock().take() else { return };
@@ -218,24 +221,42 @@ impl Member {
             if self.is_named {
                 self.unsubscribe(&consumer).await;
             }
-            let _ = blocking(move || {
-                drop(consumer);
-                Ok(())
-            })
-            .await;
-            self.ended.cancel();
-            // A member without a name leaves when it is closed, and closing waits until that is done.
-            let _ = self.is_closed.clone().wait_for(|closed| *closed).await;
+            self.close_client(consumer).await;
         };
         if tokio::time::timeout(LEAVE_MAX, left).await.is_err() {
-            tracing::warn!("the group does not answer; it will notice that this process left when its session ends");
+            tracing::warn!("the group does not answer; it will notice that this process left when the session ends");
             self.ended.cancel();
         }
         tracing::info!(seconds = began.elapsed().as_secs_f64(), "left the group");
     }
 
-    /// Unsubscribing leaves, closing does not. The request goes out when the partitions were given back, which the
-    /// member's thread does meanwhile. Waits until the group does not list this member.
+    /// Closes the client without unsubscribing: a named member keeps its partitions until its session ends.
+    pub(super) async fn close(&self) {
+        let Some(consumer) = self.consumer.lock().take() else { return };
+        if tokio::time::timeout(LEAVE_MAX, self.close_client(consumer)).await.is_err() {
+            tracing::warn!("the Kafka client of the group does not close");
+            self.ended.cancel();
+        }
+    }
+
+    /// Ends the member's thread, which closes the client. An unnamed member leaves its group by this, and closing waits
+    /// until it has left.
+    async fn close_client(&self, consumer: Arc<MemberConsumer>) {
+        let _ = blocking(move || {
+            drop(consumer);
+            Ok(())
+        })
+        .await;
+        self.ended.cancel();
+        let _ = self.is_closed.clone().wait_for(|closed| *closed).await;
+        if let Some(thread) = self.thread.lock().take() {
+            // The thread has nothing left to do.
+            let _ = thread.join();
+        }
+    }
+
+    /// Leaves the group as a named member, which closing alone does not do. librdkafka sends the request after the
+    /// member's thread has given the partitions back. Waits until the group no longer lists this member.
     async fn unsubscribe(&self, consumer: &Arc<MemberConsumer>) {
         let asked = consumer.clone();
         let _ = blocking(move || {
@@ -261,29 +282,27 @@ impl Member {
     }
 }
 
-impl Drop for Member {
-    fn drop(&mut self) {
-        // Whoever drops the client last closes it, and that blocks.
-        if let Some(consumer) = self.consumer.lock().take() {
-            std::thread::spawn(move || drop(consumer));
-        }
-    }
-}
-
-/// Takes part in the group, until told to end.
+/// Serves the member's client until `ended`. A member that was shut out is only kept until then.
 fn poll(consumer: &MemberConsumer, ended: &CancellationToken) {
+    let mut is_shut_out = false;
     while !ended.is_cancelled() {
+        if is_shut_out {
+            std::thread::sleep(POLL);
+            continue;
+        }
         match consumer.poll(POLL) {
-            // A record came before its partition was paused. It is read elsewhere.
+            // A record may arrive before its partition is paused. Readers fetch it themselves.
             None | Some(Ok(_)) => {}
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
-                let reason =
-                    format!("this process is shut out of its group: {code}; is kafka.instance_id given twice?");
+                let reason = format!(
+                    "the consumer group shut this process out: {code}; check that no other process has the same \
+                     kafka.instance_id"
+                );
                 tracing::error!("{reason}");
                 consumer.context().end(News::ShutOut(reason));
-                return;
+                is_shut_out = true;
             }
-            Some(Err(error)) => tracing::debug!(%error, "member"),
+            Some(Err(error)) => tracing::debug!(%error, "the Kafka client of the group reported an error"),
         }
     }
 }

@@ -1,37 +1,37 @@
-//! Every metric of the log on Kafka.
+//! The metrics of the log on Kafka.
 
 use prometheus::{
     GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use rdkafka::statistics::Statistics;
 
-/// Counters, gauges and histograms of one [`KafkaLog`](super::KafkaLog).
+/// The metrics of one [`KafkaLog`](super::KafkaLog).
 #[derive(Debug)]
 pub(super) struct Metrics {
-    /// Records that are durable, their bytes, and how long that took.
+    /// Number of acknowledged records, their payload bytes, and the time of their appends.
     pub(super) produced: IntCounter,
     pub(super) produced_bytes: IntCounter,
     pub(super) produce_seconds: Histogram,
-    /// Appends that failed. Label: `reason`: `too_large`, `queue_full`, `timeout`, `refused`.
+    /// Number of failed appends. Label `reason`: `too_large`, `queue_full`, `timeout`, `refused`.
     pub(super) produce_errors: IntCounterVec,
-    /// Times that librdkafka numbered the records of a producer anew.
+    /// Number of times that librdkafka renumbered the records of a producer.
     pub(super) producer_epochs: IntCounter,
-    /// Records that were handed to readers, and their bytes.
+    /// Number of records returned to readers, and their payload bytes.
     pub(super) fetched: IntCounter,
     pub(super) fetched_bytes: IntCounter,
-    /// Times that a reader began elsewhere than where the one before ended: a question to the broker and a new request.
+    /// Number of times that a cursor was repositioned, which costs a request for the bounds and a new fetch.
     pub(super) repositioned: IntCounter,
-    /// Places where partitions are being read, and the clients that serve them.
+    /// Number of cursors, and of the clients that serve them.
     pub(super) cursors: IntGauge,
-    pub(super) lanes: IntGauge,
-    /// Errors that librdkafka told of. Label: `client`.
+    pub(super) reader_clients: IntGauge,
+    /// Number of errors that librdkafka reported. Label: `client`.
     pub(super) client_errors: IntCounterVec,
-    /// Partitions that this process should own by its group, and how often that changed.
+    /// Number of partitions that the group assigned to this process, and of changes of the assignment.
     pub(super) assigned: IntGauge,
     pub(super) rebalances: IntCounter,
     pub(super) members_replaced: IntCounter,
     pub(super) partitions: IntGauge,
-    /// From librdkafka, each 5 s. Labels: `client`, and `broker` where it says so.
+    /// From librdkafka's statistics, every 5 s. Label `client`; `round_trip_seconds` also has `broker`.
     queue_messages: IntGaugeVec,
     queue_bytes: IntGaugeVec,
     round_trip_seconds: GaugeVec,
@@ -40,56 +40,70 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    /// Makes all of them, and makes them visible if there is a registry.
+    /// Creates all metrics, and registers them if there is a registry.
     pub(super) fn new(registry: Option<&Registry>) -> Result<Self, prometheus::Error> {
         let register = Register(registry);
         let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
         let (client, broker) = (&["client"][..], &["client", "broker"][..]);
         Ok(Self {
-            produced: register.counter("produced_records_total", "Records that Kafka has.")?,
-            produced_bytes: register.counter("produced_bytes_total", "Payload of the records that Kafka has.")?,
-            produce_seconds: register.histogram("produce_seconds", "From append to acknowledged.", buckets)?,
+            produced: register
+                .counter("produced_records_total", "Number of records whose append Kafka acknowledged.")?,
+            produced_bytes: register.counter("produced_bytes_total", "Payload bytes of the acknowledged records.")?,
+            produce_seconds: register.histogram(
+                "produce_seconds",
+                "Seconds from the append of a record to its acknowledgement.",
+                buckets,
+            )?,
             produce_errors: register.counters(
                 "produce_errors_total",
-                "Appends that failed, by reason.",
+                "Number of failed appends, by reason.",
                 &["reason"],
             )?,
             producer_epochs: register.counter(
                 "producer_epochs_total",
-                "Times that a producer numbered its records anew; one that was not answered may be in the log twice.",
+                "Number of times a producer renumbered its records; unacknowledged ones may be in the log twice.",
             )?,
-            fetched: register.counter("fetched_records_total", "Records handed to readers.")?,
-            fetched_bytes: register.counter("fetched_bytes_total", "Payload of the records handed to readers.")?,
-            repositioned: register.counter("repositioned_total", "Reads that began where none had ended.")?,
-            cursors: register.gauge("cursors", "Places where partitions are being read.")?,
-            lanes: register.gauge("reader_clients", "Kafka clients that read records.")?,
-            client_errors: register.counters("client_errors_total", "Errors librdkafka told of.", client)?,
-            assigned: register.gauge("assigned_partitions", "Partitions this process should own by its group.")?,
-            members_replaced: register
-                .counter("members_replaced_total", "Clients of this process in the group that did nothing any more.")?,
-            rebalances: register.counter("rebalances_total", "Changes of what this process should own.")?,
-            partitions: register.gauge("partitions", "Partitions of the log's topic.")?,
-            queue_messages: register.gauges(
-                "client_queue_messages",
-                "Messages and events that wait in a client.",
+            fetched: register.counter("fetched_records_total", "Number of records returned to readers.")?,
+            fetched_bytes: register.counter("fetched_bytes_total", "Payload bytes of records returned to readers.")?,
+            repositioned: register
+                .counter("repositioned_total", "Number of reads that could not continue where an earlier one ended.")?,
+            cursors: register.gauge("cursors", "Number of offsets at which partitions are being read.")?,
+            reader_clients: register.gauge("reader_clients", "Number of Kafka clients that read records.")?,
+            client_errors: register.counters(
+                "client_errors_total",
+                "Number of errors that librdkafka reported, by client.",
                 client,
             )?,
-            queue_bytes: register.gauges("client_queue_bytes", "Bytes that wait in a producer.", client)?,
+            assigned: register
+                .gauge("assigned_partitions", "Number of partitions that the group assigned to this process.")?,
+            members_replaced: register.counter(
+                "members_replaced_total",
+                "Number of group clients of this process that stopped working and were replaced.",
+            )?,
+            rebalances: register
+                .counter("rebalances_total", "Number of changes of the partitions assigned to this process.")?,
+            partitions: register.gauge("partitions", "Number of partitions of the log's topic.")?,
+            queue_messages: register.gauges(
+                "client_queue_messages",
+                "Number of messages and events queued in a Kafka client.",
+                client,
+            )?,
+            queue_bytes: register.gauges("client_queue_bytes", "Bytes queued in a producer.", client)?,
             round_trip_seconds: register.float_gauges(
                 "broker_round_trip_seconds",
-                "99th percentile of a broker's answers over the last seconds; of fetches, the wait for records too.",
+                "Seconds until a broker answers, 99th percentile of the last seconds. Includes the wait of fetches.",
                 broker,
             )?,
-            sent_bytes: register.gauges("client_sent_bytes", "Bytes a client sent since it was made.", client)?,
+            sent_bytes: register.gauges("client_sent_bytes", "Bytes a client sent since it was created.", client)?,
             received_bytes: register.gauges(
                 "client_received_bytes",
-                "Bytes a client received since it was made.",
+                "Bytes a client received since it was created.",
                 client,
             )?,
         })
     }
 
-    /// What librdkafka tells about one client.
+    /// Takes over librdkafka's statistics of one client.
     pub(super) fn statistics(&self, client: &str, statistics: &Statistics) {
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.queue_messages.with_label_values(&[client]).set(signed(statistics.msg_cnt) + statistics.replyq);
@@ -105,7 +119,7 @@ impl Metrics {
     }
 }
 
-/// Makes metrics under our prefix.
+/// Creates metrics with Millrace's prefix.
 struct Register<'a>(Option<&'a Registry>);
 
 impl Register<'_> {

@@ -1,7 +1,7 @@
-//! Questions about offsets: bounds, ends, times, commits.
+//! Requests about offsets: bounds, ends, look-ups by time, commits.
 //!
-//! librdkafka's functions for them block, so that they run apart from the async threads. Each try is short: a broker that just went
-//! away keeps a question until it times out, while the partition has a new leader already.
+//! librdkafka's functions for them block, so they run on blocking threads. Each try has a short time-out: a request to a
+//! broker that just died hangs until it times out, although the partition may have a new leader already.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use super::client::{Context, blocking, unavailable};
 use crate::{LogError, Watermarks};
 
-/// One try lasts this long at most.
+/// The longest time of one try.
 const TRY_MAX: Duration = Duration::from_millis(1500);
 
-/// Asks about one topic.
+/// Makes requests about one topic.
 #[derive(Clone)]
 pub(super) struct Offsets {
     pub(super) consumer: Arc<StreamConsumer<Context>>,
@@ -25,7 +25,7 @@ pub(super) struct Offsets {
     pub(super) patience: Duration,
 }
 
-/// True when asking again may help.
+/// True for errors that may pass if the request is repeated.
 fn is_passing(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::{
         AllBrokersDown, BrokerTransportFailure, CoordinatorLoadInProgress, CoordinatorNotAvailable, FencedLeaderEpoch,
@@ -57,7 +57,7 @@ fn is_passing(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// True when the group does not take a commit from this process now.
+/// True for errors by which the group refuses a commit from this process.
 fn is_no_member(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::{
         FencedInstanceId, FencedMemberEpoch, IllegalGeneration, RebalanceInProgress, StaleMemberEpoch, UnknownMemberId,
@@ -77,22 +77,22 @@ fn number(partition: PartitionId) -> i32 {
     i32::try_from(partition.index()).unwrap_or(i32::MAX)
 }
 
-/// The time that stands for the end.
+/// In a look-up by time, this time means the end.
 const LATEST: i64 = -1;
 
 impl Offsets {
-    /// Asks until there is an answer, an error that stays, or patience ends.
+    /// Repeats a request until it succeeds, fails with a lasting error, or `patience` is used up.
     async fn ask<T: Send + 'static>(
         &self,
         what: &'static str,
-        question: impl Fn(&Self, Duration) -> KafkaResult<T> + Send + 'static,
+        request: impl Fn(&Self, Duration) -> KafkaResult<T> + Send + 'static,
     ) -> Result<T, LogError> {
         let this = self.clone();
         blocking(move || {
             let began = Instant::now();
             loop {
                 let left = this.patience.saturating_sub(began.elapsed());
-                match question(&this, left.clamp(Duration::from_millis(50), TRY_MAX)) {
+                match request(&this, left.clamp(Duration::from_millis(50), TRY_MAX)) {
                     Ok(answer) => return Ok(answer),
                     Err(error) => {
                         let passing = error.rdkafka_error_code().is_some_and(is_passing);
@@ -132,18 +132,18 @@ impl Offsets {
         Ok(Watermarks { first: Offset::new(first), end: Offset::new(end) })
     }
 
-    /// The ends of these partitions, in their order, by one question to each broker.
+    /// The ends of these partitions, in their order, with one request to each broker.
     pub(super) async fn ends(&self, partitions: std::ops::Range<u32>) -> Result<Vec<Offset>, LogError> {
         let range = partitions.clone();
         let answer = self.ask("ends", move |this, patience| this.at_times(range.clone(), LATEST, patience)).await?;
         let ends: Option<Vec<Offset>> = answer.into_iter().map(|offset| Some(Offset::new(offset?))).collect();
         ends.filter(|ends| ends.len() == partitions.len())
-            .ok_or_else(|| LogError::Unavailable("ends: Kafka did not tell all of them".to_owned()))
+            .ok_or_else(|| LogError::Unavailable("ends: Kafka's answer is incomplete".to_owned()))
     }
 
-    /// The first offset at `time` or later.
+    /// The first offset whose append time is `time` or later.
     pub(super) async fn at(&self, partition: PartitionId, time: TimestampNs) -> Result<Option<Offset>, LogError> {
-        // Kafka's times are whole milliseconds: the first one that is not before `time`. Below 0 other things are meant.
+        // Rounded up to Kafka's whole milliseconds. Kafka gives negative times a special meaning, so they become 0.
         let millis = time.nanos().max(0).div_euclid(1_000_000);
         let millis = if time.nanos() > millis * 1_000_000 { millis + 1 } else { millis };
         let range = partition.index()..partition.index() + 1;
@@ -175,7 +175,7 @@ impl Offsets {
         Ok(found.into_iter().map(|(_, offset)| offset).collect())
     }
 
-    /// Commits through a member of the group, or as a reader that is none.
+    /// Commits through `through`: a member of the group, or a client that is not a member.
     pub(super) async fn commit<C: ConsumerContext + 'static>(
         &self,
         through: Arc<impl Consumer<C> + Send + Sync + 'static>,
@@ -187,10 +187,10 @@ impl Offsets {
             let list = this.list(std::iter::once(partition), KafkaOffset::Offset(offset.value()));
             match list.and_then(|list| through.commit(&list, CommitMode::Sync)) {
                 Ok(()) => Ok(()),
-                // Kafka takes commits from members only while there are any, and not while they share anew. It is
-                // advice: the head is the truth.
+                // A group that has members takes commits from no one else, and none during a rebalance. A commit is
+                // only a hint (the head decides), so a refused one is not an error.
                 Err(error) if error.rdkafka_error_code().is_some_and(is_no_member) => {
-                    tracing::debug!(%partition, %offset, %error, "the commit was not taken");
+                    tracing::debug!(%partition, %offset, %error, "the group refused a commit");
                     Ok(())
                 }
                 Err(error) => Err(unavailable("commit", &error)),
@@ -199,7 +199,7 @@ impl Offsets {
         .await
     }
 
-    /// What was last committed.
+    /// The offset that was committed last.
     pub(super) async fn committed(&self, partition: PartitionId) -> Result<Option<Offset>, LogError> {
         self.ask("committed", move |this, patience| {
             let list = this.list(std::iter::once(partition), KafkaOffset::Invalid)?;

@@ -1,25 +1,27 @@
-//! Reading partitions at several places at once.
+//! Reads of partitions at several offsets at once.
 //!
-//! [`LogBus::fetch`](crate::LogBus::fetch) pulls; librdkafka fetches ahead. Between the two stand *cursors*: a cursor is one partition in
-//! one client, with the queue of what was fetched ahead of it. A fetch that begins where the one before ended takes its
-//! cursor and finds its records there, with no question to a broker. One client can hold a partition only once; a
-//! second reader of it gets a cursor in another client (a *lane*), which all partitions share.
+//! [`LogBus::fetch`](crate::LogBus::fetch) pulls, but librdkafka fetches ahead. *Cursors* connect the two. A cursor is
+//! one partition in one Kafka client, with the queue of records that the client fetched ahead. A fetch that begins where
+//! an earlier one ended takes that cursor and finds its records in the queue, without a request to a broker. One client
+//! can read a partition only at one offset. A second reader of the partition gets a cursor in another client; all
+//! partitions share these clients.
 //!
 //! ```text
-//! fetch(partition, from) ── cursor at `from`?  ── yes ─▶ its queue ─▶ records
+//! fetch(partition, from) ── a cursor at `from`? ─ yes ─▶ its queue ─▶ records
 //!                              │ no
-//!                              └─ idle, or new ─▶ ask for the bounds (out of range?) ─▶ assign at `from` ─▶ its queue
+//!                              └─ an idle or new cursor ─▶ get the bounds (out of range?) ─▶ assign ─▶ its queue
 //! ```
 //!
-//! * A queue wakes its reader when something comes in; nothing is polled and no thread waits per partition.
-//! * A queue is bounded in bytes (`fetch_bytes_max`); a reader that stops costs no more than that.
-//! * Cursors that nobody used for a while are given up, and lanes without cursors with them.
-//! * A fetch that is cancelled leaves its cursor at an unknown place; the next one begins anew there.
-//! * Offsets without records at the end of a partition (markers of transactions) are passed, so that a reader that waits for
-//!   the end reaches it: when a queue ran empty, the bounds are asked once; if the end lies further on, the next fetch begins
-//!   anew. That the end is reported without a record before it proves nothing yet: who answers the fetch may be behind
-//!   who told the bounds, as a new leader, one that does not know yet that it was replaced, or a follower is for a moment. So it must be seen
-//!   several times, with the cluster's metadata learned anew in between ([`GAP_LOOKS`]).
+//! * A queue wakes its reader when a record arrives. Nothing polls, and no partition needs a thread.
+//! * A queue is bounded in bytes (`fetch_bytes_max`), so a reader that stops does not cost more than that.
+//! * Cursors that are not used for a while are dropped, and clients without cursors are closed.
+//! * A cancelled fetch leaves its cursor at an unknown offset. The next fetch repositions the cursor.
+//! * A partition may end with offsets that hold no record, such as transaction markers. A reader must pass them to reach
+//!   the end. When a queue runs empty, the reader gets the bounds once; if the end is further on, the next fetch
+//!   repositions the cursor. An end reported below the known end does not yet prove a gap: the replica that answers the
+//!   fetch may be behind the one that answered with the bounds. This happens for a moment with a new leader, with a
+//!   leader that does not know yet that it was replaced, and with a follower. Therefore the reader must see the early
+//!   end several times, with fresh cluster metadata in between ([`GAP_LOOKS`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -36,41 +38,43 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::client::{Context, nanos, unavailable};
+use super::client::{Context, drop_client, nanos, unavailable};
 use super::config::KafkaConfig;
 use super::metrics::Metrics;
 use super::offsets::Offsets;
 use crate::{FetchLimits, Fetched, LogError, LogRecord, Watermarks};
 
-/// A cursor that was not used for so long may be taken by a reader of another place.
+/// A cursor that was not used for this long may be repositioned for another reader.
 const FRESH: Duration = Duration::from_secs(5);
-/// A cursor that was not used for so long is given up.
+/// A cursor that was not used for this long is dropped.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(30);
-/// Offsets without records are believed after so many looks.
+/// Number of sightings after which a gap in the offsets is believed.
 const GAP_LOOKS: u32 = 3;
-/// So long a record is waited for after the end was met too early.
+/// The wait for a record after an early end.
 const LATE_MAX: Duration = Duration::from_secs(1);
-/// Nobody waits for longer.
+/// An upper bound for the wait of a fetch, so that deadlines do not overflow.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// One client that reads records.
-pub(super) struct Lane {
+/// One Kafka client that reads records.
+pub(super) struct ReaderClient {
     consumer: Arc<StreamConsumer<Context>>,
-    ended: CancellationToken,
+    /// Ends the task that serves the client's events. The task closes the client, since it holds it longest.
+    _serving: DropGuard,
+    _listening: DropGuard,
 }
 
-impl Lane {
+impl ReaderClient {
     fn new(config: &KafkaConfig, context: Context) -> Result<Self, LogError> {
-        let (settings, ended) = (config.reader(), CancellationToken::new());
+        let (settings, ended, dropped) = (config.reader(), context.closed.child_token(), CancellationToken::new());
         let consumer: StreamConsumer<Context> =
             settings.create_with_context(context.clone()).map_err(|error| unavailable("a client", &error))?;
         let consumer = Arc::new(consumer);
         context.listen(settings, ended.clone());
-        // The client's own events are served here: errors, statistics, tokens. Records come through the queues.
-        let (serving, token) = (consumer.clone(), ended.clone());
-        tokio::spawn(async move {
+        // Serves the client's own events: errors, statistics, tokens. Records arrive through the queues.
+        let (serving, token) = (consumer.clone(), dropped.clone());
+        context.event_tasks.spawn("events of a reader", async move {
             loop {
                 tokio::select! {
                     biased;
@@ -79,16 +83,15 @@ impl Lane {
                         Ok(message) => tracing::error!(
                             partition = message.partition(),
                             offset = message.offset(),
-                            "a record came in beside its queue"
+                            "a record did not arrive through its queue"
                         ),
-                        Err(error) => tracing::debug!(%error, "reader"),
+                        Err(error) => tracing::debug!(%error, "a reader's Kafka client reported an error"),
                     },
                 }
             }
-            // Closing a client waits for its threads.
-            tokio::task::spawn_blocking(move || drop(serving));
+            drop_client(serving);
         });
-        Ok(Self { consumer, ended })
+        Ok(Self { consumer, _serving: dropped.drop_guard(), _listening: ended.drop_guard() })
     }
 
     pub(super) fn consumer(&self) -> Arc<StreamConsumer<Context>> {
@@ -96,36 +99,30 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
-    fn drop(&mut self) {
-        self.ended.cancel();
-    }
-}
-
-/// One partition in one lane.
+/// One partition in one client.
 struct Cursor {
     partition: PartitionId,
     topic: Arc<str>,
-    /// Where the next record comes from; none when it is not known, or not assigned.
+    /// The offset at which the next fetch can continue. `None` if it is unknown or the cursor is not assigned.
     next: Option<Offset>,
     assigned: bool,
-    /// Fetched, and too large for the fetch before.
+    /// A record that was fetched but did not fit into the previous fetch.
     pending: Option<LogRecord>,
-    /// The end was reached after the last record, and nothing lies between.
+    /// True when the end directly follows the last record, as the bounds confirmed.
     end_checked: bool,
-    /// Times the end was reached since the last record.
+    /// Number of times the end was reached since the last record.
     ends: u32,
     gap: Option<Gap>,
     used: Instant,
     queue: StreamPartitionQueue<Context>,
     /// Last, so that its client outlives the queue.
-    lane: Arc<Lane>,
+    client: Arc<ReaderClient>,
 }
 
 impl Cursor {
-    fn new(lane: Arc<Lane>, topic: Arc<str>, partition: PartitionId) -> Result<Self, LogError> {
-        // Before it is assigned, so that no record goes elsewhere.
-        let queue = lane.consumer.split_partition_queue(&topic, partition.index() as i32);
+    fn new(client: Arc<ReaderClient>, topic: Arc<str>, partition: PartitionId) -> Result<Self, LogError> {
+        // Split off before the partition is assigned, so that no record goes to the client's main queue.
+        let queue = client.consumer.split_partition_queue(&topic, partition.index() as i32);
         let queue = queue.ok_or_else(|| LogError::Unavailable("a client has no queue for a partition".to_owned()))?;
         Ok(Self {
             partition,
@@ -138,7 +135,7 @@ impl Cursor {
             gap: None,
             used: Instant::now(),
             queue,
-            lane,
+            client,
         })
     }
 
@@ -152,17 +149,17 @@ impl Cursor {
         self.next = None;
         self.pending = None;
         if self.assigned {
-            self.lane.consumer.incremental_unassign(&self.list(KafkaOffset::Invalid)?)?;
+            self.client.consumer.incremental_unassign(&self.list(KafkaOffset::Invalid)?)?;
             self.assigned = false;
         }
         Ok(())
     }
 
-    /// Begins anew at `from`. What was fetched ahead is dropped: librdkafka counts versions of an assignment.
+    /// Repositions the cursor. librdkafka drops what it had fetched ahead, since each assignment has a version.
     fn assign(&mut self, from: Offset) -> Result<(), LogError> {
         let assign = |cursor: &mut Self| {
             cursor.unassign()?;
-            cursor.lane.consumer.incremental_assign(&cursor.list(KafkaOffset::Offset(from.value()))?)
+            cursor.client.consumer.incremental_assign(&cursor.list(KafkaOffset::Offset(from.value()))?)
         };
         assign(self).map_err(|error| unavailable("reading", &error))?;
         self.assigned = true;
@@ -171,7 +168,8 @@ impl Cursor {
         Ok(())
     }
 
-    /// The end was met at `from`, below the end that was told just before. Where to go on, when there is a gap for sure.
+    /// Notes that the partition seems to end at `from`, although its bounds just said that it ends at `end`. Returns the
+    /// offset to continue at once the gap is certain.
     fn pass_gap(&mut self, from: Offset, end: Offset, pause: Duration) -> Option<Offset> {
         let now = Instant::now();
         let new = || Gap { range: OffsetRange::new(from, end), looks: 0, looked: now - pause };
@@ -188,69 +186,69 @@ impl Cursor {
 impl Drop for Cursor {
     fn drop(&mut self) {
         if let Err(error) = self.unassign() {
-            tracing::debug!(partition = %self.partition, %error, "a cursor cannot be given up");
+            tracing::debug!(partition = %self.partition, %error, "cannot unassign a cursor");
         }
     }
 }
 
-/// Offsets that seem to hold no record.
+/// A range of offsets that seems to hold no record.
 struct Gap {
     range: OffsetRange,
     looks: u32,
     looked: Instant,
 }
 
-/// What one partition is read through.
+/// The cursors of one partition.
 #[derive(Default)]
-struct Places {
+struct PartitionCursors {
     idle: Vec<Cursor>,
-    /// The lanes of cursors in use.
+    /// The client numbers of the cursors in use.
     busy: Vec<usize>,
 }
 
-/// All cursors of a log.
+/// All cursors of a log, and the clients behind them.
 pub(super) struct Readers {
     config: KafkaConfig,
     topic: Arc<str>,
     context: Context,
     metrics: Arc<Metrics>,
     offsets: Offsets,
-    /// The first lane. It stays, and also asks all questions.
-    first: Arc<Lane>,
-    lanes: Mutex<Vec<Weak<Lane>>>,
-    places: Mutex<HashMap<PartitionId, Places>>,
-    /// A cursor was put back.
+    /// The first client. It is never closed and also looks up offsets.
+    first: Arc<ReaderClient>,
+    clients: Mutex<Vec<Weak<ReaderClient>>>,
+    cursors: Mutex<HashMap<PartitionId, PartitionCursors>>,
+    /// Notified when a cursor is returned.
     returned: Notify,
 }
 
-/// A cursor in use; goes back when dropped.
-struct Held<'a> {
+/// A cursor in use. It is returned when this is dropped.
+struct BorrowedCursor<'a> {
     readers: &'a Readers,
     cursor: Option<Cursor>,
     partition: PartitionId,
-    lane: usize,
-    /// Where it goes on; what a fetch that was given up leaves is unknown.
+    client: usize,
+    /// The offset at which the next fetch can continue. `None` after a cancelled fetch.
     next: Option<Offset>,
 }
 
-impl Drop for Held<'_> {
+impl Drop for BorrowedCursor<'_> {
     fn drop(&mut self) {
-        let mut places = self.readers.places.lock();
-        let place = places.entry(self.partition).or_default();
-        place.busy.retain(|lane| *lane != self.lane);
+        let mut cursors = self.readers.cursors.lock();
+        let partition_cursors = cursors.entry(self.partition).or_default();
+        partition_cursors.busy.retain(|client| *client != self.client);
         if let Some(mut cursor) = self.cursor.take() {
             cursor.next = self.next;
             cursor.used = Instant::now();
-            place.idle.push(cursor);
+            partition_cursors.idle.push(cursor);
         }
-        drop(places);
+        drop(cursors);
         self.readers.returned.notify_waiters();
     }
 }
 
 impl Readers {
     pub(super) fn new(config: &KafkaConfig, context: Context, metrics: Arc<Metrics>) -> Result<Self, LogError> {
-        let first = Arc::new(Lane::new(config, context.of("reader"))?);
+        let first = Arc::new(ReaderClient::new(config, context.of("reader"))?);
         let topic: Arc<str> = config.topic.as_str().into();
         let offsets =
             Offsets { consumer: first.consumer(), topic: topic.clone(), patience: config.request_timeout.get() };
@@ -260,9 +258,9 @@ impl Readers {
             context,
             metrics,
             offsets,
-            lanes: Mutex::new(vec![Arc::downgrade(&first)]),
+            clients: Mutex::new(vec![Arc::downgrade(&first)]),
             first,
-            places: Mutex::default(),
+            cursors: Mutex::default(),
             returned: Notify::new(),
         })
     }
@@ -271,58 +269,60 @@ impl Readers {
         &self.offsets
     }
 
-    /// Which lane of a partition's cursors this is.
-    fn number_of(&self, lane: &Arc<Lane>) -> usize {
-        let lanes = self.lanes.lock();
-        lanes.iter().position(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(lane))).unwrap_or(usize::MAX)
+    /// The number of a client.
+    fn number_of(&self, client: &Arc<ReaderClient>) -> usize {
+        let clients = self.clients.lock();
+        clients.iter().position(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(client))).unwrap_or(usize::MAX)
     }
 
-    fn lane(&self, number: usize) -> Result<Arc<Lane>, LogError> {
+    fn client(&self, number: usize) -> Result<Arc<ReaderClient>, LogError> {
         if number == 0 {
             return Ok(self.first.clone());
         }
-        let mut lanes = self.lanes.lock();
-        if lanes.len() <= number {
-            lanes.resize_with(number + 1, Weak::new);
+        let mut clients = self.clients.lock();
+        if clients.len() <= number {
+            clients.resize_with(number + 1, Weak::new);
         }
-        if let Some(lane) = lanes[number].upgrade() {
-            return Ok(lane);
+        if let Some(client) = clients[number].upgrade() {
+            return Ok(client);
         }
-        let lane = Arc::new(Lane::new(&self.config, self.context.of("reader"))?);
-        lanes[number] = Arc::downgrade(&lane);
-        Ok(lane)
+        let client = Arc::new(ReaderClient::new(&self.config, self.context.of("reader"))?);
+        clients[number] = Arc::downgrade(&client);
+        Ok(client)
     }
 
-    /// The best cursor for reading from `from` that is free, or a new one; none when all are in use.
-    fn take(&self, partition: PartitionId, from: Offset) -> Result<Option<Held<'_>>, LogError> {
-        let mut places = self.places.lock();
-        let place = places.entry(partition).or_default();
-        let at = |wanted: &dyn Fn(&Cursor) -> bool| place.idle.iter().position(wanted);
-        let found = at(&|cursor| cursor.next == Some(from))
-            .or_else(|| at(&|cursor| cursor.next.is_none() || cursor.used.elapsed() > FRESH));
-        let room = place.idle.len() + place.busy.len() < self.config.readers_max;
-        let oldest = || (0..place.idle.len()).min_by_key(|i| place.idle[*i].used);
-        let held = match found.or_else(|| if room { None } else { oldest() }) {
+    /// Borrows the best idle cursor for a read at `from`, or a new one. Returns `None` if all are in use.
+    fn take(&self, partition: PartitionId, from: Offset) -> Result<Option<BorrowedCursor<'_>>, LogError> {
+        let mut cursors = self.cursors.lock();
+        let partition_cursors = cursors.entry(partition).or_default();
+        let position = |matches: &dyn Fn(&Cursor) -> bool| partition_cursors.idle.iter().position(matches);
+        let reusable = position(&|cursor| cursor.next == Some(from))
+            .or_else(|| position(&|cursor| cursor.next.is_none() || cursor.used.elapsed() > FRESH));
+        let room = partition_cursors.idle.len() + partition_cursors.busy.len() < self.config.readers_max;
+        let oldest = || (0..partition_cursors.idle.len()).min_by_key(|i| partition_cursors.idle[*i].used);
+        let borrowed = match reusable.or_else(|| if room { None } else { oldest() }) {
             Some(index) => {
-                let cursor = place.idle.swap_remove(index);
-                let lane = self.number_of(&cursor.lane);
-                Held { readers: self, next: None, partition, lane, cursor: Some(cursor) }
+                let cursor = partition_cursors.idle.swap_remove(index);
+                let client = self.number_of(&cursor.client);
+                BorrowedCursor { readers: self, next: None, partition, client, cursor: Some(cursor) }
             }
             None if room => {
-                let used: Vec<usize> = place.idle.iter().map(|cursor| self.number_of(&cursor.lane)).collect();
-                let free = (0..self.config.readers_max).find(|n| !used.contains(n) && !place.busy.contains(n));
-                let Some(lane) = free else { return Ok(None) };
-                let cursor = Cursor::new(self.lane(lane)?, self.topic.clone(), partition)?;
-                Held { readers: self, next: None, partition, lane, cursor: Some(cursor) }
+                let used: Vec<usize> =
+                    partition_cursors.idle.iter().map(|cursor| self.number_of(&cursor.client)).collect();
+                let free =
+                    (0..self.config.readers_max).find(|n| !used.contains(n) && !partition_cursors.busy.contains(n));
+                let Some(client) = free else { return Ok(None) };
+                let cursor = Cursor::new(self.client(client)?, self.topic.clone(), partition)?;
+                BorrowedCursor { readers: self, next: None, partition, client, cursor: Some(cursor) }
             }
             None => return Ok(None),
         };
-        place.busy.push(held.lane);
-        Ok(Some(held))
+        partition_cursors.busy.push(borrowed.client);
+        Ok(Some(borrowed))
     }
 
-    /// Records from `from` on. What is out of range is told as such; the caller makes sure that the topic is still
-    /// the same.
+    /// Fetches records from `from` on. After [`LogError::OutOfRange`] the caller checks that the topic is still the
+    /// same.
     pub(super) async fn fetch(
         &self,
         partition: PartitionId,
@@ -330,24 +330,23 @@ impl Readers {
         limits: FetchLimits,
     ) -> Result<Fetched, LogError> {
         let deadline = Instant::now() + limits.wait_max.min(WAIT_MAX);
-        let mut held = loop {
+        let mut borrowed = loop {
             let mut returned = std::pin::pin!(self.returned.notified());
             returned.as_mut().enable();
-            if let Some(held) = self.take(partition, from)? {
-                break held;
+            if let Some(borrowed) = self.take(partition, from)? {
+                break borrowed;
             }
             if timeout_at(deadline, returned).await.is_err() {
                 return Ok(Fetched { records: Vec::new(), next: from });
             }
         };
-        let Some(mut cursor) = held.cursor.take() else {
+        let Some(mut cursor) = borrowed.cursor.take() else {
             return Err(LogError::Unavailable("a cursor is missing".to_owned()));
         };
-        // From here on `held` puts back what it is given; a cursor that is dropped is given up, which is right when a
-        // fetch is cancelled or fails.
+        // If the fetch fails or is cancelled, the cursor is dropped and not returned: its offset is unknown.
         let fetched = self.read(&mut cursor, from, limits, deadline).await?;
-        held.next = cursor.next;
-        held.cursor = Some(cursor);
+        borrowed.next = cursor.next;
+        borrowed.cursor = Some(cursor);
         self.metrics.fetched.inc_by(fetched.records.len() as u64);
         self.metrics.fetched_bytes.inc_by(fetched.records.iter().map(|record| record.payload.len() as u64).sum());
         Ok(fetched)
@@ -361,7 +360,7 @@ impl Readers {
         mut deadline: Instant,
     ) -> Result<Fetched, LogError> {
         let partition = cursor.partition;
-        let wanted = deadline;
+        let wait_until = deadline;
         let mut next = from;
         let mut known_end = None;
         if cursor.next != Some(from) {
@@ -370,7 +369,7 @@ impl Readers {
             self.metrics.repositioned.inc();
             known_end = Some(bounds.end);
             if bounds.end > from {
-                // There is something, and one record at least is given when there is one.
+                // A fetch returns at least one record if there is one, so wait for it.
                 deadline = deadline.max(Instant::now() + self.config.request_timeout.get());
             }
         }
@@ -418,22 +417,23 @@ impl Readers {
                         let pause = 2 * self.config.metadata_refresh.get();
                         match cursor.pass_gap(next, end, pause) {
                             Some(passed) => (next, deadline) = (passed, deadline.min(Instant::now())),
-                            None => deadline = deadline.min(wanted.max(Instant::now() + LATE_MAX)),
+                            None => deadline = deadline.min(wait_until.max(Instant::now() + LATE_MAX)),
                         }
                     }
                 }
                 Err(error) if records.is_empty() => return Err(self.failed(partition, next, &error).await),
                 Err(error) => {
-                    // What came before it is good; the next fetch begins anew and meets the error again, or not.
-                    tracing::debug!(%partition, %error, "reading");
+                    // The records before the error are good. The next fetch repositions the cursor and meets the error
+                    // again if it lasts.
+                    tracing::debug!(%partition, %error, "a fetch ended early");
                     return Ok(Fetched { records, next });
                 }
             }
         }
         cursor.next = Some(next);
         if records.is_empty() && next == from && cursor.ends > 0 && (!cursor.end_checked || cursor.ends > 1) {
-            // The queue ran empty. Usually that is the end; if not, offsets without records lie before it.
-            // When Kafka does not answer, it is asked again after the next fetch.
+            // The queue ran empty. Usually this is the end. If not, offsets without records precede the end. If Kafka
+            // does not answer, the next fetch tries again.
             if let Ok(held) = self.offsets.watermarks(partition).await {
                 (cursor.end_checked, cursor.ends) = (true, 1);
                 if held.end != next || held.first > next {
@@ -452,11 +452,11 @@ impl Readers {
         Ok(held)
     }
 
-    /// What an error of a cursor means.
+    /// The error to report for an error of a cursor.
     async fn failed(&self, partition: PartitionId, next: Offset, error: &KafkaError) -> LogError {
         use RDKafkaErrorCode::{AutoOffsetReset, OffsetOutOfRange};
         if let Some(AutoOffsetReset | OffsetOutOfRange) = error.rdkafka_error_code() {
-            // Retention passed the reader, or the topic is another one.
+            // Retention passed the reader, or the topic was recreated.
             if let Err(error) = self.in_range(partition, next).await {
                 return error;
             }
@@ -465,17 +465,20 @@ impl Readers {
         unavailable("reading", error)
     }
 
-    /// Gives up cursors that nobody used for so long.
-    pub(super) fn give_up_idle(&self, idle_max: Duration) {
+    /// Drops cursors that were not used for `idle_max`.
+    pub(super) fn drop_idle(&self, idle_max: Duration) {
         let mut count = 0;
-        // Given up under the lock: a new cursor of the same partition and lane shares librdkafka's queue with the old one.
-        self.places.lock().retain(|_, place| {
-            place.idle.retain(|cursor| cursor.used.elapsed() < idle_max);
-            count += place.idle.len() + place.busy.len();
-            !place.idle.is_empty() || !place.busy.is_empty()
+        // Dropped under the lock: a new cursor of the same partition and client would share librdkafka's queue with the
+        // old one.
+        self.cursors.lock().retain(|_, partition_cursors| {
+            partition_cursors.idle.retain(|cursor| cursor.used.elapsed() < idle_max);
+            count += partition_cursors.idle.len() + partition_cursors.busy.len();
+            !partition_cursors.idle.is_empty() || !partition_cursors.busy.is_empty()
         });
         self.metrics.cursors.set(count as i64);
-        self.metrics.lanes.set(self.lanes.lock().iter().filter(|lane| lane.strong_count() > 0).count() as i64);
+        self.metrics
+            .reader_clients
+            .set(self.clients.lock().iter().filter(|client| client.strong_count() > 0).count() as i64);
     }
 }
 
@@ -483,7 +486,7 @@ fn record(message: &BorrowedMessage<'_>) -> LogRecord {
     LogRecord {
         offset: Offset::new(message.offset()),
         append_time: TimestampNs::from_nanos(nanos(message.timestamp().to_millis().unwrap_or(0))),
-        // Copied, since librdkafka's own buffer holds a whole answer of the broker and goes with its client.
+        // Copied, since librdkafka's buffer holds the whole response of the broker and must not outlive its client.
         key: message.key().map_or_else(Bytes::new, Bytes::copy_from_slice),
         payload: message.payload().map_or_else(Bytes::new, Bytes::copy_from_slice),
     }

@@ -1,6 +1,6 @@
-//! Topics are made, or checked, before they are used.
+//! Topics are created or checked before they are used.
 //!
-//! Everything that is wrong with a topic is said at once, each with what it is, what it must be and how to change it.
+//! A check reports every problem at once: the setting, its value, the value it must have, and how to change it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,34 +15,34 @@ use super::client::{Context, blocking, unavailable};
 use super::config::KafkaConfig;
 use crate::LogError;
 
-/// How long a topic that was just made may take until it can be used.
+/// The longest wait until a topic that was just created can be used.
 const CREATION_MAX: Duration = Duration::from_secs(15);
 
-/// What a topic must be like.
+/// The requirements for a topic, and the settings to create it with.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
+pub(super) struct TopicSpec {
     pub(super) name: String,
     partitions: u32,
     replication_factor: u16,
-    /// Of how many brokers each must have a record before it is acknowledged; none where losing records is no harm.
+    /// Number of brokers that must have a record before it is acknowledged. `None` if records may get lost.
     min_insync_replicas: Option<u16>,
     retention: Duration,
     retention_min: Duration,
     message_bytes_max: Option<u64>,
-    /// Which setting of ours names it.
+    /// The Millrace setting that names the topic.
     setting: &'static str,
 }
 
-/// A topic as it was found.
-pub(super) struct Found {
+/// An existing topic.
+pub(super) struct TopicInfo {
     pub(super) id: TopicId,
     pub(super) partitions: u32,
-    /// The least number of any partition.
+    /// The number of replicas of the partition that has the fewest.
     replicas: usize,
 }
 
-impl Wanted {
-    /// The log.
+impl TopicSpec {
+    /// The spec of the log's topic.
     pub(super) fn log(config: &KafkaConfig) -> Self {
         Self {
             name: config.topic.clone(),
@@ -56,7 +56,7 @@ impl Wanted {
         }
     }
 
-    /// The control topic: what is minutes old is forgotten.
+    /// The spec of the control topic, which keeps messages for minutes only.
     pub(super) fn control(config: &KafkaConfig) -> Self {
         Self {
             name: config.control_topic(),
@@ -70,7 +70,7 @@ impl Wanted {
         }
     }
 
-    /// The largest message it takes; Kafka's own default where nothing is wanted.
+    /// The largest message that the topic takes: the spec's, or else Kafka's default.
     pub(super) fn bytes_max(&self) -> usize {
         usize::try_from(self.message_bytes_max.unwrap_or(1_048_588)).unwrap_or(usize::MAX)
     }
@@ -82,10 +82,10 @@ impl Wanted {
         values.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
     }
 
-    /// The settings it is made with.
+    /// The settings with which the topic is created.
     fn values(&self) -> Vec<(&'static str, String)> {
         let mut values = vec![
-            // Kafka's retention and its look-ups by time go by this.
+            // Kafka's retention and its look-ups by time use this timestamp.
             ("message.timestamp.type", "LogAppendTime".to_owned()),
             ("cleanup.policy", "delete".to_owned()),
             ("retention.ms", self.retention.as_millis().to_string()),
@@ -94,7 +94,7 @@ impl Wanted {
         if let Some(replicas) = self.min_insync_replicas {
             values.push(("min.insync.replicas", replicas.to_string()));
         } else {
-            // Small segments: only whole ones are forgotten.
+            // Small segments, since Kafka only removes whole ones.
             values.push(("segment.ms", self.retention.as_millis().to_string()));
             values.push(("segment.bytes", (16 << 20).to_string()));
         }
@@ -104,7 +104,8 @@ impl Wanted {
         values
     }
 
-    /// Everything that is wrong with the settings it has, and what is worth a warning.
+    /// Compares the topic's settings with the spec. Returns the problems that make it unusable, and those that deserve a
+    /// warning.
     fn complaints(&self, of: &dyn Fn(&str) -> Option<String>, replicas: usize) -> (Vec<String>, Vec<String>) {
         let (mut wrong, mut odd) = (Vec::new(), Vec::new());
         let number = |name: &str| of(name).and_then(|value| value.parse::<i64>().ok());
@@ -127,18 +128,18 @@ impl Wanted {
             && (is.unsigned_abs() as u128) < self.retention_min.as_millis()
         {
             let least = self.retention_min.as_millis().to_string();
-            let wanted = self.retention.as_millis().to_string();
-            must("retention.ms", is.to_string(), format!("at least {least} (kafka.retention_min)"), &wanted);
+            let retention = self.retention.as_millis().to_string();
+            must("retention.ms", is.to_string(), format!("at least {least} (kafka.retention_min)"), &retention);
         }
         if let (Some(is), Some(least)) = (number("max.message.bytes"), self.message_bytes_max)
             && is.unsigned_abs() < least
         {
-            let must_be = format!("at least {least} (kafka.record_bytes_max and 64KB for what goes with a record)");
+            let must_be = format!("at least {least} (kafka.record_bytes_max plus 64KB of overhead)");
             must("max.message.bytes", is.to_string(), must_be, &least.to_string());
         }
         if let Some(least) = self.min_insync_replicas {
             if of("unclean.leader.election.enable").is_some_and(|is| is == "true") {
-                let why = "false (what was acknowledged could get lost)".into();
+                let why = "false (acknowledged records could get lost)".into();
                 must("unclean.leader.election.enable", "true".into(), why, "false");
             }
             let in_sync = number("min.insync.replicas");
@@ -152,14 +153,17 @@ impl Wanted {
                      add replicas with `kafka-reassign-partitions.sh`"
                 ));
             } else if in_sync.is_some_and(|is| replicas > 1 && is >= replicas as i64) {
-                odd.push(format!("min.insync.replicas is as many as there are replicas ({replicas}): nothing can be appended while one broker is away"));
+                odd.push(format!(
+                    "min.insync.replicas is as high as the number of replicas ({replicas}): nothing can be appended \
+                     while one broker is away"
+                ));
             }
             if let Some(is) = number("retention.bytes").filter(|is| *is >= 0) {
-                odd.push(format!("retention.bytes is {is}: records may go before retention.ms says so"));
+                odd.push(format!("retention.bytes is {is}: Kafka may remove records before retention.ms has passed"));
             }
             if replicas < usize::from(self.replication_factor) {
                 odd.push(format!(
-                    "it has {replicas} replicas, kafka.replication_factor is {}",
+                    "it has {replicas} replicas, but kafka.replication_factor is {}",
                     self.replication_factor
                 ));
             }
@@ -168,7 +172,7 @@ impl Wanted {
     }
 }
 
-/// An administrator: makes and describes topics.
+/// A Kafka client that creates and describes topics.
 pub(super) struct Admin {
     client: AdminClient<Context>,
     brokers: String,
@@ -194,40 +198,40 @@ impl Admin {
         AdminOptions::new().request_timeout(Some(self.patience)).operation_timeout(Some(self.patience))
     }
 
-    /// Makes the topic if it is not there and may be made, and checks it.
-    pub(super) async fn ensure(self: &Arc<Self>, wanted: &Wanted) -> Result<Found, LogError> {
+    /// Checks the topic. Creates it first if it does not exist and the settings allow it.
+    pub(super) async fn ensure(self: &Arc<Self>, spec: &TopicSpec) -> Result<TopicInfo, LogError> {
         let began = Instant::now();
         let mut created = false;
         loop {
-            let found = self.find(&wanted.name).await?;
+            let found = self.find(&spec.name).await?;
             match found {
                 Some(found) => {
-                    self.check(wanted, &found).await?;
+                    self.check(spec, &found).await?;
                     return Ok(found);
                 }
                 None if created && began.elapsed() < CREATION_MAX => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 None if created => {
-                    let reason = format!("topic {} was made and cannot be seen", wanted.name);
+                    let reason = format!("topic {} was created but is still not visible", spec.name);
                     return Err(LogError::Unavailable(reason));
                 }
                 None => {
-                    self.create(wanted).await?;
+                    self.create(spec).await?;
                     created = true;
                 }
             }
         }
     }
 
-    /// The topic as it is now; none when it does not exist or is not ready.
-    pub(super) async fn find(self: &Arc<Self>, topic: &str) -> Result<Option<Found>, LogError> {
+    /// Looks up the topic. Returns `None` if it does not exist or is not ready.
+    pub(super) async fn find(self: &Arc<Self>, topic: &str) -> Result<Option<TopicInfo>, LogError> {
         let (this, topic) = (self.clone(), topic.to_owned());
         blocking(move || {
             let client = this.client.inner();
-            let Some(seen) = see(client, &topic, this.patience)? else { return Ok(None) };
-            match topic_id(client, &topic, seen.broker, this.patience) {
-                Ok(id) => Ok(Some(Found { id, partitions: seen.partitions, replicas: seen.replicas })),
+            let Some(metadata) = topic_metadata(client, &topic, this.patience)? else { return Ok(None) };
+            match topic_id(client, &topic, metadata.broker, this.patience) {
+                Ok(id) => Ok(Some(TopicInfo { id, partitions: metadata.partitions, replicas: metadata.replicas })),
                 Err(TopicIdError::NoTopic(_)) => Ok(None),
                 Err(error @ TopicIdError::NoId(_)) => Err(this.refused(&topic, error.to_string())),
                 Err(error @ TopicIdError::Kafka { .. }) => Err(LogError::Unavailable(error.to_string())),
@@ -236,55 +240,56 @@ impl Admin {
         .await
     }
 
-    /// How many partitions a topic has now; none when it does not exist.
+    /// The number of partitions that a topic has now. `None` if it does not exist.
     pub(super) async fn partitions(self: &Arc<Self>, topic: &str) -> Result<Option<u32>, LogError> {
         let (this, topic) = (self.clone(), topic.to_owned());
-        blocking(move || Ok(see(this.client.inner(), &topic, this.patience)?.map(|seen| seen.partitions))).await
+        blocking(move || Ok(topic_metadata(this.client.inner(), &topic, this.patience)?.map(|found| found.partitions)))
+            .await
     }
 
     fn refused(&self, topic: &str, reason: String) -> LogError {
         LogError::Open { folder: format!("topic {topic} of Kafka at {}", self.brokers), reason }
     }
 
-    async fn create(&self, wanted: &Wanted) -> Result<(), LogError> {
-        let Wanted { name, setting, .. } = wanted;
+    async fn create(&self, spec: &TopicSpec) -> Result<(), LogError> {
+        let TopicSpec { name, setting, .. } = spec;
         if !self.create {
-            let reason = format!("the topic does not exist ({setting}): make it, or set kafka.create_topics");
+            let reason = format!("the topic does not exist ({setting}): create it, or set kafka.create_topics");
             return Err(self.refused(name, reason));
         }
-        let values = wanted.values();
-        let results = self.client.create_topics([&wanted.new_topic(&values)], &self.options()).await;
-        let results = results.map_err(|error| unavailable("making the topic", &error))?;
+        let values = spec.values();
+        let results = self.client.create_topics([&spec.new_topic(&values)], &self.options()).await;
+        let results = results.map_err(|error| unavailable("creating the topic", &error))?;
         match results.into_iter().next() {
             Some(Ok(_)) => {
-                tracing::info!(topic = name, partitions = wanted.partitions, "made a topic");
+                tracing::info!(topic = name, partitions = spec.partitions, "created a topic");
                 Ok(())
             }
-            // Another process was faster.
+            // Another process created it at the same time.
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
             Some(Err((_, code @ RDKafkaErrorCode::InvalidReplicationFactor))) => Err(self.refused(
                 name,
                 format!(
-                    "it cannot be made with {} replicas ({code}): set kafka.replication_factor to at most the number of brokers",
-                    wanted.replication_factor
+                    "it cannot be created with {} replicas ({code}): set kafka.replication_factor to at most the number of brokers",
+                    spec.replication_factor
                 ),
             )),
             Some(Err((_, code @ (RDKafkaErrorCode::RequestTimedOut | RDKafkaErrorCode::NotController)))) => {
-                Err(LogError::Unavailable(format!("making topic {name}: {code}")))
+                Err(LogError::Unavailable(format!("creating topic {name}: {code}")))
             }
-            Some(Err((_, code))) => Err(self.refused(name, format!("it cannot be made: {code}"))),
-            None => Err(LogError::Unavailable(format!("making topic {name}: no answer"))),
+            Some(Err((_, code))) => Err(self.refused(name, format!("it cannot be created: {code}"))),
+            None => Err(LogError::Unavailable(format!("creating topic {name}: no answer"))),
         }
     }
 
-    async fn check(&self, wanted: &Wanted, found: &Found) -> Result<(), LogError> {
-        let name = wanted.name.as_str();
-        if found.partitions < wanted.partitions {
+    async fn check(&self, spec: &TopicSpec, found: &TopicInfo) -> Result<(), LogError> {
+        let name = spec.name.as_str();
+        if found.partitions < spec.partitions {
             tracing::warn!(
                 topic = name,
                 partitions = found.partitions,
-                setting = wanted.partitions,
-                "the topic has fewer partitions than kafka.partitions; they can be raised with kafka-topics.sh"
+                setting = spec.partitions,
+                "the topic has fewer partitions than kafka.partitions; add partitions with kafka-topics.sh"
             );
         }
         let asked = self.client.describe_configs([&ResourceSpecifier::Topic(name)], &self.options()).await;
@@ -296,14 +301,14 @@ impl Admin {
         };
         let resource = match described {
             Ok(resource) => resource,
-            // Not everybody may read them, and appending works without.
+            // Kafka may not let this client read them. Appends work all the same.
             Err(reason) => {
-                tracing::warn!(topic = name, reason, "the topic's settings cannot be read and are not checked");
+                tracing::warn!(topic = name, reason, "cannot read the topic's settings, so they are not checked");
                 return Ok(());
             }
         };
         let value_of = |name: &str| resource.get(name).and_then(|entry| entry.value.clone());
-        let (wrong, odd) = wanted.complaints(&value_of, found.replicas);
+        let (wrong, odd) = spec.complaints(&value_of, found.replicas);
         for text in odd {
             tracing::warn!(topic = name, "{text}");
         }
@@ -311,16 +316,20 @@ impl Admin {
     }
 }
 
-/// What metadata say of a topic.
-struct Seen {
+/// A topic according to Kafka's metadata.
+struct TopicMetadata {
     partitions: u32,
     replicas: usize,
-    /// Who said so, and so is there.
+    /// The broker that answered, which is therefore up.
     broker: Option<i32>,
 }
 
-/// Asks for a topic's metadata; none when it does not exist.
-fn see(client: &Client<Context>, topic: &str, patience: Duration) -> Result<Option<Seen>, LogError> {
+/// Requests a topic's metadata. Returns `None` if the topic does not exist.
+fn topic_metadata(
+    client: &Client<Context>,
+    topic: &str,
+    patience: Duration,
+) -> Result<Option<TopicMetadata>, LogError> {
     let metadata = client.fetch_metadata(Some(topic), patience).map_err(|error| unavailable("metadata", &error))?;
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
     match found.error().map(RDKafkaErrorCode::from) {
@@ -328,15 +337,15 @@ fn see(client: &Client<Context>, topic: &str, patience: Duration) -> Result<Opti
         Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
         Some(code) => return Err(unavailable("metadata", &KafkaError::MetadataFetch(code))),
     }
-    // A topic that is being made has no partitions for a moment.
+    // A topic that is being created has no partitions for a moment.
     let Some(replicas) = found.partitions().iter().map(|partition| partition.replicas().len()).min() else {
         return Ok(None);
     };
     let partitions = u32::try_from(found.partitions().len()).unwrap_or(u32::MAX);
-    // A connection that was made from the settings has no number yet.
-    let said = Some(metadata.orig_broker_id()).filter(|id| *id >= 0);
-    let broker = said.or_else(|| metadata.brokers().first().map(|broker| broker.id()));
-    Ok(Some(Seen { partitions, replicas, broker }))
+    // A connection to an address from the settings does not know its broker's id yet.
+    let answered = Some(metadata.orig_broker_id()).filter(|id| *id >= 0);
+    let broker = answered.or_else(|| metadata.brokers().first().map(|broker| broker.id()));
+    Ok(Some(TopicMetadata { partitions, replicas, broker }))
 }
 
 #[cfg(test)]
@@ -348,11 +357,11 @@ mod tests {
     #[test]
     fn complaints_name_the_setting_its_value_and_the_remedy() {
         let config = KafkaConfig { brokers: "b".into(), ..KafkaConfig::default() };
-        let check = |wanted: &Wanted, changes: &[(&str, &str)], replicas: usize, wrong: &[&str], odd: &[&str]| {
+        let check = |spec: &TopicSpec, changes: &[(&str, &str)], replicas: usize, wrong: &[&str], odd: &[&str]| {
             let mut values: BTreeMap<String, String> =
-                wanted.values().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+                spec.values().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             values.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-            let found = wanted.complaints(&|name| values.get(name).cloned(), replicas);
+            let found = spec.complaints(&|name| values.get(name).cloned(), replicas);
             let matches = |found: &[String], expected: &[&str]| {
                 found.len() == expected.len() && found.iter().zip(expected).all(|(text, begin)| text.starts_with(begin))
             };
@@ -361,9 +370,9 @@ mod tests {
                 assert!(text.contains("kafka-configs.sh"), "{text}");
             }
         };
-        let log = Wanted::log(&config);
+        let log = TopicSpec::log(&config);
         check(&log, &[], 3, &[], &[]);
-        check(&log, &[], 2, &[], &["min.insync.replicas is as many", "it has 2 replicas"]);
+        check(&log, &[], 2, &[], &["min.insync.replicas is as high", "it has 2 replicas"]);
         check(&log, &[], 1, &["its partitions have 1 replicas"], &["it has 1 replicas"]);
         check(&log, &[("retention.bytes", "1000"), ("retention.ms", "-1")], 3, &[], &["retention.bytes is 1000"]);
         check(
@@ -387,7 +396,7 @@ mod tests {
             ],
             &[],
         );
-        let control = Wanted::control(&config);
+        let control = TopicSpec::control(&config);
         check(&control, &[("min.insync.replicas", "1")], 1, &[], &[]);
         check(&control, &[("message.timestamp.type", "CreateTime")], 3, &["message.timestamp.type"], &[]);
     }

@@ -1,4 +1,4 @@
-//! What an operator turns.
+//! Settings of the local log.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,34 +6,34 @@ use std::time::Duration;
 /// Settings of a [`LocalLog`](super::LocalLog).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalLogConfig {
-    /// The log's folder. It is made when it does not exist; one process at a time may use it.
+    /// The log's folder. It is created if it does not exist. Only one process at a time can use it.
     pub folder: PathBuf,
-    /// How many partitions there are. One machine needs few: they share one journal and one sync, and each only
-    /// spreads the work behind it over threads. May be raised later, never lowered.
+    /// Number of partitions. One machine needs only a few: they share one journal and one sync, so more partitions only
+    /// spread the later work over more threads. Partitions can be added later, but not removed.
     pub partitions: u32,
-    /// A segment file is closed when it would grow above this. Retention removes whole segments, so larger ones are
-    /// removed later; smaller ones cost more files and syncs.
+    /// The largest size of a segment file. Retention removes whole segments, so it removes records later if segments are
+    /// larger. Smaller segments cost more files and syncs.
     pub segment_bytes: u64,
-    /// Segments whose newest record is older than this may be removed. The segment that is being written never is, so
-    /// up to [`LocalLogConfig::segment_bytes`] stay for longer.
+    /// Segments whose newest record is older than this may be removed. The active segment is never removed, so up to
+    /// [`LocalLogConfig::segment_bytes`] are kept for longer.
     pub retention_age: Duration,
-    /// When the journal is larger than this, its oldest segments may be removed.
+    /// If the journal is larger than this, its oldest segments may be removed.
     pub retention_bytes: u64,
-    /// Retention removes a segment only when each of its records lies below the committed offset of its partition,
-    /// that is, is in blocks. A journal that nobody reads then grows past the limits above until the disk is full;
-    /// set this to `false` for Kafka's way, where retention passes a slow reader.
+    /// If true, retention removes a segment only when all its records are below the committed offsets of their
+    /// partitions, which means that they are in blocks. A journal that nothing reads then grows past the limits above
+    /// until the disk is full. If false, retention may remove records before a slow reader has read them, as in Kafka.
     pub retain_uncommitted: bool,
-    /// How often retention looks. It also looks whenever a segment is closed.
+    /// The interval of retention. Retention also runs whenever a segment is full.
     pub retention_interval: Duration,
-    /// The largest record that is taken.
+    /// The largest record.
     pub record_bytes_max: usize,
-    /// The newest records are kept in memory up to this many bytes: a reader that keeps up never reads a file.
+    /// The newest records stay in memory up to this many bytes, so a reader that keeps up never reads a file.
     pub cache_bytes: usize,
-    /// Appends wait for their turn when this many bytes are on their way to the disk.
+    /// Further appends wait when this many bytes are queued or being written.
     pub queue_bytes_max: usize,
-    /// At most about this many bytes are written and synced at once.
+    /// About how many bytes are written and synced at once, at most.
     pub batch_bytes_max: usize,
-    /// For tests: skips one to three offsets after every so many records of a partition, since Kafka has such holes.
+    /// For tests: skips one to three offsets each time a partition got this many records, since Kafka has such gaps.
     pub gap_every: Option<u64>,
 }
 
@@ -56,7 +56,7 @@ impl LocalLogConfig {
         }
     }
 
-    /// Every setting that cannot work, in words.
+    /// Describes every invalid setting.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut require = |holds: bool, problem: &str| {

@@ -1,12 +1,14 @@
-//! The log's folder: who may use it, what the log is called, which files there are.
+//! The log's folder: its lock, the log's identity, and the list of files.
 //!
 //! ```text
 //! lock                       held by the process that uses the log
-//! log                        its id and number of partitions
-//! committed                  what readers said with `commit`; advice, not synced
+//! log                        the log's id and number of partitions
+//! committed                  the committed offsets; a hint that is not synced
 //! 00000000000000000001.seg   records
-//! 00000000000000000001.idx   where to look in a segment that is full; may be deleted
+//! 00000000000000000001.idx   the index of a full segment; may be deleted
 //! ```
+//!
+//! Only this module and `segment` use the file system, and only on threads that may block ([`blocking`]).
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -22,18 +24,27 @@ pub(super) fn unusable(folder: &Path, reason: impl Into<String>) -> LogError {
     LogError::Open { folder: folder.display().to_string(), reason: reason.into() }
 }
 
-/// The right to use a folder. It ends when this is dropped, or the process ends.
-pub(super) struct Lock(File);
+/// Runs work on the log's files on a thread that may block.
+#[expect(clippy::disallowed_methods, reason = "all file I/O of the log that does not run on its writer's thread")]
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
+) -> Result<T, LogError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(LogError::Unavailable(format!("work on the log's files did not finish: {error}"))))
+}
 
-impl Drop for Lock {
+/// The exclusive right to use a folder, until this is dropped or the process ends.
+pub(super) struct FolderLock(File);
+
+impl Drop for FolderLock {
     fn drop(&mut self) {
-        // To close the file is not enough: a child process that another thread is just starting shares it for a moment.
+        // Closing the file is not enough: if another thread is starting a child process, that shares it for a moment.
         let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }
 
-/// Makes the folder and locks it.
-pub(super) fn lock(folder: &Path) -> Result<Lock, LogError> {
+/// Creates the folder if necessary, and locks it.
+pub(super) fn lock(folder: &Path) -> Result<FolderLock, LogError> {
     let io = |error: io::Error| unusable(folder, error.to_string());
     if !folder.exists() {
         fs::create_dir_all(folder).map_err(io)?;
@@ -43,24 +54,25 @@ pub(super) fn lock(folder: &Path) -> Result<Lock, LogError> {
     }
     let file = File::options().create(true).truncate(false).write(true).open(folder.join("lock")).map_err(io)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Lock(file)),
+        Ok(()) => Ok(FolderLock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(unusable(
             folder,
-            "another process is using it. A local log serves one process: stop the other one, or choose another folder",
+            "another process is using it. Only one process can use a local log: stop the other process, or choose \
+             another folder",
         )),
         Err(error) => Err(unusable(folder, format!("it cannot be locked: {error}"))),
     }
 }
 
-/// What the file `log` says.
+/// The content of the file `log`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct LogIdentity {
     pub(super) log_id: String,
     pub(super) partitions: u32,
 }
 
-impl Identity {
-    /// Reads the file; `None` when there is none.
+impl LogIdentity {
+    /// Reads the file. Returns `None` if it does not exist.
     pub(super) fn read(folder: &Path) -> Result<Option<Self>, LogError> {
         let path = folder.join("log");
         let text = match fs::read_to_string(&path) {
@@ -89,7 +101,7 @@ impl Identity {
     }
 }
 
-/// The sequence numbers of the segments, in order. Removes what unfinished writes left.
+/// The sequence numbers of the segments, in order. Removes the files of unfinished writes.
 pub(super) fn segments(folder: &Path) -> io::Result<Vec<u64>> {
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
@@ -114,7 +126,7 @@ pub(super) fn list_segments(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(found)
 }
 
-/// Reads the committed offsets. They are advice: what cannot be read is as if it had not been said.
+/// Reads the committed offsets. They are hints, so what cannot be read is ignored.
 pub(super) fn read_committed(folder: &Path, partitions: u32) -> Vec<Option<Offset>> {
     let mut committed = vec![None; partitions as usize];
     let text = fs::read_to_string(folder.join("committed")).unwrap_or_default();
@@ -137,10 +149,10 @@ pub(super) fn write_committed(folder: &Path, committed: &[Option<Offset>]) -> io
             text.push_str(&format!("{partition} {offset}\n"));
         }
     }
-    write_advice(folder, &folder.join("committed"), text.as_bytes())
+    write_hint(folder, &folder.join("committed"), text.as_bytes())
 }
 
-/// Writes a file that has its name and all its content after a crash, or does not exist. Returns it open at its end.
+/// Writes a file so that after a crash it either has all its content or does not exist. Returns it open at its end.
 pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let new = new_name(path);
     let mut file = File::options().create(true).truncate(true).read(true).write(true).open(&new)?;
@@ -154,14 +166,14 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<File> {
 }
 
 /// Replaces a file in one step, without waiting for the disk.
-pub(super) fn write_advice(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    debug_assert_eq!(path.parent(), Some(folder), "the log writes in its own folder only");
+pub(super) fn write_hint(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    debug_assert_eq!(path.parent(), Some(folder), "the log only writes in its own folder");
     let new = new_name(path);
     fs::write(&new, bytes)?;
     fs::rename(&new, path)
 }
 
-/// Makes what was created, renamed or removed in a folder durable.
+/// Makes the creation, renaming and removal of files in a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
@@ -177,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_ends_although_its_file_is_shared() {
+    fn a_lock_is_released_although_its_file_is_shared() {
         let folder = tempfile::tempdir().unwrap();
         let held = lock(folder.path()).unwrap();
         assert!(lock(folder.path()).is_err());
@@ -190,8 +202,8 @@ mod tests {
     #[test]
     fn identity() {
         let check = |text: &str, expected: Option<(&str, u32)>| {
-            let expected = expected.map(|(id, partitions)| Identity { log_id: id.to_owned(), partitions });
-            assert_eq!(Identity::parse(text), expected, "{text:?}");
+            let expected = expected.map(|(id, partitions)| LogIdentity { log_id: id.to_owned(), partitions });
+            assert_eq!(LogIdentity::parse(text), expected, "{text:?}");
         };
         check("millrace-log 1\nid ab\npartitions 4\n", Some(("ab", 4)));
         check("millrace-log 2\nid ab\npartitions 4\n", None);

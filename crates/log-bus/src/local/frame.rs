@@ -1,8 +1,8 @@
-//! One record on the disk: a header of 48 bytes, the key, the payload.
+//! One record in a segment file: a header of 48 bytes, the key, the payload.
 //!
 //! All numbers are little-endian.
 //!
-//! | at | bytes | what |
+//! | at | bytes | content |
 //! |---|---|---|
 //! | 0 | 4 | CRC32C of bytes 4..48, seeded with the segment's salt |
 //! | 4 | 2 | the mark `ML` |
@@ -15,8 +15,8 @@
 //! | 32 | 8 | append time, nanoseconds since the epoch |
 //! | 40 | 8 | position in this file at which the frame's commit batch began |
 //!
-//! The header has a checksum of its own, so a reader may trust the length and the partition of a frame whose body it
-//! does not read. The salt is random per segment: bytes that a tenant sends cannot pass for a frame.
+//! The header has a checksum of its own, so a reader can trust the length and the partition of a frame without reading
+//! its body. Each segment has a random salt, so a tenant cannot send bytes that look like a frame.
 
 use model::{Offset, TimestampNs};
 
@@ -26,7 +26,7 @@ pub(super) const HEADER_BYTES: usize = 48;
 /// Bytes 4 and 5 of every frame.
 pub(super) const MARK: [u8; 2] = *b"ML";
 
-/// All that is known of a record but its bytes.
+/// Everything about a record except its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameHeader {
     pub(super) key_bytes: u16,
@@ -35,7 +35,7 @@ pub(super) struct FrameHeader {
     pub(super) partition: u32,
     pub(super) offset: Offset,
     pub(super) append_time: TimestampNs,
-    /// Everything of this file before this position was synced before this frame was written.
+    /// All of the file before this position was synced before this frame was written.
     pub(super) batch_start: u64,
 }
 
@@ -61,7 +61,7 @@ impl FrameHeader {
         out
     }
 
-    /// Reads a header from the first 48 bytes; `None` when they are none.
+    /// Reads a header from the first 48 bytes. Returns `None` if they are not a valid header.
     pub(super) fn decode(bytes: &[u8], salt: u32) -> Option<Self> {
         let bytes: &[u8; HEADER_BYTES] = bytes.get(..HEADER_BYTES)?.try_into().ok()?;
         if bytes[4..6] != MARK || bytes[20..24] != [0; 4] {
@@ -92,7 +92,7 @@ impl FrameHeader {
     }
 }
 
-/// `N` bytes from a fixed place of a header.
+/// `N` bytes of a header, beginning at `at`.
 fn part<const N: usize>(bytes: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[at..at + N]);

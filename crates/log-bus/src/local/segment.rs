@@ -1,15 +1,15 @@
-//! A segment file: a header, then frames until the end. And its index: where to begin looking for an offset or a time.
+//! A segment file is a header followed by frames. Its index says where to start looking for an offset or a time.
 //!
-//! The header is written and synced under another name before the file gets its own, so a file that has a segment's name
-//! has a whole header. It says at which offset each partition continues, which makes a missing file visible and keeps
-//! the offsets when retention has removed all that came before.
+//! The header is written and synced under a temporary name before the file gets its final name. So every file with a
+//! segment's name has a complete header. The header says at which offset each partition continues. This reveals missing
+//! files, and keeps the offsets when retention has removed all earlier segments.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use model::{Offset, TimestampNs};
+use model::{Offset, Random, TimestampNs};
 
 use super::folder;
 use super::frame::FrameHeader;
@@ -18,27 +18,27 @@ use crate::LogError;
 
 const MAGIC: &[u8; 8] = b"MILLRLOG";
 const VERSION: u32 = 1;
-/// A mark of the index is made when so many bytes of the file lie behind the partition's last one.
+/// The least distance in the file between two marks of one partition.
 const MARK_SPACING: u64 = 256 << 10;
-/// No header is larger: 4096 partitions and a name.
+/// An upper bound of a header's length: 4096 partitions and a name.
 const HEADER_BYTES_MAX: usize = 64 << 10;
 
-/// What a segment file begins with.
+/// The header of a segment file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
     pub(super) log_id: String,
-    /// Counts the segments of a log from 1, without holes.
+    /// The segment's number. The segments of a log are numbered from 1 without gaps.
     pub(super) sequence: u64,
     /// Seeds the checksums of the frames' headers.
     pub(super) salt: u32,
-    /// The offset at which each partition continues here.
+    /// The offset at which each partition continues in this segment.
     pub(super) base: Vec<Offset>,
-    /// No record of this segment was appended before.
+    /// No record of this segment was appended before this time.
     pub(super) start_time: TimestampNs,
 }
 
 impl SegmentHeader {
-    /// The header's bytes: magic, version, length, CRC32C of what follows, sequence, salt, time, id, offsets.
+    /// The header's bytes: magic, version, length, CRC32C of the rest, sequence, salt, time, id, offsets.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut rest = Vec::new();
         rest.extend_from_slice(&self.sequence.to_le_bytes());
@@ -53,7 +53,7 @@ impl SegmentHeader {
         enclose(MAGIC, &rest)
     }
 
-    /// Reads a header and says how long it is.
+    /// Reads a header. Returns it and its length.
     fn decode(bytes: &[u8]) -> Result<(Self, usize), &'static str> {
         let (rest, length) = disclose(MAGIC, bytes)?;
         let mut rest = Fields(rest);
@@ -63,19 +63,19 @@ impl SegmentHeader {
         let start_time = TimestampNs::from_nanos(rest.i64().ok_or(short)?);
         let id_bytes = rest.u32().ok_or(short)? as usize;
         let log_id = rest.take(id_bytes).ok_or(short)?;
-        let log_id = std::str::from_utf8(log_id).map_err(|_| "its log id is no text")?.to_owned();
+        let log_id = std::str::from_utf8(log_id).map_err(|_| "its log id is not UTF-8")?.to_owned();
         let count = rest.u32().ok_or(short)?;
         let base = (0..count).map(|_| rest.i64().map(Offset::new)).collect::<Option<Vec<_>>>().ok_or(short)?;
         Ok((Self { log_id, sequence, salt, base, start_time }, length))
     }
 
-    /// The offset at which partition `index` continues here.
+    /// The offset at which the partition of this number continues in this segment.
     pub(super) fn base(&self, index: usize) -> Offset {
         self.base.get(index).copied().unwrap_or(Offset::ZERO)
     }
 }
 
-/// Where one record begins.
+/// The position of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) offset: Offset,
@@ -83,33 +83,33 @@ pub(super) struct Mark {
     pub(super) position: u64,
 }
 
-/// What a segment holds of one partition.
+/// The index of one partition in a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PartitionIndex {
     /// The first record and some of the later ones, in order.
     pub(super) marks: Vec<Mark>,
-    /// Behind the last record; the base when there is none.
+    /// The offset after the last record, or the base if the segment has no record of the partition.
     pub(super) next: Offset,
 }
 
-/// What a segment holds.
+/// The index of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SegmentIndex {
     pub(super) partitions: Vec<PartitionIndex>,
     /// The file's durable length.
     pub(super) bytes: u64,
-    /// Append times of the first and the last record.
+    /// The append times of the first and the last record.
     pub(super) times: Option<(TimestampNs, TimestampNs)>,
 }
 
 impl SegmentIndex {
-    /// Of a segment without records.
+    /// The index of a segment without records.
     pub(super) fn empty(header: &SegmentHeader, partitions: u32, bytes: u64) -> Self {
         let index = |p: u32| PartitionIndex { marks: Vec::new(), next: header.base(p as usize) };
         Self { partitions: (0..partitions).map(index).collect(), bytes, times: None }
     }
 
-    /// Takes note of a frame at `position`. Frames come in order.
+    /// Adds the frame at `position`. Frames must be added in order.
     pub(super) fn note(&mut self, frame: &FrameHeader, position: u64) {
         self.bytes = position + frame.frame_bytes();
         let first = self.times.map_or(frame.append_time, |(first, _)| first);
@@ -121,7 +121,7 @@ impl SegmentIndex {
         }
     }
 
-    /// The bytes of an index file, which spares a start the reading of the whole segment.
+    /// The bytes of an index file. With it, a start need not read the whole segment.
     fn encode(&self, salt: u32) -> Vec<u8> {
         let mut rest = Vec::new();
         rest.extend_from_slice(&salt.to_le_bytes());
@@ -142,7 +142,7 @@ impl SegmentIndex {
         enclose(INDEX_MAGIC, &rest)
     }
 
-    /// Reads an index file; `None` when it is not one of this segment.
+    /// Reads an index file. Returns `None` if it does not belong to this segment.
     fn decode(bytes: &[u8], header: &SegmentHeader, partitions: u32) -> Option<Self> {
         let (rest, _) = disclose(INDEX_MAGIC, bytes).ok()?;
         let mut rest = Fields(rest);
@@ -180,10 +180,10 @@ pub(super) struct Segment {
     pub(super) path: Arc<Path>,
 }
 
-/// What the reading of a segment at start found.
-pub(super) struct Loaded {
+/// A segment that was read at a start.
+pub(super) struct LoadedSegment {
     pub(super) segment: Segment,
-    /// Bytes of a write that had not ended when the process did. They were cut off.
+    /// Bytes of an unfinished write, which were cut off.
     pub(super) torn_bytes: u64,
 }
 
@@ -192,8 +192,23 @@ pub(super) fn segment_path(folder: &Path, sequence: u64) -> PathBuf {
     folder.join(format!("{sequence:020}.seg"))
 }
 
+/// A salt that tenants cannot guess.
+pub(super) fn random_salt(random: &dyn Random) -> u32 {
+    (random.next_u64() >> 32) as u32
+}
+
+/// Removes a segment and its index, durably.
+pub(super) fn remove(folder: &Path, segment: &Path) -> io::Result<()> {
+    match fs::remove_file(segment.with_extension("idx")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::remove_file(segment)?;
+    folder::sync_folder(folder)
+}
+
 impl Segment {
-    /// Makes a new segment file that survives a crash from here on.
+    /// Creates a new segment file durably.
     pub(super) fn create(folder: &Path, header: SegmentHeader, partitions: u32) -> io::Result<Self> {
         let path = segment_path(folder, header.sequence);
         let bytes = header.encode();
@@ -203,11 +218,11 @@ impl Segment {
         Ok(Self { header, header_bytes, index, file: Arc::new(file), path: path.into() })
     }
 
-    /// Opens a segment. With `active`, reads all of it, cuts a torn end off and syncs what is left; without, an error
-    /// is made of a torn end, and the index file is trusted when there is one.
-    pub(super) fn load(folder: &Path, sequence: u64, partitions: u32, active: bool) -> Result<Loaded, LogError> {
+    /// Opens a segment. If it is `active`, reads all of it, cuts off a torn end and syncs the rest. Otherwise a torn end
+    /// is an error, and an index file is trusted.
+    pub(super) fn load(folder: &Path, sequence: u64, partitions: u32, active: bool) -> Result<LoadedSegment, LogError> {
         let path = segment_path(folder, sequence);
-        let io = |error: io::Error| WalkError::Io(error).of(&path);
+        let io = |error: io::Error| WalkError::Io(error).into_log_error(&path);
         let file = File::options().read(true).write(true).open(&path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         let (header, header_bytes) = read_header(&file, &path, sequence)?;
@@ -221,17 +236,17 @@ impl Segment {
                     Some(WalkError::Damage { position, what }) if active => {
                         let later = later_batch(&file, header.salt, position, length).map_err(io)?;
                         if later.is_some() {
-                            return Err(WalkError::Damage { position, what }.of(&path));
+                            return Err(WalkError::Damage { position, what }.into_log_error(&path));
                         }
                         torn_bytes = length - position;
                         file.set_len(position).map_err(io)?;
                     }
-                    Some(other) => return Err(other.of(&path)),
+                    Some(other) => return Err(other.into_log_error(&path)),
                     None => {}
                 }
                 if active {
-                    // What a killed process had written may be in the system's memory only. Make it durable before
-                    // anyone reads it.
+                    // Writes of a killed process may only be in the system's memory. Make them durable before anything
+                    // reads them.
                     file.sync_all().map_err(io)?;
                 }
                 index
@@ -241,11 +256,11 @@ impl Segment {
         if !active {
             segment.write_index(folder);
         }
-        Ok(Loaded { segment, torn_bytes })
+        Ok(LoadedSegment { segment, torn_bytes })
     }
 
-    /// Opens a segment that another process may be writing, and changes nothing. Of the newest one, what is whole now is
-    /// made durable and seen, and nothing more. None when there is no such file.
+    /// Opens a segment that another process may be writing, without changing it. Only frames of the newest segment that
+    /// are complete now are made durable and become visible. Returns `None` if the file does not exist.
     pub(super) fn view(
         folder: &Path,
         sequence: u64,
@@ -253,12 +268,12 @@ impl Segment {
         is_newest: bool,
     ) -> Result<Option<Self>, LogError> {
         let path = segment_path(folder, sequence);
-        let io = |error: io::Error| WalkError::Io(error).of(&path);
+        let io = |error: io::Error| WalkError::Io(error).into_log_error(&path);
         let file = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(io)?,
         };
-        // Bytes below the length are written; the writer's next ones come behind it.
+        // All bytes below this length are written. The writer only appends after them.
         let length = file.metadata().map_err(io)?.len();
         let (header, header_bytes) = read_header(&file, &path, sequence)?;
         let known = if is_newest { None } else { known_index(&path, &header, partitions, length) };
@@ -268,10 +283,10 @@ impl Segment {
                 let (index, broken) = scan(&file, &header, header_bytes, partitions, length);
                 if let Some(WalkError::Damage { position, what }) = broken {
                     if !is_newest || later_batch(&file, header.salt, position, length).map_err(io)?.is_some() {
-                        return Err(WalkError::Damage { position, what }.of(&path));
+                        return Err(WalkError::Damage { position, what }.into_log_error(&path));
                     }
                 } else if let Some(other) = broken {
-                    return Err(other.of(&path));
+                    return Err(other.into_log_error(&path));
                 }
                 index
             }
@@ -282,28 +297,35 @@ impl Segment {
         Ok(Some(Self { header, header_bytes, index, file: Arc::new(file), path: path.into() }))
     }
 
-    /// Writes the index file when there is none. It only saves time, so a failure is no error.
+    /// Writes the index file if it does not exist. It only saves time, so a failure is not an error.
     pub(super) fn write_index(&self, folder: &Path) {
         let path = self.path.with_extension("idx");
         if path.exists() {
             return;
         }
-        if let Err(error) = folder::write_advice(folder, &path, &self.index.encode(self.header.salt)) {
+        if let Err(error) = folder::write_hint(folder, &path, &self.index.encode(self.header.salt)) {
             tracing::warn!(path = %path.display(), %error, "cannot write the index of a log segment");
         }
     }
 
-    /// True when no record was ever written.
+    /// Moves the file's position to the end of the durable part, where the writer continues.
+    pub(super) fn seek_to_end(&self) -> io::Result<()> {
+        (&*self.file).seek(SeekFrom::Start(self.index.bytes)).map(drop)
+    }
+
+    /// True if the segment holds no record.
     pub(super) fn is_empty(&self) -> bool {
         self.index.bytes == self.header_bytes
     }
 }
 
-/// Reads a segment's header and says how long it is.
+/// Reads a segment's header. Returns it and its length.
 fn read_header(file: &File, path: &Path, sequence: u64) -> Result<(SegmentHeader, u64), LogError> {
     let mut start = Vec::new();
-    file.take(HEADER_BYTES_MAX as u64).read_to_end(&mut start).map_err(|error| WalkError::Io(error).of(path))?;
-    let damage = |what| WalkError::Damage { position: 0, what }.of(path);
+    file.take(HEADER_BYTES_MAX as u64)
+        .read_to_end(&mut start)
+        .map_err(|error| WalkError::Io(error).into_log_error(path))?;
+    let damage = |what| WalkError::Damage { position: 0, what }.into_log_error(path);
     let (header, header_bytes) = SegmentHeader::decode(&start).map_err(damage)?;
     if header.sequence != sequence {
         return Err(damage("its header belongs to another segment"));
@@ -311,24 +333,24 @@ fn read_header(file: &File, path: &Path, sequence: u64) -> Result<(SegmentHeader
     Ok((header, header_bytes as u64))
 }
 
-/// What the index file says, when it fits the segment.
+/// Reads the index file. Returns `None` if it does not fit the segment.
 fn known_index(segment: &Path, header: &SegmentHeader, partitions: u32, length: u64) -> Option<SegmentIndex> {
-    let bytes = std::fs::read(segment.with_extension("idx")).ok()?;
+    let bytes = fs::read(segment.with_extension("idx")).ok()?;
     SegmentIndex::decode(&bytes, header, partitions).filter(|index| index.bytes == length)
 }
 
-/// As [`known_index`]; removes a file that does not fit.
+/// Like [`known_index`], but removes an index file that does not fit.
 fn read_index(segment: &Path, header: &SegmentHeader, partitions: u32, length: u64) -> Option<SegmentIndex> {
     let path = segment.with_extension("idx");
     let index = known_index(segment, header, partitions, length);
     if index.is_none() && path.exists() {
-        tracing::warn!(path = %path.display(), "the index of a log segment does not fit it and is made anew");
-        let _ = std::fs::remove_file(&path);
+        tracing::warn!(path = %path.display(), "replacing the index of a log segment that does not fit it");
+        let _ = fs::remove_file(&path);
     }
     index
 }
 
-/// Reads every frame. The index goes as far as all is well; what is wrong behind it comes second.
+/// Reads every frame. Returns the index of all frames before the first problem, and that problem.
 fn scan(
     file: &File,
     header: &SegmentHeader,
@@ -366,15 +388,15 @@ fn enclose(magic: &[u8; 8], rest: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Undoes [`enclose`]: the rest and the length of all. Bytes may follow.
+/// The inverse of [`enclose`]. Returns `rest` and the length of all. Other bytes may follow.
 fn disclose<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<(&'a [u8], usize), &'static str> {
     let mut fields = Fields(bytes);
     if fields.take(8) != Some(magic) {
-        return Err("it is no file of a millrace log");
+        return Err("it is not a file of a Millrace log");
     }
     match fields.u32() {
         Some(VERSION) => {}
-        Some(_) => return Err("it was written by another version of millrace"),
+        Some(_) => return Err("it was written by another version of Millrace"),
         None => return Err("its header is cut"),
     }
     let length = fields.u32().ok_or("its header is cut")? as usize;
@@ -386,7 +408,7 @@ fn disclose<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<(&'a [u8], usize), &
     Ok((rest, length))
 }
 
-/// Takes little-endian numbers off the front.
+/// Reads little-endian numbers from the front.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -450,7 +472,7 @@ mod tests {
         fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), lie in any::<u32>()) {
             let _ = SegmentHeader::decode(&bytes);
             let _ = SegmentIndex::decode(&bytes, &header(), 2);
-            // With a right checksum, too.
+            // The same bytes with a correct checksum.
             let mut lying = header().encode();
             lying.truncate(20);
             lying.extend_from_slice(&bytes);

@@ -1,4 +1,4 @@
-//! What readers see: the bounds of the partitions, the newest records, the segments. Only what is durable is in here.
+//! The durable state of the log that readers see: partition bounds, the newest records, the segments.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,28 +13,28 @@ use super::segment::Segment;
 use super::walk::{WalkError, Walker};
 use crate::{FetchLimits, Fetched, LogError, LogRecord, Watermarks};
 
-/// Counted for each record in the cache beside its payload.
+/// What a record in the cache counts in addition to its payload.
 const RECORD_OVERHEAD: usize = 128;
 
 /// One partition as readers see it.
 struct Partition {
     held: Watermarks,
-    /// The newest records. All records from `cached_from` on are in here.
+    /// All records from `cached_from` on.
     cache: VecDeque<LogRecord>,
     cached_from: Offset,
 }
 
-/// All that is durable.
-pub(super) struct State {
+/// The state of all partitions. Only durable records are in it.
+pub(super) struct DurableState {
     partitions: Vec<Partition>,
-    /// The last one is being written.
+    /// The last one is the active segment.
     pub(super) segments: VecDeque<Segment>,
     pub(super) committed: Vec<Option<Offset>>,
-    /// The partitions of the cached records, oldest record first.
+    /// The partition of each cached record, oldest record first.
     cache_order: VecDeque<u32>,
     cache_bytes: usize,
     cache_bytes_max: usize,
-    /// Why nothing is appended any more.
+    /// Why the log has stopped.
     pub(super) stopped: Option<String>,
     pub(super) syncs: u64,
     pub(super) appended_records: u64,
@@ -42,17 +42,17 @@ pub(super) struct State {
     pub(super) appended_bytes: u64,
 }
 
-/// Where a fetch finds its records.
-pub(super) enum Found {
-    /// Here they are.
-    Records(Fetched),
-    /// In a file.
+/// Where a fetch gets its records from.
+pub(super) enum RecordSource {
+    /// From memory: these are the records.
+    Cache(Fetched),
+    /// From a segment file, which must still be read.
     File(FileRead),
-    /// Nowhere yet.
+    /// There are no records yet.
     Nothing,
 }
 
-/// Part of a segment to be read for one partition.
+/// A part of a segment to read records of one partition from.
 pub(super) struct FileRead {
     file: Arc<File>,
     path: Arc<Path>,
@@ -62,8 +62,8 @@ pub(super) struct FileRead {
     partition: u32,
 }
 
-impl State {
-    /// Of the segments that a start found, at least one.
+impl DurableState {
+    /// The state after a start. There must be at least one segment.
     pub(super) fn new(segments: VecDeque<Segment>, committed: Vec<Option<Offset>>, cache_bytes_max: usize) -> Self {
         let held = |p: usize| Watermarks {
             first: segments.front().map_or(Offset::ZERO, |segment| segment.header.base(p)),
@@ -92,7 +92,7 @@ impl State {
         found.map(|p| p.held).ok_or(LogError::NoPartition { partition, count: self.partitions.len() as u32 })
     }
 
-    /// Makes a record visible that the active segment's index knows already.
+    /// Makes a record visible. The active segment's index already has it.
     pub(super) fn publish(&mut self, partition: u32, record: LogRecord) {
         let Some(p) = self.partitions.get_mut(partition as usize) else { return };
         p.held.end = record.offset.next();
@@ -103,7 +103,7 @@ impl State {
         self.cache_order.push_back(partition);
     }
 
-    /// Forgets the oldest records until the cache is as small as it should be.
+    /// Evicts the oldest records until the cache is within its limit.
     pub(super) fn trim_cache(&mut self) {
         while self.cache_bytes > self.cache_bytes_max
             && let Some(partition) = self.cache_order.pop_front()
@@ -120,7 +120,7 @@ impl State {
         self.cache_bytes
     }
 
-    /// Forgets the oldest segment. The one that is being written stays.
+    /// Forgets the oldest segment, but never the active one.
     pub(super) fn forget_oldest_segment(&mut self) {
         if self.segments.len() < 2 {
             return;
@@ -132,17 +132,22 @@ impl State {
         }
     }
 
-    pub(super) fn find(&self, partition: PartitionId, from: Offset, limits: FetchLimits) -> Result<Found, LogError> {
+    pub(super) fn find(
+        &self,
+        partition: PartitionId,
+        from: Offset,
+        limits: FetchLimits,
+    ) -> Result<RecordSource, LogError> {
         let held = self.held(partition)?;
         if from < held.first || from > held.end {
             return Err(LogError::OutOfRange { partition, asked: from, held });
         }
         if from == held.end {
-            return Ok(Found::Nothing);
+            return Ok(RecordSource::Nothing);
         }
         let p = &self.partitions[partition.index() as usize];
         if from < p.cached_from {
-            return Ok(self.find_in_files(partition, from).map_or(Found::Nothing, Found::File));
+            return Ok(self.find_in_files(partition, from).map_or(RecordSource::Nothing, RecordSource::File));
         }
         let mut records = Vec::new();
         let mut bytes = 0;
@@ -154,12 +159,12 @@ impl State {
             records.push(record.clone());
         }
         Ok(match records.last().map(|r| r.offset.next()) {
-            Some(next) => Found::Records(Fetched { records, next }),
-            None => Found::Nothing,
+            Some(next) => RecordSource::Cache(Fetched { records, next }),
+            None => RecordSource::Nothing,
         })
     }
 
-    /// The segment that holds the first record from `from` on, and where to begin in it.
+    /// The segment that holds the first record from `from` on, and the position at which to start reading.
     fn find_in_files(&self, partition: PartitionId, from: Offset) -> Option<FileRead> {
         let p = partition.index() as usize;
         let at = self.segments.partition_point(|segment| segment.index.partitions[p].next <= from);
@@ -169,11 +174,12 @@ impl State {
         Some(FileRead::new(segment, mark.position, partition.index()))
     }
 
-    /// Where to look for the first record that was appended at `time` or later. `None` when there is none.
+    /// The places to search, in order, for the first record that was appended at `time` or later.
     pub(super) fn find_time(&self, partition: PartitionId, time: TimestampNs) -> Vec<FileRead> {
         let p = partition.index() as usize;
         let late = |segment: &&Segment| segment.index.times.is_some_and(|(_, last)| last >= time);
-        // The first of them may hold earlier records of this partition only; then the next that has any holds it.
+        // The first such segment may only hold earlier records of this partition. Then the record is in the next segment
+        // that has records of the partition.
         let mut reads = Vec::new();
         for segment in self.segments.iter().filter(late) {
             let marks = &segment.index.partitions[p].marks;
@@ -201,7 +207,7 @@ impl FileRead {
         }
     }
 
-    /// Reads records from `from` on. Each is copied out: a record that is kept must not keep its neighbours' bytes.
+    /// Reads records from `from` on. Each record is copied, so that keeping it does not keep its neighbours in memory.
     pub(super) fn fetch(&self, from: Offset, limits: FetchLimits) -> Result<Fetched, LogError> {
         let mut fetched = Fetched { records: Vec::new(), next: from };
         let mut bytes = 0;
@@ -226,8 +232,17 @@ impl FileRead {
         Ok(fetched)
     }
 
-    /// The first offset that was appended at `time` or later.
-    pub(super) fn offset_at(&self, time: TimestampNs) -> Result<Option<Offset>, LogError> {
+    /// The first offset in any of `reads` that was appended at `time` or later.
+    pub(super) fn first_offset_at(reads: &[Self], time: TimestampNs) -> Result<Option<Offset>, LogError> {
+        for read in reads {
+            if let Some(offset) = read.offset_at(time)? {
+                return Ok(Some(offset));
+            }
+        }
+        Ok(None)
+    }
+
+    fn offset_at(&self, time: TimestampNs) -> Result<Option<Offset>, LogError> {
         let mut found = None;
         self.walk(|_, _, header| {
             if header.append_time >= time {
@@ -238,7 +253,7 @@ impl FileRead {
         Ok(found)
     }
 
-    /// Shows the partition's frames to `visit` until it says no.
+    /// Calls `visit` for the partition's frames, in order, until it returns false.
     fn walk<V>(&self, mut visit: V) -> Result<(), LogError>
     where
         V: FnMut(&mut Walker<'_>, u64, &super::frame::FrameHeader) -> Result<bool, WalkError>,
@@ -252,7 +267,7 @@ impl FileRead {
             match step() {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                Err(error) => return Err(error.of(&self.path)),
+                Err(error) => return Err(error.into_log_error(&self.path)),
             }
         }
     }

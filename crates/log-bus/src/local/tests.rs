@@ -1,8 +1,8 @@
-//! The local log where the contract cannot look: failing disks, damaged files, retention, the queue.
+//! Tests of the local log beyond the contract: failing disks, damaged files, retention, the queue.
 
 use std::fs::{self, File};
 use std::io::IoSlice;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
 use model::ManualClock;
@@ -37,7 +37,12 @@ impl Place {
     }
 
     fn open(&self) -> Result<LocalLog, LogError> {
-        LocalLog::open_with(self.config.clone(), self.clock.clone())
+        self.open_on(MachineDisk)
+    }
+
+    fn open_on(&self, disk: impl Disk + 'static) -> Result<LocalLog, LogError> {
+        let random = Arc::new(SystemRandom);
+        LocalLog::open_on(self.config.clone(), self.clock.clone(), random, Box::new(disk))
     }
 
     fn segment(&self, sequence: u64) -> PathBuf {
@@ -66,19 +71,20 @@ async fn payloads(log: &LocalLog) -> Result<Vec<String>, LogError> {
     Ok(records.iter().map(|record| String::from_utf8_lossy(&record.payload).into_owned()).collect())
 }
 
-/// A disk that fails or waits when it is told to.
+/// The faults of a [`TestDisk`].
 #[derive(Default)]
-struct Plan {
+struct DiskFaults {
     syncs_until_failure: Option<u64>,
     writes_until_failure: Option<u64>,
     blocked: bool,
 }
 
+/// A disk that fails or blocks on demand.
 #[derive(Clone, Default)]
-struct TestDisk(Arc<(Mutex<Plan>, Condvar)>);
+struct TestDisk(Arc<(Mutex<DiskFaults>, Condvar)>);
 
 impl TestDisk {
-    fn set(&self, change: impl FnOnce(&mut Plan)) {
+    fn set(&self, change: impl FnOnce(&mut DiskFaults)) {
         change(&mut self.0.0.lock());
         self.0.1.notify_all();
     }
@@ -97,11 +103,11 @@ fn count_down(left: &mut Option<u64>) -> std::io::Result<()> {
 
 impl Disk for TestDisk {
     fn write(&mut self, file: &File, slices: &mut [IoSlice<'_>]) -> std::io::Result<()> {
-        let mut plan = self.0.0.lock();
-        while plan.blocked {
-            self.0.1.wait(&mut plan);
+        let mut faults = self.0.0.lock();
+        while faults.blocked {
+            self.0.1.wait(&mut faults);
         }
-        count_down(&mut plan.writes_until_failure)?;
+        count_down(&mut faults.writes_until_failure)?;
         MachineDisk.write(file, slices)
     }
 
@@ -111,11 +117,11 @@ impl Disk for TestDisk {
     }
 }
 
-async fn failing(change: impl FnOnce(&mut Plan)) {
+async fn check_failure(change: impl FnOnce(&mut DiskFaults)) {
     let place = Place::new();
     let disk = TestDisk::default();
     disk.set(change);
-    let log = LocalLog::open_on(place.config.clone(), place.clock.clone(), Box::new(disk.clone())).unwrap();
+    let log = place.open_on(disk.clone()).unwrap();
     let log = Arc::new(log);
     append(&log, "a").await;
     let end = append(&log, "b").await.next();
@@ -125,8 +131,8 @@ async fn failing(change: impl FnOnce(&mut Plan)) {
     tokio::task::yield_now().await;
     let failed = log.append(P, &tenant(), "c".into()).await;
     assert!(matches!(failed, Err(LogError::Stopped(ref reason)) if reason.contains("the disk is gone")), "{failed:?}");
-    // The disk works again, but nothing is tried again.
-    disk.set(|plan| *plan = Plan::default());
+    // The disk works again, but the log does not use it any more.
+    disk.set(|faults| *faults = DiskFaults::default());
     assert!(matches!(log.append(P, &tenant(), "d".into()).await, Err(LogError::Stopped(_))));
     assert!(matches!(waiting.await.unwrap(), Err(LogError::Stopped(_))));
     assert!(matches!(log.enforce_retention().await, Err(LogError::Stopped(_))));
@@ -135,17 +141,17 @@ async fn failing(change: impl FnOnce(&mut Plan)) {
     drop(log);
     let again = payloads(&place.open().unwrap()).await.unwrap();
     assert_eq!(again[..2], ["a", "b"]);
-    assert!(again.len() <= 3, "only the one whose sync failed may have survived: {again:?}");
+    assert!(again.len() <= 3, "only the record whose sync failed may have survived: {again:?}");
 }
 
 #[tokio::test]
 async fn a_failed_sync_stops_the_log_for_good() {
-    failing(|plan| plan.syncs_until_failure = Some(2)).await;
+    check_failure(|faults| faults.syncs_until_failure = Some(2)).await;
 }
 
 #[tokio::test]
 async fn a_failed_write_stops_the_log_for_good() {
-    failing(|plan| plan.writes_until_failure = Some(2)).await;
+    check_failure(|faults| faults.writes_until_failure = Some(2)).await;
 }
 
 #[tokio::test]
@@ -154,7 +160,7 @@ async fn appends_are_grouped_and_the_queue_is_bounded() {
     place.config.queue_bytes_max = 4 << 20;
     let disk = TestDisk::default();
     disk.set(|plan| plan.blocked = true);
-    let log = LocalLog::open_on(place.config.clone(), place.clock.clone(), Box::new(disk.clone())).unwrap();
+    let log = place.open_on(disk.clone()).unwrap();
     let log = Arc::new(log);
     let appends: Vec<_> = (0..10)
         .map(|_| {
@@ -163,7 +169,7 @@ async fn appends_are_grouped_and_the_queue_is_bounded() {
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(log.stats().queue_bytes, 4 << 20, "four megabytes are taken, the others wait outside");
+    assert_eq!(log.stats().queue_bytes, 4 << 20, "four megabytes fit into the queue; the other appends wait");
     assert_eq!(log.watermarks(P).await.unwrap().end, Offset::ZERO, "nothing is visible before it is durable");
     disk.set(|plan| plan.blocked = false);
     for append in appends {
@@ -179,7 +185,7 @@ async fn a_cancelled_wait_does_not_undo_the_append() {
     let place = Place::new();
     let disk = TestDisk::default();
     disk.set(|plan| plan.blocked = true);
-    let log = LocalLog::open_on(place.config.clone(), place.clock.clone(), Box::new(disk.clone())).unwrap();
+    let log = place.open_on(disk.clone()).unwrap();
     assert!(timeout(Duration::from_millis(20), log.append(P, &tenant(), "a".into())).await.is_err());
     disk.set(|plan| plan.blocked = false);
     append(&log, "b").await;
@@ -187,7 +193,7 @@ async fn a_cancelled_wait_does_not_undo_the_append() {
 }
 
 #[tokio::test]
-async fn close_drains() {
+async fn close_completes_queued_appends() {
     let place = Place::new();
     let log = Arc::new(place.open().unwrap());
     let appends: Vec<_> = (0..50)
@@ -208,7 +214,7 @@ async fn close_drains() {
     assert!(!acknowledged.is_empty());
     assert!(matches!(log.append(P, &tenant(), "x".into()).await, Err(LogError::Stopped(_))));
     assert!(matches!(log.commit(P, Offset::ZERO).await, Err(LogError::Stopped(_))));
-    assert_eq!(payloads(&log).await.unwrap(), acknowledged, "what is there can be fetched");
+    assert_eq!(payloads(&log).await.unwrap(), acknowledged, "a closed log can still be read");
     let end = log.watermarks(P).await.unwrap().end;
     assert!(matches!(log.fetch(P, end, LIMITS).await, Err(LogError::Stopped(_))));
     log.close().await;
@@ -275,7 +281,7 @@ async fn folders_that_cannot_be_opened() {
 }
 
 #[tokio::test]
-async fn an_interrupted_first_start_is_begun_anew() {
+async fn a_start_after_an_interrupted_first_start_works() {
     let place = Place::new();
     drop(place.open().unwrap());
     fs::remove_file(place.folder.path().join("log")).unwrap();
@@ -311,7 +317,7 @@ async fn partitions_are_added() {
     }
 }
 
-/// A log with ten records in each of several full segments and some in the active one.
+/// A log with several full segments of ten records each and some records in the active segment.
 async fn several_segments() -> Place {
     let mut place = Place::new();
     place.config.segment_bytes = 11_000;
@@ -325,13 +331,13 @@ async fn several_segments() -> Place {
 }
 
 #[tokio::test]
-async fn damage_in_what_was_durable_is_an_error() {
+async fn damage_of_durable_data_is_an_error() {
     let flip = |path: &Path, at: usize| {
         let mut bytes = fs::read(path).unwrap();
         bytes[at] ^= 1;
         fs::write(path, bytes).unwrap();
     };
-    // In a full segment: found at the start when it is read, else by the reader.
+    // In a full segment. A start notices it only if it reads the segment; otherwise a reader notices it.
     let place = several_segments().await;
     flip(&place.segment(2), 5000);
     let log = place.open().unwrap();
@@ -344,7 +350,7 @@ async fn damage_in_what_was_durable_is_an_error() {
     flip(&place.segment(2), 5000);
     assert_eq!(read_all(&place.open().unwrap()).await.unwrap().len(), 45);
 
-    // In the active segment, in a batch that another followed.
+    // In the active segment, in a batch that is followed by another.
     flip(&place.segment(5), 2000);
     assert!(matches!(place.open(), Err(LogError::Damaged { .. })));
     flip(&place.segment(5), 2000);
@@ -354,7 +360,7 @@ async fn damage_in_what_was_durable_is_an_error() {
     assert!(matches!(place.open(), Err(LogError::Damaged { position: 0, .. })));
     flip(&place.segment(3), 30);
 
-    // A full segment that lost records at its end, or is gone.
+    // A full segment that lost records at its end, and one that is missing.
     let whole = fs::read(place.segment(3)).unwrap();
     fs::write(place.segment(3), &whole[..whole.len() - 1]).unwrap();
     assert!(matches!(place.open(), Err(LogError::Damaged { .. })));
@@ -391,7 +397,7 @@ async fn a_torn_end_is_cut_off() {
     tails.push(garbled.clone());
     garbled.extend_from_slice(&whole[synced..]);
     tails.push(garbled);
-    // Another file's frames, as a disk may leave them.
+    // Frames of another file, which a disk may leave behind.
     tails.push([b"123".as_slice(), &whole[synced - 60..synced]].concat());
     for tail in tails {
         fs::write(&path, [&whole[..synced], &tail].concat()).unwrap();
@@ -404,7 +410,7 @@ async fn a_torn_end_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_payload_cannot_pass_for_a_frame() {
+async fn a_payload_cannot_be_mistaken_for_a_frame() {
     let place = Place::new();
     let log = place.open().unwrap();
     let forged = FrameHeader {
@@ -433,16 +439,16 @@ async fn retention_by_age_and_size() {
     let mut place = several_segments().await;
     place.config.retention_age = Duration::from_secs(3600);
     let log = place.open().unwrap();
-    assert_eq!(log.enforce_retention().await.unwrap(), 0, "nothing is old");
+    assert_eq!(log.enforce_retention().await.unwrap(), 0, "no segment is old");
     place.clock.advance(Duration::from_secs(3585));
-    assert_eq!(log.enforce_retention().await.unwrap(), 0, "what is old is not committed");
+    assert_eq!(log.enforce_retention().await.unwrap(), 0, "the old segments are not committed");
     log.commit(P, Offset::new(19)).await.unwrap();
     assert_eq!(log.enforce_retention().await.unwrap(), 1, "the second segment ends at 20");
     assert_eq!(first(&log).await, 10);
     log.commit(P, Offset::new(45)).await.unwrap();
-    assert_eq!(log.enforce_retention().await.unwrap(), 1, "the third is not old");
+    assert_eq!(log.enforce_retention().await.unwrap(), 1, "the third segment is not old");
     place.clock.advance(Duration::from_secs(100_000));
-    assert_eq!(log.enforce_retention().await.unwrap(), 2, "the last one stays");
+    assert_eq!(log.enforce_retention().await.unwrap(), 2, "the active segment is kept");
     assert_eq!(first(&log).await, 40);
     drop(log);
     let log = place.open().unwrap();
@@ -463,7 +469,7 @@ async fn retention_by_age_and_size() {
 }
 
 #[tokio::test]
-async fn reopening_keeps_offsets_when_all_else_was_removed() {
+async fn reopening_keeps_offsets_when_all_records_were_removed() {
     let mut place = several_segments().await;
     place.config.retention_bytes = 0;
     place.config.retain_uncommitted = false;
@@ -475,7 +481,7 @@ async fn reopening_keeps_offsets_when_all_else_was_removed() {
     }
     log.enforce_retention().await.unwrap();
     let held = log.watermarks(other).await.unwrap();
-    assert_eq!((held.first.value(), held.end.value()), (1, 1), "the record is gone, its offset is not given again");
+    assert_eq!((held.first.value(), held.end.value()), (1, 1), "the record is gone; its offset is not assigned again");
     drop(log);
     let log = place.open().unwrap();
     assert_eq!(log.watermarks(other).await.unwrap(), held);
@@ -483,7 +489,7 @@ async fn reopening_keeps_offsets_when_all_else_was_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_acknowledged_is_seen_at_once() {
+async fn acknowledged_records_are_visible_at_once() {
     let log = Arc::new(Place::new().open().unwrap());
     let began = Instant::now();
     let seen = Arc::new(AtomicU64::new(0));
@@ -506,14 +512,14 @@ async fn what_is_acknowledged_is_seen_at_once() {
         slowest = slowest.max(acknowledged.elapsed());
     }
     reading.await.unwrap();
-    eprintln!("200 appends in {:?}; acknowledged to seen at most {slowest:?}", began.elapsed());
+    eprintln!("200 appends in {:?}; at most {slowest:?} from acknowledged to visible", began.elapsed());
     assert!(slowest < Duration::from_secs(1));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
-    /// Whatever the bytes of the last segment are, a log opens with a prefix of its records or says why not.
+    /// Whatever the bytes of the last segment are, the log opens with a prefix of its records or reports an error.
     #[test]
     fn any_bytes_of_a_segment(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),

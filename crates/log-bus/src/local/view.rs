@@ -1,59 +1,55 @@
-//! The journal of another process, read beside it.
+//! A read-only view of a journal that another process may be using.
 //!
-//! A view takes no lock and changes no file. It holds what was durable when it was opened: a frame that is not whole yet is
-//! taken for the end, and what is whole is synced before anybody sees it. What is appended later is not in it. Segments that
-//! retention removes meanwhile stay readable, since their files are open.
+//! A view takes no lock and changes no file. It holds the records that were durable when it was opened. An incomplete
+//! frame counts as the end, and complete frames are synced before they become visible. The view does not contain later
+//! appends. Segments that retention removes meanwhile stay readable, since their files are open.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::Path;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use model::{Offset, PartitionId, TenantId, TimestampNs};
 
-use super::folder::{self, Identity, unusable};
+use super::folder::{self, LogIdentity, blocking, unusable};
+use super::opening::check_follows;
 use super::segment::Segment;
-use super::state::{Found, State};
-use super::{LocalLog, blocking, check_follows};
+use super::state::{DurableState, FileRead, RecordSource};
 use crate::{Assignment, FetchLimits, Fetched, LogBus, LogError, LogId, Watermarks};
 
-/// How often the folder is listed anew when retention removes segments while they are opened.
+/// Number of times to list the folder if retention removes segments while they are being opened.
 const LISTINGS_MAX: u32 = 20;
 
-/// What a local log held at one moment. Reads only; appends and commits are refused.
+/// The records that a local log held at one moment. It can only be read; appends and commits fail.
 pub struct LocalLogView {
     id: LogId,
-    state: State,
+    state: DurableState,
     partitions: u32,
 }
 
-impl LocalLog {
-    /// Opens the log in `folder` to read what it holds now, also while another process uses it.
-    ///
-    /// # Errors
-    /// [`LogError::Open`] when there is no log; [`LogError::Damaged`] when what was durable is not as it was written.
-    pub fn open_view(folder: impl Into<PathBuf>) -> Result<LocalLogView, LogError> {
-        let folder = folder.into();
-        let identity = Identity::read(&folder)?.ok_or_else(|| unusable(&folder, "there is no local log in it"))?;
-        let io = |error: std::io::Error| unusable(&folder, error.to_string());
+impl LocalLogView {
+    /// Opens a view of the log in `folder`.
+    pub(super) fn open(folder: &Path) -> Result<Self, LogError> {
+        let identity = LogIdentity::read(folder)?.ok_or_else(|| unusable(folder, "there is no local log in it"))?;
+        let io = |error: std::io::Error| unusable(folder, error.to_string());
         for _ in 0..LISTINGS_MAX {
-            let sequences = folder::list_segments(&folder).map_err(io)?;
+            let sequences = folder::list_segments(folder).map_err(io)?;
             if sequences.is_empty() {
-                return Err(unusable(&folder, "all its segments are gone; restore the folder from a copy"));
+                return Err(unusable(folder, "all its segments are gone; restore the folder from a copy"));
             }
-            let Some(segments) = view_segments(&folder, &identity, &sequences)? else { continue };
-            let committed = folder::read_committed(&folder, identity.partitions);
-            let state = State::new(segments, committed, 0);
-            return Ok(LocalLogView { id: LogId(identity.log_id), state, partitions: identity.partitions });
+            let Some(segments) = view_segments(folder, &identity, &sequences)? else { continue };
+            let committed = folder::read_committed(folder, identity.partitions);
+            let state = DurableState::new(segments, committed, 0);
+            return Ok(Self { id: LogId(identity.log_id), state, partitions: identity.partitions });
         }
-        Err(unusable(&folder, "its segments are removed faster than they can be opened; try again"))
+        Err(unusable(folder, "its segments are removed faster than they can be opened; try again"))
     }
 }
 
-/// None when one of them is gone by now.
+/// Opens the segments. Returns `None` if retention removed one of them meanwhile.
 fn view_segments(
-    folder: &std::path::Path,
-    identity: &Identity,
+    folder: &Path,
+    identity: &LogIdentity,
     sequences: &[u64],
 ) -> Result<Option<VecDeque<Segment>>, LogError> {
     let mut segments: VecDeque<Segment> = VecDeque::new();
@@ -67,7 +63,7 @@ fn view_segments(
 }
 
 fn refused() -> LogError {
-    LogError::Unavailable("the log was opened for reading only, beside the process that uses it".to_owned())
+    LogError::Unavailable("the log was opened as a read-only view".to_owned())
 }
 
 #[async_trait]
@@ -84,12 +80,12 @@ impl LogBus for LocalLogView {
         Err(refused())
     }
 
-    /// Nothing arrives in a view, so that there is nothing to wait for.
+    /// Never waits, since no record can arrive in a view.
     async fn fetch(&self, partition: PartitionId, from: Offset, limits: FetchLimits) -> Result<Fetched, LogError> {
         match self.state.find(partition, from, limits)? {
-            Found::File(read) => blocking(move || read.fetch(from, limits)).await,
-            Found::Records(fetched) => Ok(fetched),
-            Found::Nothing => Ok(Fetched { records: Vec::new(), next: from }),
+            RecordSource::File(read) => blocking(move || read.fetch(from, limits)).await,
+            RecordSource::Cache(fetched) => Ok(fetched),
+            RecordSource::Nothing => Ok(Fetched { records: Vec::new(), next: from }),
         }
     }
 
@@ -100,15 +96,7 @@ impl LogBus for LocalLogView {
     async fn offset_at(&self, partition: PartitionId, time: TimestampNs) -> Result<Option<Offset>, LogError> {
         self.state.held(partition)?;
         let reads = self.state.find_time(partition, time);
-        blocking(move || {
-            for read in reads {
-                if let Some(offset) = read.offset_at(time)? {
-                    return Ok(Some(offset));
-                }
-            }
-            Ok(None)
-        })
-        .await
+        blocking(move || FileRead::first_offset_at(&reads, time)).await
     }
 
     async fn assignment(&self) -> Result<Assignment, LogError> {
@@ -128,11 +116,10 @@ impl LogBus for LocalLogView {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::path::Path;
     use std::time::Duration;
 
     use super::*;
-    use crate::LocalLogConfig;
+    use crate::{LocalLog, LocalLogConfig};
 
     const P: PartitionId = PartitionId::new(1);
 
@@ -173,12 +160,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_durable_is_seen_and_nothing_is_changed() {
+    async fn a_view_shows_durable_records_and_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let log = LocalLog::open(config(folder.path())).unwrap();
         append(&log, 0..200).await;
         log.commit(P, Offset::new(7)).await.unwrap();
-        // What a write of another file would leave, and an index that is missing.
+        // The remains of an unfinished write of another file, and a missing index.
         std::fs::write(folder.path().join("committed.new"), "x").unwrap();
         let index = folder.path().join("00000000000000000001.idx");
         std::fs::remove_file(&index).unwrap();
@@ -201,14 +188,14 @@ mod tests {
         assert!(view.commit(P, Offset::ZERO).await.is_err());
         assert_eq!(files(folder.path()), before);
 
-        // It stays what it was, and the log goes on.
+        // Later appends do not change the view.
         append(&log, 200..210).await;
         assert_eq!(numbers(&view).await.len(), 200);
         assert_eq!(numbers(&LocalLog::open_view(folder.path()).unwrap()).await.len(), 210);
     }
 
     #[tokio::test]
-    async fn a_torn_end_is_left_alone_and_damage_is_named() {
+    async fn a_torn_end_is_not_cut_off_and_damage_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let log = LocalLog::open(LocalLogConfig { segment_bytes: 1 << 20, ..config(folder.path()) }).unwrap();
         append(&log, 0..20).await;
@@ -230,9 +217,9 @@ mod tests {
         assert!(!nothing.exists());
     }
 
-    /// Views opened while another thread appends and retention removes: each holds a run of records without holes.
+    /// Opens views while another thread appends and retention removes segments. Each view must hold records without gaps.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn views_are_whole_while_the_log_is_written() {
+    async fn views_have_no_gaps_while_the_log_is_written() {
         let folder = tempfile::tempdir().unwrap();
         let config = LocalLogConfig {
             retention_bytes: 40 << 10,
@@ -255,7 +242,7 @@ mod tests {
             let found = numbers(&view).await;
             let expected: Vec<u32> = (held.first.value() as u32..held.end.value() as u32).collect();
             assert_eq!(found, expected);
-            assert!(held.end.value() >= seen, "what was durable stays");
+            assert!(held.end.value() >= seen, "durable records were lost");
             (views, seen) = (views + 1, held.end.value());
             if last {
                 break;

@@ -1,4 +1,4 @@
-//! Walks over the frames of a segment file, from a position on.
+//! Reads the frames of a segment file one after the other.
 
 use std::fs::File;
 use std::io;
@@ -8,41 +8,41 @@ use std::path::Path;
 use super::frame::{self, FrameHeader, HEADER_BYTES};
 use crate::LogError;
 
-/// Bytes read at once. Frames are usually far smaller.
+/// Number of bytes to read at once. Most frames are far smaller.
 const READ_BYTES: usize = 512 << 10;
 
-/// Why a walk stopped before the end.
+/// Why a walk stopped before the end of the file.
 #[derive(Debug)]
 pub(super) enum WalkError {
     /// The file cannot be read.
     Io(io::Error),
-    /// At `position` there is no whole frame.
+    /// There is no complete frame at `position`.
     Damage { position: u64, what: &'static str },
-    /// The record at `position` is whole, but its partition or offset does not follow from those before it. Nothing
-    /// that is torn looks so.
+    /// The record at `position` is complete, but its partition or offset does not continue those before it. A torn write
+    /// cannot cause this.
     Order { position: u64 },
 }
 
 impl WalkError {
-    /// The same for a caller outside, of a file whose content was durable.
-    pub(super) fn of(self, path: &Path) -> LogError {
+    /// The error to report for a file whose content was durable.
+    pub(super) fn into_log_error(self, path: &Path) -> LogError {
         let (position, what) = match self {
             Self::Io(error) => return LogError::Unavailable(format!("cannot read {}: {error}", path.display())),
             Self::Damage { position, what } => (position, what),
-            Self::Order { position } => (position, "a record's place does not follow from those before it"),
+            Self::Order { position } => (position, "a record does not continue those before it"),
         };
         LogError::Damaged {
             file: path.display().to_string(),
             position,
             reason: format!(
-                "{what}; this was durable once, so the disk or another program changed it. Restore the log's folder \
-                 from a copy, or move it aside to begin a new log (what was not in blocks is lost then)"
+                "{what}; this data was durable, so the disk or another program changed it. Restore the log's folder \
+                 from a copy, or move it aside to begin a new log (records that are not in blocks yet are lost then)"
             ),
         }
     }
 }
 
-/// Reads frames one after the other.
+/// A position in a segment file that moves from frame to frame.
 pub(super) struct Walker<'a> {
     file: &'a File,
     salt: u32,
@@ -53,12 +53,12 @@ pub(super) struct Walker<'a> {
 }
 
 impl<'a> Walker<'a> {
-    /// A walk over `[position, end)`, which begins at a frame.
+    /// A walker over `[position, end)`. A frame must begin at `position`.
     pub(super) fn new(file: &'a File, salt: u32, position: u64, end: u64) -> Self {
         Self { file, salt, position, end, buffer: Vec::new(), buffer_start: 0 }
     }
 
-    /// The next frame and where it begins; `None` at the end. The body is not looked at.
+    /// The next frame's position and header, or `None` at the end. Does not check the body.
     pub(super) fn next(&mut self) -> Result<Option<(u64, FrameHeader)>, WalkError> {
         let position = self.position;
         if position >= self.end {
@@ -69,7 +69,7 @@ impl<'a> Walker<'a> {
         }
         let salt = self.salt;
         let Some(header) = FrameHeader::decode(self.bytes(position, HEADER_BYTES)?, salt) else {
-            return Err(WalkError::Damage { position, what: "there is no record's header" });
+            return Err(WalkError::Damage { position, what: "a record's header is missing or broken" });
         };
         if self.end - position < header.frame_bytes() {
             return Err(WalkError::Damage { position, what: "the file ends inside a record" });
@@ -78,7 +78,7 @@ impl<'a> Walker<'a> {
         Ok(Some((position, header)))
     }
 
-    /// The key and payload of a frame that [`Walker::next`] found.
+    /// The key and payload of a frame that [`Walker::next`] returned.
     pub(super) fn body(&mut self, position: u64, header: &FrameHeader) -> Result<(&[u8], &[u8]), WalkError> {
         let body = self.bytes(position + HEADER_BYTES as u64, header.body_bytes())?;
         let (key, payload) = body.split_at(usize::from(header.key_bytes));
@@ -102,8 +102,8 @@ impl<'a> Walker<'a> {
     }
 }
 
-/// Looks behind a broken frame at `broken` for the header of a later commit batch. When there is one, the broken frame
-/// had been synced before, so it is not the torn end of the last write.
+/// Searches after a broken frame at `broken` for the header of a later commit batch, and returns its position. If there
+/// is one, the broken frame was synced before that batch was written, so it is not the torn end of the last write.
 pub(super) fn later_batch(file: &File, salt: u32, broken: u64, end: u64) -> io::Result<Option<u64>> {
     let mut start = broken + 1;
     let mut buffer = Vec::new();
@@ -118,7 +118,7 @@ pub(super) fn later_batch(file: &File, salt: u32, broken: u64, end: u64) -> io::
         if let Some(at) = found {
             return Ok(Some(start + at as u64));
         }
-        // The next round begins so that no header is cut in two.
+        // Overlaps the next round, so that no header is split between two reads.
         start += (length - HEADER_BYTES + 1) as u64;
     }
     Ok(None)

@@ -1,15 +1,14 @@
-//! The thread that writes: takes all appends that wait, writes them at once, syncs once, answers.
+//! The writer's thread: takes all waiting appends, writes them at once, syncs once and acknowledges them.
 //!
 //! ```text
-//! queue → batch (offsets, time) → one vectored write → one fdatasync → visible to readers → answers
+//! queue → batch (offsets, time) → one vectored write → one fdatasync → visible to readers → acknowledgements
 //! ```
 //!
-//! While a sync runs the next batch collects; nothing waits for company. A write or sync that fails stops the log for
-//! good: after a failed sync the system may have dropped what was written and say yes to the next one.
+//! The next batch forms while a sync runs, so no append waits just to share a batch. A failed write or sync stops the
+//! log for good: after a failed sync the system may have dropped the data and still report success for the next sync.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -18,49 +17,50 @@ use bytes::Bytes;
 use model::{Clock, Offset, TimestampNs};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::config::LocalLogConfig;
 use super::frame::{FrameHeader, HEADER_BYTES};
-use super::segment::{Segment, SegmentHeader};
-use super::{LocalLogConfig, Shared, folder};
+use super::journal::Journal;
+use super::segment::{self, Segment, SegmentHeader};
 use crate::{LogError, LogRecord};
 
-/// Bodies up to this size are copied beside their header: shorter vectors cost less than the copy.
+/// Payloads up to this size are copied next to their header: the copy costs less than another slice of the write.
 const COPY_BYTES_MAX: usize = 2 << 10;
-/// The system takes no longer vectors.
+/// The most slices that the system takes in one write.
 const SLICES_MAX: usize = 1024;
 
-/// A record on its way to the disk.
-pub(super) struct Pending {
+/// An append that was not written yet.
+pub(super) struct PendingAppend {
     pub(super) partition: u32,
     pub(super) key: Bytes,
     pub(super) payload: Bytes,
     pub(super) body_crc: u32,
     pub(super) reply: oneshot::Sender<Result<Offset, LogError>>,
-    /// Its share of the queue, given back when it is answered.
+    /// The record's share of the queue, released when the append is answered.
     pub(super) permit: OwnedSemaphorePermit,
 }
 
-impl Pending {
+impl PendingAppend {
     fn frame_bytes(&self) -> u64 {
         (HEADER_BYTES + self.key.len() + self.payload.len()) as u64
     }
 }
 
-/// What the writer is asked to do.
+/// A command for the writer.
 pub(super) enum Command {
-    Append(Pending),
-    /// Removes what retention allows now; answers how many segments.
+    Append(PendingAppend),
+    /// Applies retention and answers with the number of removed segments.
     Retain(oneshot::Sender<usize>),
-    /// Ends the thread after all that came before.
+    /// Ends the thread after all earlier commands.
     Close,
 }
 
-/// The two things a disk does. Tests supply one that fails.
+/// The disk operations of the writer. Tests supply a disk that fails.
 pub(super) trait Disk: Send {
     fn write(&mut self, file: &File, slices: &mut [IoSlice<'_>]) -> io::Result<()>;
     fn sync(&mut self, file: &File) -> io::Result<()>;
 }
 
-/// The machine's.
+/// The real disk.
 pub(super) struct MachineDisk;
 
 impl Disk for MachineDisk {
@@ -83,23 +83,23 @@ impl Disk for MachineDisk {
     }
 }
 
-/// The state of the thread.
+/// The state of the writer's thread.
 pub(super) struct Writer {
-    pub(super) shared: Arc<Shared>,
+    pub(super) journal: Arc<Journal>,
     pub(super) config: LocalLogConfig,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) queue: Receiver<Command>,
     pub(super) disk: Box<dyn Disk>,
-    pub(super) active: Active,
-    /// Where each partition continues.
+    pub(super) active: ActiveSegment,
+    /// The next offset of each partition.
     pub(super) ends: Vec<Offset>,
-    /// Records appended per partition by this process, to know when to inject a hole.
+    /// Number of records appended per partition by this process, which decides when to inject a gap.
     pub(super) counts: Vec<u64>,
     pub(super) last_time: TimestampNs,
 }
 
 /// The segment that is being written.
-pub(super) struct Active {
+pub(super) struct ActiveSegment {
     pub(super) file: Arc<File>,
     pub(super) sequence: u64,
     pub(super) salt: u32,
@@ -107,7 +107,7 @@ pub(super) struct Active {
     pub(super) empty: bool,
 }
 
-impl Active {
+impl ActiveSegment {
     pub(super) fn of(segment: &Segment) -> Self {
         Self {
             file: Arc::clone(&segment.file),
@@ -126,7 +126,7 @@ fn thread_cpu() -> Duration {
 }
 
 impl Writer {
-    /// Works until it is told to close, or fails.
+    /// Runs until the log is closed or fails.
     pub(super) fn run(mut self) {
         let reason = loop {
             match self.queue.recv_timeout(self.config.retention_interval) {
@@ -135,7 +135,7 @@ impl Writer {
                     if let Err((error, batch)) = self.commit(batch) {
                         let reason = format!("writing failed: {error}");
                         tracing::error!(%error, folder = %self.config.folder.display(), "the local log stops for good");
-                        self.shared.stop(&reason);
+                        self.journal.stop(&reason);
                         answer_all(batch, &reason);
                         break reason;
                     }
@@ -152,7 +152,7 @@ impl Writer {
                 Ok(Command::Close) | Err(RecvTimeoutError::Disconnected) => break "it was closed".to_owned(),
             }
         };
-        self.shared.stop(&reason);
+        self.journal.stop(&reason);
         while let Ok(command) = self.queue.try_recv() {
             if let Command::Append(pending) = command {
                 answer_all(vec![pending], &reason);
@@ -160,8 +160,8 @@ impl Writer {
         }
     }
 
-    /// Takes what waits behind `first`, up to another command or a full batch.
-    fn collect(&self, first: Pending) -> (Vec<Pending>, Option<Command>) {
+    /// Takes the appends that wait after `first`, up to another command or a full batch.
+    fn collect(&self, first: PendingAppend) -> (Vec<PendingAppend>, Option<Command>) {
         let mut bytes = first.frame_bytes();
         let mut batch = vec![first];
         while bytes < self.config.batch_bytes_max as u64 {
@@ -177,9 +177,9 @@ impl Writer {
         (batch, None)
     }
 
-    /// Makes a batch durable, then visible, then answers it. On failure gives the batch back, unanswered.
-    fn commit(&mut self, batch: Vec<Pending>) -> Result<(), (io::Error, Vec<Pending>)> {
-        let bytes: u64 = batch.iter().map(Pending::frame_bytes).sum();
+    /// Makes a batch durable, then visible, then acknowledges it. On failure returns the batch unanswered.
+    fn commit(&mut self, batch: Vec<PendingAppend>) -> Result<(), (io::Error, Vec<PendingAppend>)> {
+        let bytes: u64 = batch.iter().map(PendingAppend::frame_bytes).sum();
         if !self.active.empty
             && self.active.position + bytes > self.config.segment_bytes
             && let Err(error) = self.roll()
@@ -198,16 +198,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Gives each record its offset.
-    fn number(&mut self, batch: &[Pending]) -> Vec<FrameHeader> {
+    /// Assigns an offset to each record.
+    fn number(&mut self, batch: &[PendingAppend]) -> Vec<FrameHeader> {
         let mut headers = Vec::with_capacity(batch.len());
         for pending in batch {
             let p = pending.partition as usize;
-            let hole = self.config.gap_every.map_or(0, |every| {
+            let gap = self.config.gap_every.map_or(0, |every| {
                 let count = self.counts[p];
                 if count > 0 && count.is_multiple_of(every) { 1 + (count / every % 3) as i64 } else { 0 }
             });
-            let offset = Offset::new(self.ends[p].value() + hole);
+            let offset = Offset::new(self.ends[p].value() + gap);
             self.ends[p] = offset.next();
             self.counts[p] += 1;
             headers.push(FrameHeader {
@@ -223,17 +223,17 @@ impl Writer {
         headers
     }
 
-    fn publish(&mut self, batch: Vec<Pending>, headers: &[FrameHeader]) {
+    fn publish(&mut self, batch: Vec<PendingAppend>, headers: &[FrameHeader]) {
         let mut replies = Vec::with_capacity(batch.len());
         let mut touched = vec![false; self.ends.len()];
-        let mut state = self.shared.state.lock();
+        let mut state = self.journal.state.lock();
         for (pending, header) in batch.into_iter().zip(headers) {
             if let Some(segment) = state.segments.back_mut() {
                 segment.index.note(header, self.active.position);
             }
             self.active.position += header.frame_bytes();
             touched[header.partition as usize] = true;
-            let Pending { key, payload, .. } = pending;
+            let PendingAppend { key, payload, .. } = pending;
             state.publish(
                 header.partition,
                 LogRecord { offset: header.offset, append_time: header.append_time, key, payload },
@@ -245,33 +245,33 @@ impl Writer {
         state.trim_cache();
         drop(state);
         self.active.empty = false;
-        for (arrival, _) in self.shared.arrivals.iter().zip(touched).filter(|(_, touched)| *touched) {
+        for (arrival, _) in self.journal.arrivals.iter().zip(touched).filter(|(_, touched)| *touched) {
             arrival.notify_waiters();
         }
         for (reply, offset, permit) in replies {
-            // Before the answer: who was answered no longer counts.
+            // Released before the acknowledgement, so that an acknowledged record no longer counts as queued.
             drop(permit);
-            // Who no longer waits does not need to know.
+            // The caller may have stopped waiting.
             let _ = reply.send(Ok(offset));
         }
     }
 
     /// Closes the active segment and begins the next.
     fn roll(&mut self) -> io::Result<()> {
-        let full = self.shared.state.lock().segments.back().cloned();
+        let full = self.journal.state.lock().segments.back().cloned();
         if let Some(full) = full {
             full.write_index(&self.config.folder);
         }
         let header = SegmentHeader {
-            log_id: self.shared.id.0.clone(),
+            log_id: self.journal.id.0.clone(),
             sequence: self.active.sequence + 1,
-            salt: random_salt(),
+            salt: segment::random_salt(self.journal.random.as_ref()),
             base: self.ends.clone(),
             start_time: self.last_time,
         };
         let segment = Segment::create(&self.config.folder, header, self.ends.len() as u32)?;
-        self.active = Active::of(&segment);
-        self.shared.state.lock().segments.push_back(segment);
+        self.active = ActiveSegment::of(&segment);
+        self.journal.state.lock().segments.push_back(segment);
         self.retain();
         Ok(())
     }
@@ -281,14 +281,14 @@ impl Writer {
         let _ = reply.send(removed);
     }
 
-    /// Removes the oldest segments as far as the settings allow; answers how many. What cannot be removed now is tried
-    /// again later.
+    /// Removes the oldest segments as far as the settings allow and returns their number. If one cannot be removed now,
+    /// the next call tries again.
     fn retain(&mut self) -> usize {
         let now = self.clock.now();
         let age_max = self.config.retention_age;
         let mut removed = 0;
         loop {
-            let state = self.shared.state.lock();
+            let state = self.journal.state.lock();
             let journal_bytes: u64 = state.segments.iter().map(|segment| segment.index.bytes).sum();
             let Some(oldest) = state.segments.front().filter(|_| state.segments.len() > 1) else { break };
             let aged = oldest.index.times.is_none_or(|(_, last)| now.since(last) > age_max);
@@ -305,31 +305,27 @@ impl Writer {
             }
             let path = Arc::clone(&oldest.path);
             drop(state);
-            // First the name, then the memory of it: a failure leaves the log as it was. One at a time, each durable,
-            // so that a crash leaves no hole.
-            if let Err(error) = remove_segment(&self.config.folder, path.to_path_buf()) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove a log segment, will try again");
+            // Remove the file before the entry in memory, so that a failure leaves the log as it was. Remove one segment
+            // at a time, durably, so that a crash leaves no gap in the sequence.
+            if let Err(error) = segment::remove(&self.config.folder, &path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove a log segment; will try again");
                 break;
             }
-            self.shared.state.lock().forget_oldest_segment();
+            self.journal.state.lock().forget_oldest_segment();
             removed += 1;
         }
         removed
     }
 }
 
-fn remove_segment(folder: &std::path::Path, path: PathBuf) -> io::Result<()> {
-    match std::fs::remove_file(path.with_extension("idx")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    std::fs::remove_file(path)?;
-    folder::sync_folder(folder)
-}
-
-/// Lays the batch out for one write: headers, keys and small payloads together, large payloads as they are.
-fn frames<'a>(batch: &'a [Pending], headers: &[FrameHeader], salt: u32, scratch: &'a mut Vec<u8>) -> Vec<IoSlice<'a>> {
-    let is_large = |pending: &Pending| pending.payload.len() > COPY_BYTES_MAX;
+/// Lays out a batch for one write: headers, keys and small payloads are copied together, large payloads are not copied.
+fn frames<'a>(
+    batch: &'a [PendingAppend],
+    headers: &[FrameHeader],
+    salt: u32,
+    scratch: &'a mut Vec<u8>,
+) -> Vec<IoSlice<'a>> {
+    let is_large = |pending: &PendingAppend| pending.payload.len() > COPY_BYTES_MAX;
     let mut cuts = Vec::new();
     for (pending, header) in batch.iter().zip(headers) {
         scratch.extend_from_slice(&header.encode(salt));
@@ -353,14 +349,8 @@ fn frames<'a>(batch: &'a [Pending], headers: &[FrameHeader], salt: u32, scratch:
     slices
 }
 
-fn answer_all(batch: Vec<Pending>, reason: &str) {
+fn answer_all(batch: Vec<PendingAppend>, reason: &str) {
     for pending in batch {
         let _ = pending.reply.send(Err(LogError::Stopped(reason.to_owned())));
     }
-}
-
-/// Four bytes nobody can guess.
-pub(super) fn random_salt() -> u32 {
-    let (salt, ..) = uuid::Uuid::new_v4().as_fields();
-    salt
 }

@@ -1,4 +1,4 @@
-//! The contract suite, and that readers of many places do not get in each other's way.
+//! The contract suite over the log on Kafka.
 
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::{broker, config, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everybody_reads_everything_of_the_last_minute() {
+async fn every_process_reads_all_messages_of_the_last_minute() {
     let broker = broker();
     let config = config(&broker.bootstrap(), 1);
     let one = KafkaControl::connect(&config).await.unwrap();
@@ -26,7 +26,7 @@ async fn everybody_reads_everything_of_the_last_minute() {
             let record = control.next().await.unwrap();
             assert_eq!((record.key.as_str(), &record.payload[..]), ("one", text.as_bytes()));
             let age = SystemClock.now().nanos() - record.append_time.nanos();
-            assert!((0..60_000_000_000).contains(&age), "the topic's own time, {age} ns ago");
+            assert!((0..60_000_000_000).contains(&age), "the append time is {age} ns ago");
         }
     }
     let waiting = tokio::spawn({
@@ -38,7 +38,7 @@ async fn everybody_reads_everything_of_the_last_minute() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deleted_topic_is_made_anew() {
+async fn a_deleted_topic_is_recreated() {
     let broker = broker();
     let config = config(&broker.bootstrap(), 1);
     let one = KafkaControl::connect(&config).await.unwrap();
@@ -56,16 +56,20 @@ async fn a_deleted_topic_is_made_anew() {
         }
     });
     let began = std::time::Instant::now();
-    until("it is read again", || async { two.next().await.is_ok_and(|record| record.payload == "after") }).await;
+    until("the topic can be read again", || async { two.next().await.is_ok_and(|record| record.payload == "after") })
+        .await;
     eprintln!("the control topic was back after {:?}", began.elapsed());
-    until("by the other, too", || async { one.next().await.is_ok_and(|record| record.payload == "after") }).await;
+    until("the other process reads it too", || async {
+        one.next().await.is_ok_and(|record| record.payload == "after")
+    })
+    .await;
     publishing.abort();
 }
 
-/// librdkafka keeps the leader epochs of a deleted topic and takes the lower ones of its successor for outdated, so that
-/// it never learns of the new leader. They differ where leaders moved before.
+/// librdkafka keeps the leader epochs of a deleted topic and treats the lower epochs of its successor as outdated, so it
+/// never learns about the new leader. This needs a topic whose leader moved before it was deleted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deleted_topic_whose_leaders_moved_is_made_anew() {
+async fn a_deleted_topic_whose_leaders_moved_is_recreated() {
     let mut cluster = KafkaCluster::start(KafkaOptions { brokers: 3, ..KafkaOptions::default() }).unwrap();
     let config = KafkaConfig { replication_factor: 3, min_insync_replicas: 2, ..config(&cluster.bootstrap(), 1) };
     let mut all = Vec::new();
@@ -73,51 +77,51 @@ async fn a_deleted_topic_whose_leaders_moved_is_made_anew() {
         all.push(KafkaControl::connect(&config).await.unwrap());
     }
     let admin = cluster.admin().unwrap();
-    let saying = say(&all, "before");
+    let publishing = publish_repeatedly(&all, "before");
     for _ in 0..2 {
         let leader = admin.all_leaders(&config.control_topic()).await.unwrap()[0];
         let broker = usize::try_from(leader).unwrap() - 1;
         cluster.terminate(broker).unwrap();
         cluster.restart(broker).unwrap();
     }
-    until_all_hear_all(&all, "before").await;
-    drop(saying);
+    until_all_read_all(&all, "before").await;
+    drop(publishing);
     admin.delete_topic(&config.control_topic()).await.unwrap();
-    let saying = say(&all, "after");
-    until_all_hear_all(&all, "after").await;
-    drop(saying);
+    let publishing = publish_repeatedly(&all, "after");
+    until_all_read_all(&all, "after").await;
+    drop(publishing);
 }
 
-/// All of them publish `text` over and over, each by itself, until what is returned is dropped.
-fn say(all: &[Arc<KafkaControl>], text: &'static str) -> JoinSet<()> {
-    let mut saying = JoinSet::new();
+/// Each member publishes `text` again and again until the returned set is dropped.
+fn publish_repeatedly(all: &[Arc<KafkaControl>], text: &'static str) -> JoinSet<()> {
+    let mut publishing = JoinSet::new();
     for (i, control) in all.iter().cloned().enumerate() {
-        saying.spawn(async move {
+        publishing.spawn(async move {
             loop {
                 let _ = control.publish(&i.to_string(), Bytes::from(text)).await;
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         });
     }
-    saying
+    publishing
 }
 
-async fn until_all_hear_all(all: &[Arc<KafkaControl>], text: &'static str) {
+async fn until_all_read_all(all: &[Arc<KafkaControl>], text: &'static str) {
     let began = std::time::Instant::now();
-    let mut hearing = JoinSet::new();
+    let mut reading = JoinSet::new();
     for (reader, control) in all.iter().cloned().enumerate() {
         let mut missing: BTreeSet<String> = (0..all.len()).map(|writer| writer.to_string()).collect();
-        hearing.spawn(async move {
+        reading.spawn(async move {
             while !missing.is_empty() {
                 let left = Duration::from_secs(60).saturating_sub(began.elapsed());
                 match tokio::time::timeout(left, control.next()).await {
                     Ok(Ok(record)) if record.payload == text => _ = missing.remove(&record.key),
                     Ok(_) => {}
-                    Err(_) => panic!("{reader} does not hear {missing:?}"),
+                    Err(_) => panic!("{reader} does not read messages of {missing:?}"),
                 }
             }
         });
     }
-    hearing.join_all().await;
-    eprintln!("all heard {text:?} of all after {:?}", began.elapsed());
+    reading.join_all().await;
+    eprintln!("every member read {text:?} of every member after {:?}", began.elapsed());
 }

@@ -1,4 +1,4 @@
-//! Three brokers: what was acknowledged is there, whoever dies.
+//! Three brokers: acknowledged records survive the death of any one of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,8 +48,8 @@ async fn acknowledged_records_survive_killed_brokers() {
             })
         })
         .collect();
-    // A reader that follows all the while, up to the end that is said once the last append is done.
-    let (say_end, end) = tokio::sync::watch::channel(None::<Offset>);
+    // A reader that follows the log from the start up to its end, which it is told after the last append.
+    let (send_end, end) = tokio::sync::watch::channel(None::<Offset>);
     let follower = tokio::spawn({
         let log = log.clone();
         async move {
@@ -60,7 +60,7 @@ async fn acknowledged_records_survive_killed_brokers() {
                     Ok(fetched) => {
                         for record in fetched.records {
                             let earlier = seen.insert(record.offset, record.payload);
-                            assert!(earlier.is_none(), "{} came twice", record.offset);
+                            assert!(earlier.is_none(), "{} was fetched twice", record.offset);
                         }
                         next = fetched.next;
                     }
@@ -91,11 +91,11 @@ async fn acknowledged_records_survive_killed_brokers() {
         failed += failures;
         longest = longest.max(slowest);
         for (partition, offset, payload) in acknowledged {
-            assert!(expected.insert((partition, offset), payload).is_none(), "an offset is given once");
+            assert!(expected.insert((partition, offset), payload).is_none(), "an offset is assigned once");
         }
     }
     let ends = log.ends().await.unwrap();
-    say_end.send(Some(ends[0])).unwrap();
+    send_end.send(Some(ends[0])).unwrap();
     let mut followed = follower.await.unwrap();
     followed.retain(|offset, _| *offset < ends[0]);
     let mut found = BTreeMap::new();
@@ -106,7 +106,7 @@ async fn acknowledged_records_survive_killed_brokers() {
         }
     }
     for (place, payload) in &expected {
-        assert_eq!(found.get(place), Some(payload), "{place:?} was acknowledged");
+        assert_eq!(found.get(place), Some(payload), "the acknowledged record at {place:?} is missing");
     }
     let mut payloads: Vec<&Bytes> = found.values().collect();
     payloads.sort_unstable();
@@ -122,7 +122,7 @@ async fn acknowledged_records_survive_killed_brokers() {
     );
     assert!(expected.len() > 500);
 
-    // With one broker of three nothing can be appended, and that is said in time.
+    // With one broker of three, appends fail in time.
     let quick = KafkaConfig { delivery_timeout: PromDuration::from_secs(2), ..config.clone() };
     let log = connect(&quick).await;
     cluster.kill(1).unwrap();
@@ -135,7 +135,7 @@ async fn acknowledged_records_survive_killed_brokers() {
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
 
-/// Offsets that only one of the two has, or that hold other bytes.
+/// The offsets whose records are not in both logs, or differ.
 fn difference(a: &BTreeMap<Offset, Bytes>, b: &BTreeMap<Offset, Bytes>) -> Vec<Offset> {
     let offsets = a.keys().chain(b.keys()).collect::<BTreeSet<_>>();
     offsets.into_iter().filter(|offset| a.get(offset) != b.get(offset)).copied().collect()

@@ -1,4 +1,4 @@
-//! The group: sharing, leaving, crashing, named members, both protocols, partitions that are added.
+//! The consumer group: sharing partitions, leaving, crashes, named members, both protocols, added partitions.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::{append, broker, config, connect, until};
 
-/// A member that writes down all it is told.
+/// A member that records its assignments.
 struct Watched {
     log: Arc<KafkaLog>,
     told: Arc<Mutex<Vec<Assignment>>>,
@@ -66,19 +66,19 @@ impl Watched {
         self.told.lock().clear();
     }
 
-    /// Ends as a process does that is told to stop, without leaving.
+    /// Ends like a process that is stopped without leaving the group.
     async fn close(self) {
         self.task.abort();
         let _ = self.task.await;
-        drop(self.log);
+        self.log.close().await;
     }
 }
 
-/// For what happens within a session, on a machine that is slow too.
+/// A session long enough for a test that must finish within it even on a slow machine.
 const LONG_SESSION: PromDuration = PromDuration::from_secs(40);
 
 async fn until_shared(members: &[&Watched], count: u32) {
-    until("all partitions are owned, each once, evenly", || async {
+    until("each partition has one owner, and the owners have equal shares", || async {
         let owned: Vec<BTreeSet<u32>> = members.iter().map(|member| member.owns()).collect();
         let all: Vec<u32> = owned.iter().flatten().copied().collect();
         let distinct: BTreeSet<u32> = all.iter().copied().collect();
@@ -102,12 +102,12 @@ async fn share_and_leave(change: impl Fn(&mut KafkaConfig, &str)) {
 
     let two = Watched::join(&named("two")).await;
     until_shared(&[&one, &two], 4).await;
-    // Cooperative: only what goes to the other is given back.
-    assert_eq!(one.revoked(), two.owns(), "only what moved was revoked");
+    // Rebalances are cooperative, so the first member only loses what the second gets.
+    assert_eq!(one.revoked(), two.owns(), "only the partitions that moved were revoked");
     let kept = one.owns();
     one.forget();
 
-    // Commits of a member, of a partition it owns.
+    // A member commits for a partition that it owns.
     let partition = PartitionId::new(*kept.first().unwrap());
     let next = append(&one.log, partition, "x").await.next();
     one.log.commit(partition, next).await.unwrap();
@@ -117,15 +117,15 @@ async fn share_and_leave(change: impl Fn(&mut KafkaConfig, &str)) {
     two.log.leave().await.unwrap();
     let left = began.elapsed();
     until_shared(&[&one], 4).await;
-    eprintln!("left after {left:?}, the other had all after {:?}", began.elapsed());
-    assert!(one.revoked().is_empty(), "what was kept is not revoked");
-    // Well below the session's end, which is what a member that only vanishes costs.
+    eprintln!("left after {left:?}; the other member had all partitions after {:?}", began.elapsed());
+    assert!(one.revoked().is_empty(), "partitions that did not move were revoked");
+    // Far less than a session, which passes if a member disappears without leaving.
     assert!(began.elapsed() < base.session_timeout.get() / 2, "{:?}", began.elapsed());
     assert_eq!(two.log.partition_count(), 4);
-    append(&two.log, partition, "who left may append").await;
+    append(&two.log, partition, "a process may append after it left").await;
     two.log.commit(partition, next).await.unwrap();
     let silent = tokio::time::timeout(Duration::from_millis(100), two.log.assignment()).await;
-    assert!(silent.is_err(), "who left has no more news");
+    assert!(silent.is_err(), "a process that left got another assignment");
     one.log.leave().await.unwrap();
 }
 
@@ -158,7 +158,7 @@ async fn a_named_member_comes_back_to_what_it_had() {
     let two = Watched::join(&named("two")).await;
     until_shared(&[&one, &two], 4).await;
     assert_eq!(two.owns(), had);
-    assert_eq!(*one.told.lock(), [], "the other one was not disturbed");
+    assert_eq!(*one.told.lock(), [], "the assignment of the other member changed");
     one.log.leave().await.unwrap();
     two.log.leave().await.unwrap();
 }
@@ -171,10 +171,10 @@ async fn of_two_members_with_one_name_the_older_is_shut_out() {
     until_shared(&[&one], 2).await;
     let two = Watched::join(&base).await;
     until_shared(&[&two], 2).await;
-    until("the older one gives all up", || async { one.owns().is_empty() }).await;
-    // It tries again after a session: a process that slept through its own is shut out too. Not this one.
+    until("the older member loses all partitions", || async { one.owns().is_empty() }).await;
+    // It would join again after a session, since it might only have been paused. Leaving prevents that.
     one.log.leave().await.unwrap();
-    assert!(one.ended.lock().is_none(), "being shut out once does not stop a process");
+    assert!(one.ended.lock().is_none(), "a process that was shut out once must not stop");
     until_shared(&[&two], 2).await;
     two.log.leave().await.unwrap();
 }
@@ -193,7 +193,7 @@ async fn added_partitions_are_shared() {
         })
         .await;
         assert_eq!(one.log.partition_count(), 16);
-        until("others see them soon", || async { two.log.partition_count() == 16 }).await;
+        until("the other member sees them too", || async { two.log.partition_count() == 16 }).await;
         let last = PartitionId::new(15);
         let offset = append(&two.log, last, "x").await;
         assert_eq!(one.log.ends().await.unwrap()[15], offset.next());
@@ -203,7 +203,7 @@ async fn added_partitions_are_shared() {
     }
 }
 
-/// A member in a process of its own, which can be killed.
+/// A member in a separate process, which can be killed.
 struct MemberProcess(Child);
 
 impl MemberProcess {
@@ -228,7 +228,7 @@ impl Drop for MemberProcess {
     }
 }
 
-/// Not a test: what [`MemberProcess`] runs.
+/// Not a test: [`MemberProcess`] runs this.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn member_process() {
     let Ok(words) = std::env::var("MILLRACE_TEST_MEMBER") else { return };
@@ -248,7 +248,7 @@ async fn member_process() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn partitions_of_a_killed_member_go_to_others() {
+async fn other_members_get_the_partitions_of_a_killed_one() {
     let broker = broker();
     let config = config(&broker.bootstrap(), 4);
     let one = Watched::join(&config).await;
@@ -258,17 +258,17 @@ async fn partitions_of_a_killed_member_go_to_others() {
         move || MemberProcess::start(&config, 2)
     });
     let other = other.await.unwrap();
-    until("half is given away", || async { one.owns().len() == 2 }).await;
+    until("the first member has lost half of the partitions", || async { one.owns().len() == 2 }).await;
     one.forget();
     let began = Instant::now();
     drop(other);
     until_shared(&[&one], 4).await;
-    assert!(one.revoked().is_empty(), "what was kept is not revoked");
-    eprintln!("taken over after {:?}, sessions end after {:?}", began.elapsed(), config.session_timeout.get());
+    assert!(one.revoked().is_empty(), "partitions that did not move were revoked");
+    eprintln!("taken over after {:?}; a session lasts {:?}", began.elapsed(), config.session_timeout.get());
     one.log.leave().await.unwrap();
 }
 
-/// A client of librdkafka that stopped for good gives no statistics any more. Here they are only set far apart.
+/// A librdkafka client that stopped for good emits no more statistics. The test imitates this with a very long interval.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_client_is_replaced() {
     let broker = broker();
@@ -280,7 +280,7 @@ async fn a_silent_client_is_replaced() {
         let member = Watched::join(&config).await;
         until_shared(&[&member], 4).await;
         member.forget();
-        until("the client is taken for dead", || async { member.revoked().len() == 4 }).await;
+        until("the client counts as dead", || async { member.revoked().len() == 4 }).await;
         until_shared(&[&member], 4).await;
         assert!(member.ended.lock().is_none(), "{:?}", member.ended.lock());
         let next = append(&member.log, PartitionId::new(0), "x").await.next();

@@ -1,8 +1,10 @@
-//! The log on a real Apache Kafka. The tests share one broker and use topics of their own.
+//! The log on a real Apache Kafka. Most tests share one broker, and each uses topics of its own.
 //!
-//! Without Kafka's jars they fail and say how to get them.
+//! If Kafka's jars are missing, the tests fail with a text that says how to get them.
 
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
+#![allow(clippy::disallowed_methods, reason = "tests own what they start")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measure")]
 
 mod contract;
 mod control;
@@ -23,10 +25,10 @@ use testbed::kafka::{KafkaCluster, KafkaOptions};
 
 const FIRST: PartitionId = PartitionId::new(0);
 
-/// Name and password of the listener that asks for one.
+/// Name and password for the listener that requires them.
 const SASL: (&str, &str) = ("millrace", "a password");
 
-/// The broker of all tests: started by the first one, ended with the last.
+/// The shared broker. It starts with the first test that uses it and ends with the last.
 fn broker() -> Arc<KafkaCluster> {
     static SHARED: Mutex<Weak<KafkaCluster>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -42,7 +44,7 @@ fn broker() -> Arc<KafkaCluster> {
     cluster
 }
 
-/// Settings for a log of its own on one broker.
+/// Settings of a new log on one broker.
 fn config(brokers: &str, partitions: u32) -> KafkaConfig {
     let name = format!("t-{:08x}", fastrand::u32(..));
     KafkaConfig {
@@ -88,7 +90,7 @@ async fn read_all(log: &KafkaLog, partition: PartitionId, end: Offset) -> Vec<Lo
     records
 }
 
-/// Waits until `reached` says so.
+/// Waits until `reached` returns true.
 async fn until<F: Future<Output = bool>>(what: &str, reached: impl Fn() -> F) {
     let began = std::time::Instant::now();
     while !reached().await {

@@ -1,4 +1,4 @@
-//! What a real broker does not do on demand: librdkafka's mock cluster.
+//! Tests with librdkafka's mock cluster, which can do what a real broker does not do on demand.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ fn mock(change: impl FnOnce(&mut KafkaConfig)) -> (Mock, KafkaConfig) {
     let mock = MockCluster::new(1).unwrap();
     let mut config = config(&mock.bootstrap_servers(), 1);
     config.delivery_timeout = PromDuration::from_secs(5);
-    // It does not know the question for a topic's settings.
+    // The mock does not answer requests for a topic's settings, so they time out.
     config.request_timeout = PromDuration::from_secs(2);
     change(&mut config);
     mock.create_topic(&config.topic, 1, 1).unwrap();
@@ -27,7 +27,7 @@ fn mock(change: impl FnOnce(&mut KafkaConfig)) -> (Mock, KafkaConfig) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refusals_that_pass_are_tried_again() {
+async fn appends_with_passing_errors_are_retried() {
     let (mock, config) = mock(|_| {});
     let log = connect(&config).await;
     append(&log, FIRST, "before").await;
@@ -43,15 +43,15 @@ async fn refusals_that_pass_are_tried_again() {
     }
 }
 
-/// One request of a partition at a time (ADR 12): with a second one on its way, what is not certain of the first may get
-/// into the log twice.
+/// A partition has one request in flight at a time (ADR 12). With a second one, unacknowledged records of the first could
+/// get into the log twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_waits_behind_a_request_and_is_given_up_is_not_in_the_log() {
+async fn a_record_that_times_out_in_the_queue_is_not_in_the_log() {
     let (mock, config) = mock(|config| config.delivery_timeout = PromDuration::from_millis(1500));
     let log = connect(&config).await;
     append(&log, FIRST, "before").await;
     mock.broker_down(1).unwrap();
-    for text in ["on its way", "behind it"] {
+    for text in ["in flight", "queued"] {
         match log.append(FIRST, &tenant(), text.into()).await {
             Err(LogError::Unavailable(reason)) => assert!(reason.contains("timed out"), "{reason}"),
             other => panic!("{text}: {other:?}"),
@@ -67,11 +67,11 @@ async fn what_waits_behind_a_request_and_is_given_up_is_not_in_the_log() {
     let records = read_all(&log, FIRST, end).await;
     let mut texts: Vec<_> = records.iter().map(|record| std::str::from_utf8(&record.payload).unwrap()).collect();
     texts.dedup();
-    assert_eq!(texts, ["before", "on its way", "after"]);
+    assert_eq!(texts, ["before", "in flight", "after"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refusal_that_stays_is_unavailable_and_passes() {
+async fn an_append_with_a_lasting_error_fails_and_later_ones_work() {
     let (mock, config) = mock(|config| config.delivery_timeout = PromDuration::from_millis(1500));
     let log = connect(&config).await;
     append(&log, FIRST, "before").await;
@@ -87,7 +87,7 @@ async fn a_refusal_that_stays_is_unavailable_and_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_record_the_broker_finds_too_large_is_refused_as_such() {
+async fn a_record_that_the_broker_refuses_as_too_large_fails_with_too_large() {
     let (mock, config) = mock(|_| {});
     let log = connect(&config).await;
     mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
@@ -99,11 +99,11 @@ async fn a_record_the_broker_finds_too_large_is_refused_as_such() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_producer_that_is_given_up_is_replaced() {
+async fn a_producer_with_a_fatal_error_is_replaced() {
     let (mock, config) = mock(|_| {});
     let log = connect(&config).await;
     append(&log, FIRST, "before").await;
-    // Fatal to an idempotent producer.
+    // This error is fatal for an idempotent producer.
     mock.request_errors(
         RDKafkaApiKey::Produce,
         &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED],
@@ -128,7 +128,7 @@ async fn a_slow_network_only_delays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_is_down_is_unavailable_in_time() {
+async fn requests_to_a_broker_that_is_down_fail_in_time() {
     let (mock, config) = mock(|config| {
         config.delivery_timeout = PromDuration::from_secs(1);
         config.request_timeout = PromDuration::from_secs(1);
@@ -140,7 +140,7 @@ async fn a_broker_that_is_down_is_unavailable_in_time() {
     mock.broker_down(1).unwrap();
     let began = Instant::now();
     let unavailable = |result: Result<Offset, LogError>| matches!(result, Err(LogError::Unavailable(_)));
-    // Some wait in the queue until their time is up; what does not fit into it fails at once.
+    // Some appends time out in the queue. Those that do not fit into it fail at once.
     let large = vec![0_u8; 400 << 10];
     let tenant = tenant();
     let appends = (0..10).map(|_| log.append(FIRST, &tenant, large.clone().into())).collect::<Vec<_>>();

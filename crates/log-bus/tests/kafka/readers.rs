@@ -1,4 +1,4 @@
-//! Readers: many at once, retention that passes them, offsets without records, latency.
+//! Readers: many at once, overtaken by retention, offsets without records, latency.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ const fn limits(bytes_max: usize, wait: Duration) -> FetchLimits {
 const LIMITS: FetchLimits = limits(1 << 20, Duration::from_secs(5));
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readers_at_random_places_get_what_lies_there() {
+async fn readers_at_random_offsets_get_the_right_records() {
     let broker = broker();
     let config =
         KafkaConfig { readers_max: 3, fetch_bytes_max: ByteSize::from_kb(64), ..config(&broker.bootstrap(), 2) };
@@ -40,14 +40,14 @@ async fn readers_at_random_places_get_what_lies_there() {
                 for _ in 0..rng.usize(1..6) {
                     let limits = limits(rng.usize(..40_000), Duration::from_millis(rng.u64(1..200)));
                     if rng.u8(..) < 40 {
-                        // Given up in mid-fetch.
+                        // A fetch that is cancelled half-way.
                         let _ =
                             tokio::time::timeout(Duration::from_millis(rng.u64(..4)), log.fetch(FIRST, next, limits))
                                 .await;
                     }
                     let fetched = log.fetch(FIRST, next, limits).await.unwrap();
                     for (i, record) in fetched.records.iter().enumerate() {
-                        assert_eq!(record.offset.value(), next.value() + i as i64, "nothing is skipped or doubled");
+                        assert_eq!(record.offset.value(), next.value() + i as i64, "no record is skipped or repeated");
                         assert!(record.payload == payloads[record.offset.value() as usize]);
                     }
                     records += fetched.records.len();
@@ -65,9 +65,9 @@ async fn readers_at_random_places_get_what_lies_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn retention_that_passes_a_reader_is_told() {
+async fn a_reader_learns_that_retention_overtook_it() {
     let broker = broker();
-    // Little is fetched ahead.
+    // Fetches little ahead.
     let config = KafkaConfig { fetch_bytes_max: ByteSize::from_kb(64), ..config(&broker.bootstrap(), 1) };
     let log = connect(&config).await;
     for i in 0..1000_u32 {
@@ -75,16 +75,16 @@ async fn retention_that_passes_a_reader_is_told() {
     }
     let Fetched { mut next, .. } = log.fetch(FIRST, Offset::ZERO, limits(5000, LIMITS.wait_max)).await.unwrap();
     broker.admin().unwrap().delete_records(&config.topic, 0, 900).await.unwrap();
-    // What was fetched ahead may still come; then the truth.
+    // The reader may still get what was fetched ahead. Then it must get an error.
     loop {
         match log.fetch(FIRST, next, limits(5000, LIMITS.wait_max)).await {
             Ok(fetched) => {
                 for record in &fetched.records {
-                    assert_eq!(record.offset, next, "nothing is skipped in silence");
+                    assert_eq!(record.offset, next, "records were skipped without an error");
                     next = record.offset.next();
                 }
                 assert_eq!(fetched.next, next);
-                assert!(next.value() < 900, "it read on over what is gone");
+                assert!(next.value() < 900, "the reader passed removed records without an error");
             }
             Err(LogError::OutOfRange { asked, held, .. }) => {
                 assert_eq!((asked, held.first), (next, Offset::new(900)));
@@ -96,7 +96,7 @@ async fn retention_that_passes_a_reader_is_told() {
     assert_eq!(log.fetch(FIRST, Offset::new(900), LIMITS).await.unwrap().records.len(), 100);
 }
 
-/// Commits a transaction, which leaves a marker: an offset without a record.
+/// Commits a transaction, which writes a marker: an offset without a record.
 fn transaction(brokers: &str, topic: &str, records: u32, commit: bool) {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -126,7 +126,7 @@ async fn offsets_without_records_are_passed() {
         if round == 1 {
             append(&log, FIRST, "b").await;
         }
-        // The marker is written after the transaction was answered.
+        // Kafka writes the marker after it has acknowledged the transaction.
         let end = Offset::new([5, 10, 14][round]);
         until("the marker is written", || async { log.watermarks(FIRST).await.unwrap().end == end }).await;
         assert_eq!(log.ends().await.unwrap(), [end]);
@@ -141,13 +141,13 @@ async fn offsets_without_records_are_passed() {
         }
         assert_eq!(records, [4, 4, 3][round], "round {round}");
     }
-    // Nothing is passed that is a record.
+    // A record is not passed.
     let offset = append(&log, FIRST, "c").await;
     let fetched = log.fetch(FIRST, next, LIMITS).await.unwrap();
     assert_eq!(fetched.records.first().map(|record| record.offset), Some(offset));
 }
 
-/// Prints how long records take from acknowledged to fetched; the bound is wide, since machines are busy.
+/// Prints the time from the acknowledgement of a record to its fetch. The bound is generous, since machines are busy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_is_fetched_soon() {
     let broker = broker();
@@ -185,8 +185,8 @@ async fn a_record_is_fetched_soon() {
     }
     late.sort_unstable();
     let at = |percent: usize| late[(late.len() - 1) * percent / 100];
-    eprintln!("acknowledged to fetched: p50 {:?}, p99 {:?}, most {:?}", at(50), at(99), at(100));
-    assert!(at(50) < Duration::from_millis(500), "a record ends the wait for it: {:?}", at(50));
+    eprintln!("from acknowledged to fetched: p50 {:?}, p99 {:?}, maximum {:?}", at(50), at(99), at(100));
+    assert!(at(50) < Duration::from_millis(500), "a record must end the wait of its reader: {:?}", at(50));
     let families = registry.gather();
     let value = |name: &str| {
         let family = families.iter().find(|family| family.name() == name).unwrap();
@@ -199,7 +199,7 @@ async fn a_record_is_fetched_soon() {
         ("millrace_kafka_produced_bytes_total", 2560.0),
         ("millrace_kafka_fetched_records_total", 320.0),
         ("millrace_kafka_partitions", 16.0),
-        // Each reader began once and went on from there.
+        // Each reader positioned its cursor once and continued from there.
         ("millrace_kafka_repositioned_total", 16.0),
     ] {
         assert_eq!(value(name), expected, "{name}");

@@ -1,6 +1,6 @@
-//! Not a test but a measurement: `cargo test -p millrace-log-bus --test kafka -- --ignored speed --nocapture`.
+//! A measurement, not a test: `cargo test -p millrace-log-bus --test kafka -- --ignored speed --nocapture`.
 //!
-//! Records of about 800 KB of text that looks like logs; how fast they go in and come out, and what that costs this process.
+//! Appends and fetches records of about 800 KB of text that looks like logs. Prints the speed and this process's CPU time.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ async fn speed() {
             let partition = PartitionId::new(i as u32 % PARTITIONS);
             async move { while log.append(partition, &tenant(), record.clone()).await.is_err() {} }
         });
-        // As many at once as a gateway has.
+        // As many appends at once as in a gateway.
         use futures_util::StreamExt as _;
         futures_util::stream::iter(appends).buffer_unordered(32).count().await;
         report(&format!("append, {compression:?}"), began, before);

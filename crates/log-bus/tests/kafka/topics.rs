@@ -1,4 +1,4 @@
-//! Topics: complaints, deletion, being made anew, passwords.
+//! Topics: refused settings, deletion, recreation, TLS and passwords.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn refused(config: &KafkaConfig) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_that_is_wrong_is_said_at_once() {
+async fn all_problems_of_a_topic_are_reported_at_once() {
     let broker = broker();
     let config = config(&broker.bootstrap(), 2);
     let admin = broker.admin().unwrap();
@@ -45,15 +45,15 @@ async fn everything_that_is_wrong_is_said_at_once() {
 
     let right = [("message.timestamp.type", "LogAppendTime")];
     admin.set_topic(&config.topic, &right).await.unwrap();
-    until("it is right now", || async { KafkaLog::connect(config.clone(), None).await.is_ok() }).await;
-    // A longer memory is asked for than Kafka's default of a week.
+    until("the topic's settings are right", || async { KafkaLog::connect(config.clone(), None).await.is_ok() }).await;
+    // The settings require a longer retention than Kafka's default of a week.
     let longer = PromDuration::from_hours(24 * 30);
     let text = refused(&KafkaConfig { retention_min: longer, retention: longer, ..config }).await;
     assert!(text.contains("retention.ms is 604800000"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn topics_that_cannot_be_made() {
+async fn topics_that_cannot_be_created() {
     let broker = broker();
     let base = config(&broker.bootstrap(), 2);
     let text = refused(&KafkaConfig { create_topics: false, ..base.clone() }).await;
@@ -62,14 +62,14 @@ async fn topics_that_cannot_be_made() {
     assert!(text.contains("kafka.replication_factor"), "{text}");
     let text = refused(&KafkaConfig { partitions: 0, readers_max: 0, ..base.clone() }).await;
     assert!(text.contains("kafka.partitions") && text.contains("kafka.readers_max"), "{text}");
-    // Nobody listens there.
+    // Nothing listens on this port.
     let nobody =
         KafkaConfig { brokers: "127.0.0.1:1".to_owned(), request_timeout: PromDuration::from_millis(300), ..base };
     assert!(matches!(KafkaLog::connect(nobody, None).await, Err(LogError::Unavailable(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_topic_made_anew_stops_the_log() {
+async fn a_recreated_topic_stops_the_log() {
     let broker = broker();
     let config = config(&broker.bootstrap(), 1);
     let admin = broker.admin().unwrap();
@@ -84,7 +84,7 @@ async fn a_topic_made_anew_stops_the_log() {
         async move { log.assignment().await.and(log.assignment().await) }
     });
     admin.delete_topic(&config.topic).await.unwrap();
-    // Made anew by another process, at once.
+    // Another process recreates it at once.
     let new = loop {
         match KafkaLog::connect(config.clone(), None).await {
             Ok(new) if new.log_id() != log.log_id() => break new,
@@ -99,20 +99,20 @@ async fn a_topic_made_anew_stops_the_log() {
     })
     .await;
     match log.fetch(FIRST, fetched.next, LIMITS).await {
-        Err(LogError::Stopped(reason)) => assert!(reason.contains("made anew"), "{reason}"),
+        Err(LogError::Stopped(reason)) => assert!(reason.contains("recreated"), "{reason}"),
         other => panic!("{other:?}"),
     }
     assert!(matches!(log.ends().await, Err(LogError::Stopped(_))));
-    assert!(matches!(waiting.await.unwrap(), Err(LogError::Stopped(_))), "who waits is told");
-    // The new one is whole.
+    assert!(matches!(waiting.await.unwrap(), Err(LogError::Stopped(_))), "a pending call must fail");
+    // The new log has all its records.
     let fetched = new.fetch(FIRST, Offset::ZERO, LIMITS).await.unwrap();
     assert_eq!(fetched.records.first().unwrap().payload, "0");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_of_a_topic_made_anew_never_hears_out_of_range() {
+async fn a_reader_of_a_recreated_topic_never_gets_out_of_range() {
     let broker = broker();
-    // The watcher sleeps: the read itself has to notice.
+    // The watcher does not run during the test, so the read itself must notice the new topic.
     let config = KafkaConfig { metadata_refresh: PromDuration::from_mins(50), ..config(&broker.bootstrap(), 1) };
     let admin = broker.admin().unwrap();
     let log = connect(&config).await;
@@ -120,12 +120,12 @@ async fn a_reader_of_a_topic_made_anew_never_hears_out_of_range() {
         append(&log, FIRST, &i.to_string()).await;
     }
     admin.delete_topic(&config.topic).await.unwrap();
-    until("it is made anew", || async { KafkaLog::connect(config.clone(), None).await.is_ok() }).await;
+    until("the topic is recreated", || async { KafkaLog::connect(config.clone(), None).await.is_ok() }).await;
     let began = std::time::Instant::now();
     loop {
         match log.fetch(FIRST, Offset::new(10), LIMITS).await {
             Err(LogError::Stopped(_)) => break,
-            // Metadata of the old topic for a moment.
+            // The client still has metadata of the old topic.
             Err(LogError::Unavailable(_)) => {}
             Ok(fetched) => assert!(fetched.records.is_empty()),
             Err(other) => panic!("{other}"),
@@ -145,11 +145,11 @@ async fn a_deleted_topic_stops_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn certificates_names_and_passwords_reach_kafka() {
+async fn certificates_and_passwords_are_passed_to_kafka() {
     let broker = broker();
     let mut config = config(&broker.bootstrap_secure().unwrap(), 1);
     config.request_timeout = PromDuration::from_secs(3);
-    assert!(KafkaLog::connect(config.clone(), None).await.is_err(), "without TLS and a name nothing goes");
+    assert!(KafkaLog::connect(config.clone(), None).await.is_err(), "it connected without TLS and a name");
     let authority = broker.authority().unwrap().display().to_string();
     config.properties = [
         ("security.protocol", "SASL_SSL"),
@@ -160,16 +160,16 @@ async fn certificates_names_and_passwords_reach_kafka() {
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
-    assert!(KafkaLog::connect(config.clone(), None).await.is_err(), "with a wrong password nothing goes");
+    assert!(KafkaLog::connect(config.clone(), None).await.is_err(), "it connected with a wrong password");
     config.properties.insert("sasl.password".to_owned(), SASL.1.to_owned());
     config.properties.remove("ssl.ca.location");
-    assert!(KafkaLog::connect(config.clone(), None).await.is_err(), "a broker that nobody vouches for is not trusted");
+    assert!(KafkaLog::connect(config.clone(), None).await.is_err(), "it trusted a broker without its authority");
     config.properties.insert("ssl.ca.location".to_owned(), authority);
     config.request_timeout = PromDuration::from_secs(20);
     let log = connect(&config).await;
     append(&log, FIRST, "x").await;
     assert_eq!(log.fetch(FIRST, Offset::ZERO, LIMITS).await.unwrap().records.len(), 1);
-    assert!(log.assignment().await.is_ok(), "the group takes it, too");
+    assert!(log.assignment().await.is_ok(), "it cannot join the group");
     log.leave().await.unwrap();
     KafkaControl::connect(&config).await.unwrap();
 }

@@ -39,7 +39,7 @@ async fn passes_the_self_test_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn objects_are_there_after_reopening_and_look_like_their_keys() {
+async fn objects_survive_reopening_and_have_their_keys_as_paths() {
     let folder = tempfile::tempdir().unwrap();
     put(&FolderStore::open(folder.path()).unwrap(), "data/x/1.parquet", "hello").await.unwrap();
     assert_eq!(fs::read(folder.path().join("data/x/1.parquet")).unwrap(), b"hello");
@@ -63,7 +63,7 @@ async fn an_object_and_a_folder_of_one_name_are_refused() {
 }
 
 #[tokio::test]
-async fn strangers_and_temporary_files_are_hidden() {
+async fn other_files_and_temporary_files_are_hidden() {
     let folder = tempfile::tempdir().unwrap();
     let store = FolderStore::open(folder.path()).unwrap();
     put(&store, "a/b", "x").await.unwrap();
@@ -99,38 +99,13 @@ fn a_folder_that_cannot_be_used_is_named() {
     assert!(text.contains("opening the folder") && text.contains("file"), "{text}");
 }
 
-#[test]
-fn near_ranges_are_joined() {
-    let check = |ranges: &[Range<u64>], expected: &[(Range<u64>, &[usize])]| {
-        let expected: Vec<_> = expected
-            .iter()
-            .map(|(range, members)| Joined { range: range.clone(), members: members.to_vec() })
-            .collect();
-        assert_eq!(join(ranges), expected, "{ranges:?}");
-    };
-    const G: u64 = GAP_BYTES_MAX;
-    check(&[], &[]);
-    let nothing = 5..5;
-    check(std::slice::from_ref(&nothing), &[]);
-    check(&[0..10, 10..20], &[(0..20, &[0, 1])]);
-    check(&[10..20, 0..10], &[(0..20, &[1, 0])]);
-    check(&[0..10, 10 + G..20 + G], &[(0..20 + G, &[0, 1])]);
-    check(&[0..10, 11 + G..20 + G], &[(0..10, &[0]), (11 + G..20 + G, &[1])]);
-    check(&[0..100, 20..30, 25..110], &[(0..110, &[0, 1, 2])]);
-    check(&[0..JOINED_BYTES_MAX, 7..9], &[(0..JOINED_BYTES_MAX, &[0, 1])]);
-    check(
-        &[0..JOINED_BYTES_MAX, JOINED_BYTES_MAX..JOINED_BYTES_MAX + 1],
-        &[(0..JOINED_BYTES_MAX, &[0]), (JOINED_BYTES_MAX..JOINED_BYTES_MAX + 1, &[1])],
-    );
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn joined_reads_give_what_was_asked(ranges in proptest::collection::vec((0u64..200_000, 0u64..5_000), 0..20)) {
+    fn joined_reads_return_what_was_requested(ranges in proptest::collection::vec((0u64..200_000, 0u64..5_000), 0..20)) {
         let folder = tempfile::tempdir().unwrap();
-        let folder = Folder::open(folder.path()).unwrap();
+        let folder = Folder::open(folder.path(), &SystemRandom).unwrap();
         let content: Vec<u8> = (0..205_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let key = key("object");
         folder.put(&key, &Bytes::from(content.clone()), &PutCondition::Always).unwrap();
@@ -142,7 +117,7 @@ proptest! {
     }
 }
 
-/// Writers make folders while deletes remove them: neither may fail.
+/// Puts create folders while deletes remove them. Neither may fail.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn puts_and_deletes_race_for_folders() {
     let folder = tempfile::tempdir().unwrap();
@@ -168,7 +143,7 @@ const CHILD: &str = "MILLRACE_TEST_FOLDER";
 const PROCESSES: usize = 5;
 const INCREMENTS: usize = 40;
 
-/// Run by [`processes_increment_one_counter`] in processes of its own; does nothing otherwise.
+/// [`processes_increment_one_counter`] runs this in separate processes. Otherwise it does nothing.
 #[tokio::test]
 async fn child_increments_a_counter() {
     let Some(folder) = std::env::var_os(CHILD) else { return };
@@ -193,7 +168,7 @@ async fn processes_increment_one_counter() {
     assert_eq!(contract::count(&store, &key("counter")).await, PROCESSES * INCREMENTS);
 }
 
-/// Processes killed in the middle of puts leave whole objects only, and locks that others can take.
+/// Processes that are killed during puts leave only complete objects, and locks that others can take.
 #[tokio::test]
 async fn killed_writers_leave_whole_objects() {
     let folder = tempfile::tempdir().unwrap();
@@ -221,7 +196,7 @@ async fn killed_writers_leave_whole_objects() {
     assert_eq!(names(&store, "").await, ["big"]);
 }
 
-/// Run by [`killed_writers_leave_whole_objects`]; does nothing otherwise.
+/// [`killed_writers_leave_whole_objects`] runs this in separate processes. Otherwise it does nothing.
 #[tokio::test]
 async fn child_puts_big_objects() {
     let Some(folder) = std::env::var_os(CHILD) else { return };

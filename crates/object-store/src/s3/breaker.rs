@@ -1,45 +1,46 @@
-//! Stops asking a server that does not answer.
+//! A circuit breaker, which stops requests to a server that does not answer.
 //!
-//! Closed: requests pass; failures in a row are counted. After [`Breaker::new`]'s number of them it opens: requests are
-//! refused at once. When the pause is over one request may pass as a probe: its success closes the breaker, its failure
-//! opens it for another pause. A probe that was dropped before it ended makes room for the next.
+//! While it is closed, requests pass and it counts failures in a row. After a number of them it opens and refuses
+//! requests at once. After a pause it lets one request pass as a probe. If the probe succeeds, the breaker closes; if it
+//! fails, the breaker stays open for another pause. If the probe is dropped before it ends, the next request is a probe.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Shared by all requests of a store.
+/// The breaker, which all requests of a store share.
 #[derive(Debug)]
 pub(super) struct Breaker {
     failures_max: u32,
     pause: Duration,
-    state: Mutex<State>,
+    state: Mutex<Phase>,
 }
 
 #[derive(Debug)]
-enum State {
-    /// Failures in a row so far.
+enum Phase {
+    /// Requests pass. There were this many failures in a row.
     Closed { failures: u32 },
-    /// Refuses until then.
+    /// Requests are refused until this time.
     Open { until: Instant, last: String },
-    /// One request is on its way to see.
+    /// A probe is in flight. Other requests are refused.
     Probing { last: String },
 }
 
-/// How the breaker stands, as numbers for its metric.
+/// The state of the breaker, as a number for its metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum BreakerState {
     Closed = 0,
     Probing = 1,
     Open = 2,
 }
 
-/// Why a request was refused: what the last failure said.
+/// The breaker refused a request. Contains the text of the last failure.
 #[derive(Debug)]
-pub(super) struct Refused(pub(super) String);
+pub(super) struct BreakerOpen(pub(super) String);
 
-/// Leave to make one request. Say how it ended; dropping it says nothing about the server.
+/// The permission to send one request. The caller reports how the request ended. Dropping the pass without a report says
+/// nothing about the server.
 #[derive(Debug)]
 pub(super) struct Pass<'a> {
     breaker: &'a Breaker,
@@ -48,54 +49,54 @@ pub(super) struct Pass<'a> {
 }
 
 impl Breaker {
-    /// Opens after `failures_max` failures in a row (0: never), for `pause`.
+    /// A closed breaker that opens for `pause` after `failures_max` failures in a row, or never if that is 0.
     pub(super) fn new(failures_max: u32, pause: Duration) -> Self {
-        Self { failures_max, pause, state: Mutex::new(State::Closed { failures: 0 }) }
+        Self { failures_max, pause, state: Mutex::new(Phase::Closed { failures: 0 }) }
     }
 
-    /// Asks for leave.
-    pub(super) fn ask(&self, now: Instant) -> Result<Pass<'_>, Refused> {
+    /// Asks for permission to send a request.
+    pub(super) fn ask(&self, now: Instant) -> Result<Pass<'_>, BreakerOpen> {
         let mut state = self.state.lock();
         let is_probe = match &*state {
-            State::Closed { .. } => false,
-            State::Open { until, last } if *until <= now => {
-                *state = State::Probing { last: last.clone() };
+            Phase::Closed { .. } => false,
+            Phase::Open { until, last } if *until <= now => {
+                *state = Phase::Probing { last: last.clone() };
                 true
             }
-            State::Open { last, .. } | State::Probing { last } => return Err(Refused(last.clone())),
+            Phase::Open { last, .. } | Phase::Probing { last } => return Err(BreakerOpen(last.clone())),
         };
         Ok(Pass { breaker: self, is_probe, is_reported: false })
     }
 
-    /// How it stands.
-    pub(super) fn standing(&self) -> Standing {
+    /// The current state.
+    pub(super) fn state(&self) -> BreakerState {
         match &*self.state.lock() {
-            State::Closed { .. } => Standing::Closed,
-            State::Probing { .. } => Standing::Probing,
-            State::Open { .. } => Standing::Open,
+            Phase::Closed { .. } => BreakerState::Closed,
+            Phase::Probing { .. } => BreakerState::Probing,
+            Phase::Open { .. } => BreakerState::Open,
         }
     }
 }
 
 impl Pass<'_> {
-    /// The server answered. True when that closed the breaker.
+    /// Reports that the server answered. Returns true if this closed the breaker.
     pub(super) fn answered(mut self) -> bool {
         self.is_reported = true;
         let mut state = self.breaker.state.lock();
-        let was_closed = matches!(*state, State::Closed { .. });
-        // A request from before the breaker opened says as much as a probe: the server answers.
-        *state = State::Closed { failures: 0 };
+        let was_closed = matches!(*state, Phase::Closed { .. });
+        // Even if the request was sent before the breaker opened, its answer shows that the server works.
+        *state = Phase::Closed { failures: 0 };
         !was_closed
     }
 
-    /// It did not, or with an error of its own. True when that opened the breaker.
+    /// Reports that the server did not answer, or failed. Returns true if this opened the breaker.
     pub(super) fn failed(mut self, now: Instant, last: &str) -> bool {
         self.is_reported = true;
         let Breaker { failures_max, pause, .. } = *self.breaker;
         let mut state = self.breaker.state.lock();
-        let open = || State::Open { until: now + pause, last: last.to_owned() };
+        let open = || Phase::Open { until: now + pause, last: last.to_owned() };
         match &mut *state {
-            State::Closed { failures } => {
+            Phase::Closed { failures } => {
                 *failures = failures.saturating_add(1);
                 if failures_max == 0 || *failures < failures_max {
                     return false;
@@ -103,12 +104,12 @@ impl Pass<'_> {
                 *state = open();
                 true
             }
-            State::Probing { .. } if self.is_probe => {
+            Phase::Probing { .. } if self.is_probe => {
                 *state = open();
                 false
             }
-            // Requests from before it opened fail as was to be expected.
-            State::Probing { .. } | State::Open { .. } => false,
+            // The request was sent before the breaker opened, so its failure is nothing new.
+            Phase::Probing { .. } | Phase::Open { .. } => false,
         }
     }
 }
@@ -119,10 +120,10 @@ impl Drop for Pass<'_> {
             return;
         }
         let mut state = self.breaker.state.lock();
-        if let State::Probing { last } = &mut *state {
+        if let Phase::Probing { last } = &mut *state {
             let last = std::mem::take(last);
-            // The pause is over already: the next request probes.
-            *state = State::Open { until: Instant::now(), last };
+            // The pause is already over, so the next request is a probe.
+            *state = Phase::Open { until: Instant::now(), last };
         }
     }
 }
@@ -142,26 +143,26 @@ mod tests {
         let (breaker, now) = (Breaker::new(3, PAUSE), Instant::now());
         assert!(!fail(&breaker, now) && !fail(&breaker, now));
         assert!(!breaker.ask(now).unwrap().answered());
-        assert!(!fail(&breaker, now) && !fail(&breaker, now), "an answer in between starts the count anew");
+        assert!(!fail(&breaker, now) && !fail(&breaker, now), "an answer in between resets the count");
         let early = breaker.ask(now).unwrap();
         assert!(fail(&breaker, now), "the third opens it");
-        assert_eq!(breaker.standing(), Standing::Open);
+        assert_eq!(breaker.state(), BreakerState::Open);
         assert_eq!(breaker.ask(now + PAUSE / 2).unwrap_err().0, "down");
-        assert!(!early.failed(now, "late"), "what began before says nothing new");
+        assert!(!early.failed(now, "late"), "the failure of an earlier request is nothing new");
 
         let later = now + PAUSE;
         let probe = breaker.ask(later).unwrap();
-        assert_eq!(breaker.standing(), Standing::Probing);
-        assert!(breaker.ask(later).is_err(), "one probe at once");
+        assert_eq!(breaker.state(), BreakerState::Probing);
+        assert!(breaker.ask(later).is_err(), "only one probe at a time");
         assert!(!probe.failed(later, "still down"));
         assert_eq!(breaker.ask(later + PAUSE / 2).unwrap_err().0, "still down");
         assert!(breaker.ask(later + PAUSE).unwrap().answered());
-        assert_eq!(breaker.standing(), Standing::Closed);
-        assert!(!fail(&breaker, later), "closed, it counts from 0");
+        assert_eq!(breaker.state(), BreakerState::Closed);
+        assert!(!fail(&breaker, later), "a closed breaker counts from 0");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_dropped_probe_makes_room() {
+    async fn after_a_dropped_probe_the_next_request_is_a_probe() {
         let (breaker, now) = (Breaker::new(1, PAUSE), Instant::now());
         assert!(fail(&breaker, now));
         tokio::time::advance(PAUSE).await;

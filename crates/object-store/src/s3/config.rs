@@ -1,4 +1,4 @@
-//! What an operator turns.
+//! Settings of the S3 store.
 
 use std::{fmt, num::NonZeroUsize, time::Duration};
 
@@ -7,64 +7,64 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ObjectKey;
 
-/// S3 takes no part smaller than this, but for the last.
+/// The smallest part that S3 takes, except for the last part of an upload.
 pub(super) const PART_BYTES_MIN: u64 = 5 << 20;
-/// S3 takes nothing larger in one request.
+/// The largest request that S3 takes.
 const REQUEST_BYTES_MAX: u64 = 5 << 30;
-/// What secrets look like when settings are shown.
+/// Replaces secrets when settings are shown.
 const HIDDEN: &str = "<secret>";
 
 /// Settings of [`S3Store`](crate::S3Store).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct S3Config {
-    /// The bucket. Empty: S3 is not used.
+    /// The bucket. Empty means that S3 is not used.
     pub bucket: String,
-    /// All keys live under this prefix, so that several installations can share a bucket. Empty: the whole bucket.
+    /// The prefix of all keys, so that several installations can share a bucket. Empty means the whole bucket.
     pub prefix: String,
-    /// The bucket's region. Empty: from the environment, the profile or the instance; `us-east-1` when none of them
-    /// knows and an endpoint is set.
+    /// The bucket's region. If empty, it comes from the environment, the profile or the instance. If none of them has it
+    /// and an endpoint is set, the region is `us-east-1`.
     pub region: String,
-    /// URL of a server that is not AWS's. Empty: AWS, or what `AWS_ENDPOINT_URL` says.
+    /// The URL of a server other than AWS. Empty means AWS, or the value of `AWS_ENDPOINT_URL`.
     pub endpoint: String,
-    /// `http://host/bucket/key` in place of `http://bucket.host/key`. Most servers that are not AWS's need it.
+    /// Uses `http://host/bucket/key` instead of `http://bucket.host/key`. Most servers other than AWS need it.
     pub path_style: bool,
-    /// Access key. Empty: environment, profile, web identity (IRSA), or the role of the instance.
+    /// The access key. If empty, credentials come from the environment, the profile, web identity (IRSA), or the role of
+    /// the instance.
     pub access_key_id: String,
-    /// Secret of the access key. Shown nowhere.
+    /// The secret of the access key. It is never shown.
     pub secret_access_key: Secret,
-    /// Encryption that is asked for with each object: empty for what the bucket does by default, `AES256`, or
-    /// `aws:kms`.
+    /// The encryption to request for each object: `AES256`, `aws:kms`, or empty for the bucket's default.
     pub server_side_encryption: Encryption,
-    /// The key for `aws:kms`: id, ARN or alias. Empty: the account's own for S3.
+    /// The key for `aws:kms`: an id, ARN or alias. Empty means the account's default key for S3.
     pub kms_key_id: String,
-    /// A connection must stand within this time.
+    /// The time-out for a new connection.
     pub connect_timeout: PromDuration,
-    /// One try of a request must be answered within this time and a second for each 2 MB it sends; while an object is
-    /// read, so long may pass without a byte. Too short, and slow answers are asked for twice; too long, and a server
-    /// that died holds up a try.
+    /// The time-out of one try, plus a second for each 2 MB it sends. While an object is read, it limits the time without
+    /// a byte. If it is too short, slow requests are sent twice; if it is too long, a dead server delays the next try.
     pub attempt_timeout: PromDuration,
-    /// All tries of a request together, pauses and the wait for a free place included.
+    /// The time-out of all tries of a request, including pauses and the wait for `concurrency_max`.
     pub operation_timeout: PromDuration,
-    /// How often a request is tried.
+    /// The most tries of a request.
     pub attempts_max: u32,
-    /// The pause before the second try is up to this; each further one up to twice as long. The pauses are random, so
-    /// that processes do not come back all at once.
+    /// The longest pause before the second try. It doubles with each further try. Pauses are random, so that processes
+    /// do not retry at the same time.
     pub backoff: PromDuration,
-    /// No pause is longer.
+    /// The longest pause before any try.
     pub backoff_max: PromDuration,
-    /// Requests in flight; more wait. Each holds a connection and the bytes it moves.
+    /// The most requests in flight; others wait. Each request holds a connection and the bytes it transfers.
     pub concurrency_max: NonZeroUsize,
-    /// Objects of this size or more are put in parts: they go faster, and a failure costs one part. At least 5 MB.
+    /// Objects of this size or larger are uploaded in parts. Parts are faster, and a failure only repeats one part. At
+    /// least 5 MB.
     pub multipart_bytes_min: ByteSize,
-    /// Size of a part, at least 5 MB. Larger than this where an object would have more than 10,000 parts.
+    /// The size of a part, at least 5 MB. Parts are larger if an object would otherwise have more than 10,000 of them.
     pub multipart_part_bytes: ByteSize,
-    /// After so many failures in a row (no answer, 5xx) the store answers at once that it is unavailable; 0 never.
+    /// Number of failures in a row (no answer, or 5xx) after which requests fail at once. 0 turns this off.
     pub breaker_failures: u32,
-    /// For so long; then one request tries whether the server is back.
+    /// How long requests fail at once. After this time, one request tests whether the server is back.
     pub breaker_pause: PromDuration,
-    /// Checksums beside the signature: `when_required`, or `when_supported` for all requests (AWS takes them; many
-    /// other servers do not).
+    /// When requests carry checksums in addition to their signature: `when_required` or `when_supported`. AWS takes them
+    /// on all requests, but many other servers do not.
     pub checksums: Checksums,
 }
 
@@ -97,7 +97,7 @@ impl Default for S3Config {
 }
 
 impl S3Config {
-    /// Every setting that cannot work, in words.
+    /// Describes every invalid setting.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut wrong = |is_wrong: bool, text: &str| {
@@ -106,10 +106,10 @@ impl S3Config {
             }
         };
         wrong(self.bucket.is_empty(), "bucket is not set");
-        wrong(self.bucket.contains('/'), "bucket is a name, without a path; see prefix");
+        wrong(self.bucket.contains('/'), "bucket must be a name without a path; see prefix");
         wrong(
             !self.prefix.is_empty() && ObjectKey::new(&self.prefix).is_err(),
-            "prefix must be words joined by `/`, without one at either end",
+            "prefix must be words joined by `/`, without a `/` at either end",
         );
         wrong(
             self.access_key_id.is_empty() != self.secret_access_key.is_empty(),
@@ -117,7 +117,7 @@ impl S3Config {
         );
         wrong(
             self.secret_access_key.reveal() == HIDDEN,
-            "secret_access_key is what settings show in place of a secret, not the secret",
+            "secret_access_key is the text that settings show instead of a secret, not the secret",
         );
         let has_scheme = self.endpoint.starts_with("http://") || self.endpoint.starts_with("https://");
         wrong(!self.endpoint.is_empty() && !has_scheme, "endpoint must begin with http:// or https://");
@@ -140,49 +140,49 @@ impl S3Config {
     }
 }
 
-/// Which encryption is asked for with each object.
+/// The encryption to request for each object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Encryption {
-    /// None is asked for: the bucket's own setting holds.
+    /// Requests none, so the bucket's setting applies.
     #[default]
     #[serde(rename = "")]
     BucketDefault,
-    /// With keys that S3 manages.
+    /// Encryption with keys that S3 manages.
     #[serde(rename = "AES256")]
     Aes256,
-    /// With a key of the key management service.
+    /// Encryption with a key of the key management service.
     #[serde(rename = "aws:kms")]
     AwsKms,
 }
 
-/// When requests carry checksums beside their signature.
+/// When requests carry checksums in addition to their signature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Checksums {
-    /// Where the protocol demands them. What every server understands.
+    /// Only where the protocol requires them. Every server supports this.
     #[default]
     WhenRequired,
-    /// Wherever AWS takes them.
+    /// Wherever AWS accepts them.
     WhenSupported,
 }
 
-/// A text that is never shown: neither by `Debug` nor when settings are written.
+/// A text that neither `Debug` nor the output of settings shows.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// This text.
+    /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself.
+    /// The secret text.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Whether there is none.
+    /// True if the text is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

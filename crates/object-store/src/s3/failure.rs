@@ -1,4 +1,4 @@
-//! What went wrong with one request, and what follows from it.
+//! The failure of one try of a request, and what follows from it.
 
 use std::{error::Error, time::Duration};
 
@@ -8,65 +8,65 @@ use aws_sdk_s3::{
     operation::{RequestId, RequestIdExt},
 };
 
-/// One request that did not go through.
+/// The failure of one try.
 #[derive(Clone, Debug)]
-pub(super) struct Failure {
-    pub(super) kind: Kind,
-    /// Status, code, message and request id; or what became of the connection.
+pub(super) struct AttemptFailure {
+    pub(super) kind: FailureKind,
+    /// Status, code, message and request id, or what happened to the connection.
     pub(super) text: String,
 }
 
-/// What kind of failure it is.
+/// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// There is no such object.
+pub(super) enum FailureKind {
+    /// The object does not exist.
     NoKey,
-    /// There is no such bucket.
+    /// The bucket does not exist.
     NoBucket,
-    /// There is no such multipart upload (any more).
+    /// The multipart upload does not exist (any more).
     NoUpload,
     /// A condition did not hold.
     Precondition,
-    /// Another request for the same object was under way; nothing happened.
+    /// The server was processing another request for the same object. Nothing happened.
     Conflict,
-    /// The range lies behind the object's end.
+    /// The range is not inside the object.
     Range,
-    /// Too many requests.
+    /// The server received too many requests.
     Throttled,
-    /// An error of the server.
+    /// The server failed.
     Server,
-    /// No answer in time.
+    /// The server did not answer in time.
     TimedOut,
     /// The connection could not be made, or broke.
     Transport,
     /// The clocks differ too much for the signature. The next try signs with the server's time.
     Skewed,
-    /// Not allowed.
+    /// The credentials do not allow it.
     Denied,
-    /// The breaker is open: nobody was asked.
+    /// The request was not sent, since the breaker is open.
     Refused,
-    /// No place among the requests in flight came free in time: nobody was asked.
+    /// The request was not sent, since too many others were in flight.
     Crowded,
-    /// Anything else the server refuses for good.
+    /// The server refuses the request for good, for any other reason.
     Other,
 }
 
-impl Kind {
-    /// Whether another try may fare better.
+impl FailureKind {
+    /// True if another try may succeed.
     pub(super) fn is_passing(self) -> bool {
-        use Kind::*;
+        use FailureKind::*;
         matches!(self, Conflict | Throttled | Server | TimedOut | Transport | Skewed)
     }
 
-    /// Whether the request may have come to effect all the same. A 503 of the server itself says that it has not, but
-    /// one of a proxy before it says nothing.
+    /// True if the request may have taken effect. A 503 from S3 itself means that it has not, but a 503 from a proxy does
+    /// not.
     pub(super) fn is_unclear(self) -> bool {
         self.is_of_the_server()
     }
 
-    /// Whether it says that the server is in trouble.
+    /// True if the failure indicates a problem of the server.
     pub(super) fn is_of_the_server(self) -> bool {
-        use Kind::*;
+        use FailureKind::*;
         matches!(self, Throttled | Server | TimedOut | Transport)
     }
 
@@ -90,8 +90,8 @@ impl Kind {
     }
 }
 
-impl Failure {
-    /// What the SDK says.
+impl AttemptFailure {
+    /// Converts an error of the SDK.
     pub(super) fn of<E>(error: &SdkError<E, HttpResponse>) -> Self
     where
         E: ProvideErrorMetadata + Error + 'static,
@@ -100,48 +100,54 @@ impl Failure {
             SdkError::ServiceError(answer) => {
                 let status = answer.raw().status().as_u16();
                 let code = error.code().unwrap_or_default();
-                Self { kind: Kind::of_answer(status, code), text: answer_text(status, error) }
+                Self { kind: FailureKind::of_answer(status, code), text: answer_text(status, error) }
             }
-            SdkError::TimeoutError(_) => Self { kind: Kind::TimedOut, text: chain(error) },
+            SdkError::TimeoutError(_) => Self { kind: FailureKind::TimedOut, text: chain(error) },
             SdkError::DispatchFailure(failure) if failure.is_timeout() => {
-                Self { kind: Kind::TimedOut, text: chain(error) }
+                Self { kind: FailureKind::TimedOut, text: chain(error) }
             }
-            SdkError::DispatchFailure(failure) if failure.is_user() => Self { kind: Kind::Other, text: chain(error) },
-            SdkError::DispatchFailure(_) => Self { kind: Kind::Transport, text: chain(error) },
-            // An answer that ended too early, or that is no answer of S3.
-            SdkError::ResponseError(_) => Self { kind: Kind::Transport, text: chain(error) },
-            _ => Self { kind: Kind::Other, text: chain(error) },
+            SdkError::DispatchFailure(failure) if failure.is_user() => {
+                Self { kind: FailureKind::Other, text: chain(error) }
+            }
+            SdkError::DispatchFailure(_) => Self { kind: FailureKind::Transport, text: chain(error) },
+            // The answer ended too early, or did not come from S3.
+            SdkError::ResponseError(_) => Self { kind: FailureKind::Transport, text: chain(error) },
+            _ => Self { kind: FailureKind::Other, text: chain(error) },
         }
     }
 
-    /// No answer in time.
+    /// A time-out after `limit`.
     pub(super) fn timed_out(limit: Duration, waiting_for: &str) -> Self {
-        Self { kind: Kind::TimedOut, text: format!("{waiting_for} did not come within {:.1} s", limit.as_secs_f64()) }
+        Self {
+            kind: FailureKind::TimedOut,
+            text: format!("{waiting_for} did not come within {:.1} s", limit.as_secs_f64()),
+        }
     }
 
-    /// An answer that cannot be used, although its status was well.
+    /// An answer that cannot be used although its status is good.
     pub(super) fn broken(text: impl Into<String>) -> Self {
-        Self { kind: Kind::Transport, text: text.into() }
+        Self { kind: FailureKind::Transport, text: text.into() }
     }
 
-    /// The label of the metric.
+    /// The value of the metric label `outcome`.
     pub(super) fn outcome(&self) -> &'static str {
         match self.kind {
-            Kind::NoKey | Kind::NoBucket | Kind::NoUpload => "not_found",
-            Kind::Precondition => "precondition",
-            Kind::Conflict => "conflict",
-            Kind::Throttled => "throttled",
-            Kind::Server => "server_error",
-            Kind::TimedOut => "timeout",
-            Kind::Transport => "transport",
-            Kind::Denied | Kind::Skewed => "denied",
-            Kind::Refused => "refused",
-            Kind::Crowded => "crowded",
-            Kind::Range | Kind::Other => "other",
+            FailureKind::NoKey | FailureKind::NoBucket | FailureKind::NoUpload => "not_found",
+            FailureKind::Precondition => "precondition",
+            FailureKind::Conflict => "conflict",
+            FailureKind::Throttled => "throttled",
+            FailureKind::Server => "server_error",
+            FailureKind::TimedOut => "timeout",
+            FailureKind::Transport => "transport",
+            FailureKind::Denied | FailureKind::Skewed => "denied",
+            FailureKind::Refused => "refused",
+            FailureKind::Crowded => "crowded",
+            FailureKind::Range | FailureKind::Other => "other",
         }
     }
 }
 
+/// The text of an error answer, such as
 /// `503 SlowDown: Please reduce your request rate (request id 4442587FB7D0A2F9)`.
 fn answer_text<E>(status: u16, error: &SdkError<E, HttpResponse>) -> String
 where
@@ -166,7 +172,7 @@ where
     text
 }
 
-/// An error and its sources; each says something else.
+/// The texts of an error and its sources. A source whose text is already part of the others is left out.
 pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -187,41 +193,48 @@ mod tests {
 
     #[test]
     fn kinds_of_answers() {
-        let check = |status: u16, code: &str, expected: Kind| {
-            assert_eq!(Kind::of_answer(status, code), expected, "{status} {code}");
+        let check = |status: u16, code: &str, expected: FailureKind| {
+            assert_eq!(FailureKind::of_answer(status, code), expected, "{status} {code}");
         };
-        check(404, "NoSuchKey", Kind::NoKey);
-        check(404, "", Kind::NoKey);
-        check(404, "NoSuchBucket", Kind::NoBucket);
-        check(404, "NoSuchUpload", Kind::NoUpload);
-        check(412, "PreconditionFailed", Kind::Precondition);
-        check(412, "", Kind::Precondition);
-        check(409, "ConditionalRequestConflict", Kind::Conflict);
-        check(409, "OperationAborted", Kind::Conflict);
-        check(416, "InvalidRange", Kind::Range);
-        check(503, "SlowDown", Kind::Throttled);
-        check(503, "", Kind::Throttled);
-        check(429, "", Kind::Throttled);
-        check(500, "InternalError", Kind::Server);
-        check(200, "InternalError", Kind::Server);
-        check(502, "", Kind::Server);
-        check(501, "NotImplemented", Kind::Other);
-        check(403, "AccessDenied", Kind::Denied);
-        check(403, "RequestTimeTooSkewed", Kind::Skewed);
-        check(400, "RequestTimeout", Kind::TimedOut);
-        check(400, "InvalidArgument", Kind::Other);
-        check(301, "PermanentRedirect", Kind::Other);
+        check(404, "NoSuchKey", FailureKind::NoKey);
+        check(404, "", FailureKind::NoKey);
+        check(404, "NoSuchBucket", FailureKind::NoBucket);
+        check(404, "NoSuchUpload", FailureKind::NoUpload);
+        check(412, "PreconditionFailed", FailureKind::Precondition);
+        check(412, "", FailureKind::Precondition);
+        check(409, "ConditionalRequestConflict", FailureKind::Conflict);
+        check(409, "OperationAborted", FailureKind::Conflict);
+        check(416, "InvalidRange", FailureKind::Range);
+        check(503, "SlowDown", FailureKind::Throttled);
+        check(503, "", FailureKind::Throttled);
+        check(429, "", FailureKind::Throttled);
+        check(500, "InternalError", FailureKind::Server);
+        check(200, "InternalError", FailureKind::Server);
+        check(502, "", FailureKind::Server);
+        check(501, "NotImplemented", FailureKind::Other);
+        check(403, "AccessDenied", FailureKind::Denied);
+        check(403, "RequestTimeTooSkewed", FailureKind::Skewed);
+        check(400, "RequestTimeout", FailureKind::TimedOut);
+        check(400, "InvalidArgument", FailureKind::Other);
+        check(301, "PermanentRedirect", FailureKind::Other);
     }
 
     #[test]
-    fn only_a_clear_refusal_says_that_nothing_happened() {
-        for kind in [Kind::Throttled, Kind::Server, Kind::TimedOut, Kind::Transport] {
+    fn only_clear_refusals_prove_that_nothing_happened() {
+        for kind in [FailureKind::Throttled, FailureKind::Server, FailureKind::TimedOut, FailureKind::Transport] {
             assert!(kind.is_unclear() && kind.is_passing(), "{kind:?}");
         }
-        for kind in [Kind::Conflict, Kind::Skewed] {
+        for kind in [FailureKind::Conflict, FailureKind::Skewed] {
             assert!(!kind.is_unclear() && kind.is_passing(), "{kind:?}");
         }
-        for kind in [Kind::Precondition, Kind::Denied, Kind::NoKey, Kind::NoBucket, Kind::Refused, Kind::Crowded] {
+        for kind in [
+            FailureKind::Precondition,
+            FailureKind::Denied,
+            FailureKind::NoKey,
+            FailureKind::NoBucket,
+            FailureKind::Refused,
+            FailureKind::Crowded,
+        ] {
             assert!(!kind.is_unclear() && !kind.is_passing(), "{kind:?}");
         }
     }

@@ -1,13 +1,13 @@
-//! Metrics of the S3 store.
+//! The metrics of the S3 store.
 
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-use super::breaker::Standing;
-use super::failure::Failure;
+use super::breaker::BreakerState;
+use super::failure::AttemptFailure;
 
-/// The requests that are made, as label values of `operation`.
+/// The kinds of requests: the values of the metric label `operation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Request {
+pub(super) enum RequestKind {
     Get,
     Head,
     Put,
@@ -19,7 +19,7 @@ pub(super) enum Request {
     AbortUpload,
 }
 
-impl Request {
+impl RequestKind {
     const ALL: [Self; 9] = [
         Self::Get,
         Self::Head,
@@ -47,26 +47,27 @@ impl Request {
     }
 }
 
-/// Counters of requests, and how many are in flight. Cheap to clone.
+/// The metrics of one store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Metrics {
-    /// Every request to the server by `operation` and `outcome`: `ok`, `not_found`, `precondition`, `conflict`,
-    /// `throttled`, `server_error`, `timeout`, `transport`, `denied`, `refused` (by the breaker, without asking), `other`.
+    /// Number of requests by `operation` and `outcome`: `ok`, `not_found`, `precondition`, `conflict`, `throttled`,
+    /// `server_error`, `timeout`, `transport`, `denied`, `other`. Two outcomes are not sent: `refused` (by the breaker)
+    /// and `crowded` (no permit in time).
     requests: IntCounterVec,
     seconds: HistogramVec,
-    /// Requests that were tried again, by `operation`.
+    /// Number of retries, by `operation`.
     retries: IntCounterVec,
     pub(super) sent_bytes: IntCounter,
     pub(super) received_bytes: IntCounter,
     pub(super) in_flight: IntGauge,
     pub(super) waiting: IntGauge,
-    /// 0 closed, 1 a probe is on its way, 2 open.
+    /// 0 closed, 1 a probe is in flight, 2 open.
     breaker: IntGauge,
     opened: IntCounter,
 }
 
 impl Metrics {
-    /// Makes them, and registers them where there is a registry.
+    /// Creates the metrics, and registers them if there is a registry.
     pub(super) fn new(registry: Option<&Registry>) -> Result<Self, prometheus::Error> {
         let by = |name: &str, help: &str, labels: &[&str]| {
             let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
@@ -84,67 +85,78 @@ impl Metrics {
             Ok::<_, prometheus::Error>(gauge)
         };
         let buckets = vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-        let seconds =
-            HistogramOpts::new("millrace_object_store_request_seconds", "Time of requests to the object store.");
+        let seconds = HistogramOpts::new(
+            "millrace_object_store_request_seconds",
+            "Seconds that a request to the object store takes.",
+        );
         let seconds = HistogramVec::new(seconds.buckets(buckets), &["operation"])?;
         register(registry, &seconds)?;
         let metrics = Self {
             requests: by(
                 "millrace_object_store_requests_total",
-                "Requests to the object store, by operation and outcome. Each try counts.",
+                "Number of requests to the object store, by operation and outcome. Each try counts.",
                 &["operation", "outcome"],
             )?,
             seconds,
             retries: by(
                 "millrace_object_store_retries_total",
-                "Requests to the object store that failed and were tried again.",
+                "Number of retries of requests to the object store, by operation.",
                 &["operation"],
             )?,
-            sent_bytes: counter("millrace_object_store_sent_bytes_total", "Bytes of objects sent, each try counted.")?,
-            received_bytes: counter("millrace_object_store_received_bytes_total", "Bytes of objects received.")?,
-            in_flight: gauge("millrace_object_store_requests_in_flight", "Requests to the object store in flight.")?,
+            sent_bytes: counter(
+                "millrace_object_store_sent_bytes_total",
+                "Bytes of objects sent to the object store. Each try counts.",
+            )?,
+            received_bytes: counter(
+                "millrace_object_store_received_bytes_total",
+                "Bytes of objects received from the object store.",
+            )?,
+            in_flight: gauge(
+                "millrace_object_store_requests_in_flight",
+                "Number of requests to the object store in flight.",
+            )?,
             waiting: gauge(
                 "millrace_object_store_requests_waiting",
-                "Requests that wait because concurrency_max are in flight.",
+                "Number of requests that wait because concurrency_max are in flight.",
             )?,
             breaker: gauge(
                 "millrace_object_store_breaker_state",
-                "0: requests pass. 1: one request tries whether the object store is back. 2: requests fail at once.",
+                "State of the circuit breaker. 0: requests pass. 1: one request tests the store. 2: requests fail at once.",
             )?,
             opened: counter(
                 "millrace_object_store_breaker_opened_total",
-                "How often the breaker opened after failures in a row.",
+                "Number of times the circuit breaker opened after failures in a row.",
             )?,
         };
-        for request in Request::ALL {
+        for request in RequestKind::ALL {
             metrics.requests.with_label_values(&[request.as_str(), "ok"]);
             metrics.retries.with_label_values(&[request.as_str()]);
         }
         Ok(metrics)
     }
 
-    pub(super) fn ended(&self, request: Request, seconds: f64, failure: Option<&Failure>) {
+    pub(super) fn ended(&self, request: RequestKind, seconds: f64, failure: Option<&AttemptFailure>) {
         self.counted(request, failure);
         self.timer(request).observe(seconds);
     }
 
-    pub(super) fn counted(&self, request: Request, failure: Option<&Failure>) {
-        let outcome = failure.map_or("ok", Failure::outcome);
+    pub(super) fn counted(&self, request: RequestKind, failure: Option<&AttemptFailure>) {
+        let outcome = failure.map_or("ok", AttemptFailure::outcome);
         self.requests.with_label_values(&[request.as_str(), outcome]).inc();
     }
 
-    pub(super) fn retried(&self, request: Request) {
+    pub(super) fn retried(&self, request: RequestKind) {
         self.retries.with_label_values(&[request.as_str()]).inc();
     }
 
-    pub(super) fn breaker(&self, standing: Standing, opened: bool) {
-        self.breaker.set(standing as i64);
+    pub(super) fn breaker(&self, state: BreakerState, opened: bool) {
+        self.breaker.set(state as i64);
         if opened {
             self.opened.inc();
         }
     }
 
-    fn timer(&self, request: Request) -> Histogram {
+    fn timer(&self, request: RequestKind) -> Histogram {
         self.seconds.with_label_values(&[request.as_str()])
     }
 }

@@ -1,6 +1,6 @@
-//! Large puts, in parts.
+//! Uploads of large objects in parts.
 //!
-//! The parts are invisible until the upload is completed, and the condition is decided then, at once with the effect.
+//! The parts are invisible until the upload is completed. The server checks the condition at that moment, atomically.
 
 use aws_sdk_s3::{
     primitives::ByteStream,
@@ -10,40 +10,45 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    calls::Failed,
-    failure::{Failure, Kind},
-    metrics::Request,
-    store::{Inner, PutHeaders},
+    calls::RequestFailure,
+    failure::{AttemptFailure, FailureKind},
+    metrics::RequestKind,
+    store::{Bucket, PutHeaders},
 };
 use crate::{PutCondition, Version};
 
-/// S3 takes no more parts of an object.
+/// The most parts that S3 takes for one object.
 const PARTS_MAX: u64 = 10_000;
-/// Parts of one put in flight. The store's own bound holds over all of them.
+/// The most parts of one put in flight. The store's bound applies to all puts together.
 const PARTS_AT_ONCE: usize = 4;
 
-impl Inner {
-    /// Puts an object in parts. As with a put in one request, [`Failed`] tells the last request's failure.
+impl Bucket {
+    /// Uploads an object in parts. The error is the failure of the last request.
     pub(super) async fn put_in_parts(
         &self,
         key: &str,
         bytes: &Bytes,
         condition: &PutCondition,
-    ) -> Result<Version, Failed> {
+    ) -> Result<Version, RequestFailure> {
         let mut uploads = 0;
         loop {
             uploads += 1;
             match self.put_in_parts_once(key, bytes, condition).await {
-                // The protocol says: begin anew. Nothing happened.
-                Err(failed) if failed.last.kind == Kind::Conflict && uploads < self.attempts_max => {
-                    tracing::debug!(key, uploads, "another request met the end of an upload in parts; beginning anew");
+                // Nothing happened. The protocol requires a new upload.
+                Err(failed) if failed.last.kind == FailureKind::Conflict && uploads < self.attempts_max => {
+                    tracing::debug!(key, uploads, "an upload in parts conflicted with another request; starting again");
                 }
                 outcome => return outcome,
             }
         }
     }
 
-    async fn put_in_parts_once(&self, key: &str, bytes: &Bytes, condition: &PutCondition) -> Result<Version, Failed> {
+    async fn put_in_parts_once(
+        &self,
+        key: &str,
+        bytes: &Bytes,
+        condition: &PutCondition,
+    ) -> Result<Version, RequestFailure> {
         let upload = self.create_upload(key).await?;
         let outcome = async {
             let parts = self.put_parts(key, &upload, bytes).await?;
@@ -51,13 +56,13 @@ impl Inner {
         };
         let outcome = outcome.await;
         if outcome.is_err() {
-            // Also when nobody knows whether the end came to effect: if it has not, now it cannot any more.
+            // Abort even if the completion may have taken effect. If it has not yet, the abort prevents it.
             self.abort_upload(key, &upload).await;
         }
         outcome
     }
 
-    async fn create_upload(&self, key: &str) -> Result<String, Failed> {
+    async fn create_upload(&self, key: &str) -> Result<String, RequestFailure> {
         let PutHeaders { encryption, kms_key_id, checksum } = self.headers.clone();
         let create = self
             .client
@@ -68,23 +73,29 @@ impl Inner {
             .set_ssekms_key_id(kms_key_id)
             .set_checksum_algorithm(checksum);
         self.calls
-            .make(Request::CreateUpload, || async {
+            .make(RequestKind::CreateUpload, || async {
                 let answer = self.calls.answer(0, create.clone().send()).await?;
-                answer.upload_id.ok_or_else(|| Failure::broken("the answer names no upload"))
+                answer.upload_id.ok_or_else(|| AttemptFailure::broken("the answer has no upload id"))
             })
             .await
     }
 
-    async fn put_parts(&self, key: &str, upload: &str, bytes: &Bytes) -> Result<Vec<CompletedPart>, Failed> {
+    async fn put_parts(&self, key: &str, upload: &str, bytes: &Bytes) -> Result<Vec<CompletedPart>, RequestFailure> {
         let length = part_bytes(bytes.len() as u64, self.part_bytes);
         let parts = (0..).zip(parts(bytes, length)).map(|(i, part)| self.put_part(key, upload, i + 1, part));
         let parts: Vec<_> = parts.collect();
         stream::iter(parts).buffered(PARTS_AT_ONCE).try_collect().await
     }
 
-    async fn put_part(&self, key: &str, upload: &str, number: i32, part: Bytes) -> Result<CompletedPart, Failed> {
+    async fn put_part(
+        &self,
+        key: &str,
+        upload: &str,
+        number: i32,
+        part: Bytes,
+    ) -> Result<CompletedPart, RequestFailure> {
         self.calls
-            .make(Request::UploadPart, || async {
+            .make(RequestKind::UploadPart, || async {
                 let put = self
                     .client
                     .upload_part()
@@ -95,7 +106,7 @@ impl Inner {
                     .set_checksum_algorithm(self.headers.checksum.clone())
                     .body(ByteStream::from(part.clone()));
                 let answer = self.calls.answer(part.len() as u64, put.send()).await?;
-                let etag = answer.e_tag.ok_or_else(|| Failure::broken("the answer names no ETag"))?;
+                let etag = answer.e_tag.ok_or_else(|| AttemptFailure::broken("the answer has no ETag"))?;
                 let done = CompletedPart::builder().part_number(number).e_tag(etag);
                 Ok(done.set_checksum_crc32(answer.checksum_crc32).build())
             })
@@ -109,7 +120,7 @@ impl Inner {
         parts: Vec<CompletedPart>,
         bytes: u64,
         condition: &PutCondition,
-    ) -> Result<Version, Failed> {
+    ) -> Result<Version, RequestFailure> {
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let (if_match, if_none_match) = super::store::condition_headers(condition);
         let complete = self
@@ -122,9 +133,9 @@ impl Inner {
             .set_if_match(if_match)
             .set_if_none_match(if_none_match);
         self.calls
-            .make(Request::CompleteUpload, || async {
+            .make(RequestKind::CompleteUpload, || async {
                 let answer = self.calls.answer_for(bytes, complete.clone().send()).await?;
-                answer.e_tag.map(Version).ok_or_else(|| Failure::broken("the answer names no ETag"))
+                answer.e_tag.map(Version).ok_or_else(|| AttemptFailure::broken("the answer has no ETag"))
             })
             .await
     }
@@ -133,19 +144,19 @@ impl Inner {
         let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(upload);
         let outcome = self
             .calls
-            .make(Request::AbortUpload, || async { self.calls.answer(0, abort.clone().send()).await.map(drop) })
+            .make(RequestKind::AbortUpload, || async { self.calls.answer(0, abort.clone().send()).await.map(drop) })
             .await;
         match outcome {
-            Err(failed) if failed.last.kind != Kind::NoUpload => {
+            Err(failed) if failed.last.kind != FailureKind::NoUpload => {
                 let reason = failed.reason();
-                tracing::warn!(key, upload, reason, "parts of an upload are left behind in the bucket");
+                tracing::warn!(key, upload, reason, "cannot abort an upload; its parts stay in the bucket");
             }
             _ => {}
         }
     }
 }
 
-/// The length of parts: as set, or more where they would be too many.
+/// The length of parts: the setting, or more if there would be too many parts.
 fn part_bytes(object: u64, set: u64) -> usize {
     let length = set.max(object.div_ceil(PARTS_MAX));
     usize::try_from(length).unwrap_or(usize::MAX)

@@ -1,4 +1,4 @@
-//! The store over a bucket.
+//! The object store over a bucket.
 
 use std::{ops::Range, sync::Arc};
 
@@ -15,46 +15,51 @@ use aws_sdk_s3::{
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use model::{Random, SystemRandom};
 use thiserror::Error;
 
 use super::{
-    calls::{Calls, Failed},
+    calls::{Calls, RequestFailure},
     config::{Checksums, Encryption, S3Config},
-    failure::{Failure, Kind},
-    metrics::{Metrics, Request},
-    ranges,
+    content_range::ContentRange,
+    failure::{AttemptFailure, FailureKind},
+    metrics::{Metrics, RequestKind},
 };
-use crate::{Object, ObjectKey, ObjectMeta, ObjectStore, PutCondition, StoreError, Version, check_range};
+use crate::{Object, ObjectKey, ObjectMeta, ObjectStore, PutCondition, StoreError, Version, check_range, ranges};
 
-/// Ranges of one call that are fetched at once. The store's own bound holds over all calls.
+/// The most ranges of one call in flight. The store's bound applies to all calls together.
 const RANGES_AT_ONCE: usize = 16;
-/// No buffer is made larger than this before the bytes are there.
+/// Ranges of one call that are at most this far apart are fetched at once: a connection transfers the bytes between them
+/// (at about 80 MB/s) faster than another request returns its first byte (20 to 50 ms).
+const GAP_BYTES_MAX: u64 = 256 << 10;
+/// The largest buffer to reserve before the bytes have arrived.
 const RESERVED_BYTES_MAX: u64 = 64 << 20;
 
-/// Why a store cannot be made.
+/// Why a store cannot be created.
 #[derive(Debug, Error)]
 pub enum S3Error {
-    /// Settings that cannot work.
+    /// The settings are invalid.
     #[error("settings of the S3 store: {}", .0.join("; "))]
     Config(Vec<String>),
-    /// Nobody knows the bucket's region.
-    #[error("settings of the S3 store: region is not set, and neither environment, profile nor instance knows one")]
+    /// The bucket's region is unknown.
+    #[error("settings of the S3 store: set region; it is not in the environment, the profile or the instance either")]
     Region,
     /// The metrics are registered already.
     #[error("metrics of the S3 store: {0}")]
     Metrics(#[from] prometheus::Error),
 }
 
-/// Keeps objects in a bucket. Clones share connections, bounds and breaker. See the documentation of this module's
-/// source for what it promises beyond the trait.
+/// Keeps objects in a bucket. Clones share connections, bounds and breaker. The documentation of the module
+/// [`s3`](crate::s3) lists its promises beyond the trait.
 #[derive(Clone, Debug)]
-pub struct S3Store(Arc<Inner>);
+pub struct S3Store(Arc<Bucket>);
 
+/// The bucket with everything that requests to it need.
 #[derive(Debug)]
-pub(super) struct Inner {
+pub(super) struct Bucket {
     pub(super) client: Client,
     pub(super) bucket: String,
-    /// Empty, or with a `/` at its end.
+    /// Empty, or ending with `/`.
     prefix: String,
     pub(super) headers: PutHeaders,
     multipart_bytes_min: u64,
@@ -63,7 +68,7 @@ pub(super) struct Inner {
     pub(super) calls: Calls,
 }
 
-/// What every new object is asked for with.
+/// The headers that all puts have in common.
 #[derive(Clone, Debug)]
 pub(super) struct PutHeaders {
     pub(super) encryption: Option<ServerSideEncryption>,
@@ -71,8 +76,8 @@ pub(super) struct PutHeaders {
     pub(super) checksum: Option<ChecksumAlgorithm>,
 }
 
-/// The SDK's settings as they follow from ours: for callers that add something of their own before they call
-/// [`S3Store::over`]. Asks the environment, and on an instance its metadata service, what is not set.
+/// Derives the SDK's settings from ours, for callers that adjust them before they call [`S3Store::over`]. Reads missing
+/// settings from the environment, and on an instance from its metadata service.
 ///
 /// # Errors
 /// [`S3Error::Config`] and [`S3Error::Region`].
@@ -101,7 +106,7 @@ pub async fn client_config(config: &S3Config) -> Result<Builder, S3Error> {
     };
     let mut builder = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(config.path_style)
-        // Tries, their time and stalled answers are our own matter: see `calls`.
+        // `calls` handles retries, time-outs and stalled answers itself.
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .timeout_config(TimeoutConfig::builder().connect_timeout(config.connect_timeout.into()).build())
@@ -117,20 +122,33 @@ pub async fn client_config(config: &S3Config) -> Result<Builder, S3Error> {
 }
 
 impl S3Store {
-    /// Opens a store over the bucket that the settings name. Nothing is asked yet: [`self_test`](crate::self_test) does.
+    /// Opens a store over the configured bucket. Sends no request yet; [`self_test`](crate::self_test) does.
     ///
     /// # Errors
-    /// When settings cannot work, or the metrics are registered already.
+    /// If the settings are invalid, or the metrics are registered already.
     pub async fn connect(config: &S3Config, metrics: Option<&prometheus::Registry>) -> Result<Self, S3Error> {
         let client = Client::from_conf(client_config(config).await?.build());
         Self::over(client, config, metrics)
     }
 
-    /// As [`S3Store::connect`], with the caller's client.
+    /// Like [`S3Store::connect`], with the caller's client.
     ///
     /// # Errors
     /// As [`S3Store::connect`].
     pub fn over(client: Client, config: &S3Config, metrics: Option<&prometheus::Registry>) -> Result<Self, S3Error> {
+        Self::over_with(client, config, metrics, Arc::new(SystemRandom))
+    }
+
+    /// Like [`S3Store::over`], with the caller's randomness, which decides the pauses between tries.
+    ///
+    /// # Errors
+    /// As [`S3Store::connect`].
+    pub fn over_with(
+        client: Client,
+        config: &S3Config,
+        metrics: Option<&prometheus::Registry>,
+        random: Arc<dyn Random>,
+    ) -> Result<Self, S3Error> {
         let problems = config.problems();
         if !problems.is_empty() {
             return Err(S3Error::Config(problems));
@@ -144,7 +162,7 @@ impl S3Store {
         };
         let kms_key_id = Some(config.kms_key_id.clone()).filter(|id| !id.is_empty());
         let checksum = (config.checksums == Checksums::WhenSupported).then_some(ChecksumAlgorithm::Crc32);
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Bucket {
             client,
             bucket: config.bucket.clone(),
             prefix,
@@ -152,7 +170,7 @@ impl S3Store {
             multipart_bytes_min: config.multipart_bytes_min.bytes(),
             part_bytes: config.multipart_part_bytes.bytes(),
             attempts_max: config.attempts_max,
-            calls: Calls::new(config, metrics),
+            calls: Calls::new(config, metrics, random),
         })))
     }
 
@@ -163,7 +181,7 @@ impl S3Store {
 }
 
 /// Bytes of an object, and what the answer says of all of it.
-struct Fetched {
+struct FetchedPart {
     bytes: Bytes,
     version: Version,
     /// The object's length.
@@ -173,7 +191,7 @@ struct Fetched {
 #[async_trait]
 impl ObjectStore for S3Store {
     async fn get(&self, key: &ObjectKey) -> Result<Object, StoreError> {
-        let Fetched { bytes, version, .. } = self.0.fetch(key, None).await?;
+        let FetchedPart { bytes, version, .. } = self.0.fetch(key, None).await?;
         Ok(Object { bytes, version })
     }
 
@@ -204,7 +222,7 @@ impl ObjectStore for S3Store {
     }
 }
 
-impl Inner {
+impl Bucket {
     /// The key in the bucket.
     fn full_key(&self, key: &ObjectKey) -> Result<String, StoreError> {
         let full = format!("{}{key}", self.prefix);
@@ -215,75 +233,81 @@ impl Inner {
         StoreError::Unavailable { doing: format!("{doing} {key:?} in bucket {:?}", self.bucket), reason }
     }
 
-    /// What a failure means that has no meaning of its own for the operation.
-    fn failed(&self, doing: &str, key: &str, failed: &Failed) -> StoreError {
+    /// The error for a failure that has no special meaning for the operation.
+    fn failed(&self, doing: &str, key: &str, failed: &RequestFailure) -> StoreError {
         let mut reason = failed.reason();
         match failed.last.kind {
-            Kind::NoBucket => reason = format!("the bucket does not exist: {reason}"),
-            Kind::Denied => {
-                reason.push_str("; S3 answers so for objects that do not exist, too, unless s3:ListBucket is allowed");
+            FailureKind::NoBucket => reason = format!("the bucket does not exist: {reason}"),
+            FailureKind::Denied => {
+                reason.push_str("; without s3:ListBucket, S3 also gives this answer for objects that do not exist");
             }
-            Kind::Skewed => reason.push_str("; the clock of this machine is wrong"),
+            FailureKind::Skewed => reason.push_str("; the clock of this machine is wrong"),
             _ => {}
         }
         self.unavailable(doing, key, reason)
     }
 
-    /// As [`Inner::failed`], for reads of an object.
-    fn not_read(&self, key: &ObjectKey, failed: &Failed) -> StoreError {
+    /// Like [`Bucket::failed`], for reads of an object.
+    fn not_read(&self, key: &ObjectKey, failed: &RequestFailure) -> StoreError {
         match failed.last.kind {
-            Kind::NoKey => StoreError::NotFound(key.to_string()),
+            FailureKind::NoKey => StoreError::NotFound(key.to_string()),
             _ => self.failed("reading", key.as_str(), failed),
         }
     }
 
-    /// All of an object, or a range of it that is not empty. The answer may be shorter where the object ends earlier.
-    async fn fetch(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Fetched, StoreError> {
+    /// Fetches an object, or a range of it that is not empty. Returns less if the object ends before the range does.
+    async fn fetch(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<FetchedPart, StoreError> {
         self.try_fetch(&self.full_key(key)?, range).await.map_err(|failed| self.not_read(key, &failed))
     }
 
-    async fn try_fetch(&self, key: &str, range: Option<Range<u64>>) -> Result<Fetched, Failed> {
+    async fn try_fetch(&self, key: &str, range: Option<Range<u64>>) -> Result<FetchedPart, RequestFailure> {
         let header = range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1));
         let get = self.client.get_object().bucket(&self.bucket).key(key).set_range(header);
         self.calls
-            .make(Request::Get, || async {
+            .make(RequestKind::Get, || async {
                 let answer = self.calls.answer(0, get.clone().send()).await?;
                 self.receive(answer, range.as_ref()).await
             })
             .await
     }
 
-    /// Reads an answer to its end and checks that all of it came.
-    async fn receive(&self, mut answer: GetObjectOutput, range: Option<&Range<u64>>) -> Result<Fetched, Failure> {
-        let version = answer.e_tag.take().map(Version).ok_or_else(|| Failure::broken("the answer names no ETag"))?;
+    /// Reads an answer to its end and checks that it is complete.
+    async fn receive(
+        &self,
+        mut answer: GetObjectOutput,
+        range: Option<&Range<u64>>,
+    ) -> Result<FetchedPart, AttemptFailure> {
+        let version =
+            answer.e_tag.take().map(Version).ok_or_else(|| AttemptFailure::broken("the answer has no ETag"))?;
         let length = answer.content_length.and_then(|length| u64::try_from(length).ok());
-        let length = length.ok_or_else(|| Failure::broken("the answer has no length"))?;
+        let length = length.ok_or_else(|| AttemptFailure::broken("the answer has no length"))?;
         let part = answer.content_range.take().map(|text| {
-            ranges::content_range(&text).ok_or_else(|| Failure::broken(format!("no range of S3: {text:?}")))
+            ContentRange::parse(&text)
+                .ok_or_else(|| AttemptFailure::broken(format!("the answer's Content-Range is invalid: {text:?}")))
         });
         let bytes = self.collect(answer.body, length).await?;
         let Some(part) = part else {
-            // All of it, also when a part was asked for: servers may do so.
-            let wanted = range.map_or(0..length, |range| range.start.min(length)..range.end.min(length));
-            let wanted =
-                usize::try_from(wanted.start).and_then(|start| usize::try_from(wanted.end).map(|end| start..end));
-            let wanted = wanted.map_err(|_| Failure::broken("an object larger than memory"))?;
-            return Ok(Fetched { bytes: bytes.slice(wanted), version, total: length });
+            // A server may return the whole object although a range was requested.
+            let requested = range.map_or(0..length, |range| range.start.min(length)..range.end.min(length));
+            let requested =
+                usize::try_from(requested.start).and_then(|start| usize::try_from(requested.end).map(|end| start..end));
+            let requested = requested.map_err(|_| AttemptFailure::broken("the object does not fit into memory"))?;
+            return Ok(FetchedPart { bytes: bytes.slice(requested), version, total: length });
         };
-        let ranges::ContentRange { part, total } = part?;
-        let wanted = range.map_or(0..total, |range| range.start..range.end.min(total));
-        if part != wanted || bytes.len() as u64 != part.end - part.start {
-            let text = format!("the answer holds {} bytes, {part:?} of {total}, not {wanted:?}", bytes.len());
-            return Err(Failure::broken(text));
+        let ContentRange { part, total } = part?;
+        let requested = range.map_or(0..total, |range| range.start..range.end.min(total));
+        if part != requested || bytes.len() as u64 != part.end - part.start {
+            let text = format!("the answer has {} bytes, {part:?} of {total}, not {requested:?}", bytes.len());
+            return Err(AttemptFailure::broken(text));
         }
-        Ok(Fetched { bytes, version, total })
+        Ok(FetchedPart { bytes, version, total })
     }
 
-    async fn collect(&self, mut body: ByteStream, length: u64) -> Result<Bytes, Failure> {
+    async fn collect(&self, mut body: ByteStream, length: u64) -> Result<Bytes, AttemptFailure> {
         let mut first = Bytes::new();
         let mut all = BytesMut::new();
         while let Some(chunk) = self.calls.next(body.next()).await? {
-            let chunk = chunk.map_err(|error| Failure::broken(super::failure::chain(&error)))?;
+            let chunk = chunk.map_err(|error| AttemptFailure::broken(super::failure::chain(&error)))?;
             self.calls.metrics.received_bytes.inc_by(chunk.len() as u64);
             if first.is_empty() && all.is_empty() {
                 first = chunk;
@@ -298,12 +322,12 @@ impl Inner {
         }
         let bytes = if all.is_empty() { first } else { all.freeze() };
         if bytes.len() as u64 != length {
-            return Err(Failure::broken(format!("the answer broke off: {} bytes of {length}", bytes.len())));
+            return Err(AttemptFailure::broken(format!("the answer broke off: {} bytes of {length}", bytes.len())));
         }
         Ok(bytes)
     }
 
-    /// Ranges of one content of an object, in the order asked.
+    /// Fetches ranges of one version of an object and returns them in the given order.
     async fn fetch_all(&self, key: &ObjectKey, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, StoreError> {
         let mut tries = 0;
         loop {
@@ -312,30 +336,31 @@ impl Inner {
                 return Ok(found);
             }
             if tries >= self.attempts_max {
-                let reason = format!("the object was replaced while it was read, {tries} times");
+                let reason = format!("the object was replaced {tries} times while it was being read");
                 return Err(self.unavailable("reading", key.as_str(), reason));
             }
         }
     }
 
-    /// `None` when the object was replaced in between.
+    /// Like [`Bucket::fetch_all`], but returns `None` if the object was replaced meanwhile.
     async fn fetch_all_once(&self, key: &ObjectKey, ranges: &[Range<u64>]) -> Result<Option<Vec<Bytes>>, StoreError> {
         if ranges.is_empty() {
             return Ok(Some(Vec::new()));
         }
-        let plan = ranges::join(ranges);
-        if plan.is_empty() || !ranges.iter().all(ranges::is_plausible) {
-            // Nothing to ask for, or something that lies in no object: the length decides.
+        let joined = ranges::join(ranges, GAP_BYTES_MAX);
+        if joined.is_empty() || !ranges.iter().all(ranges::is_plausible) {
+            // Without a fetch that shows the object's length, look it up.
             check_all(key, self.length(key).await?, ranges)?;
         }
         let full_key = self.full_key(key)?;
-        let fetches: Vec<_> = plan.iter().map(|part| self.try_fetch(&full_key, Some(part.clone()))).collect();
-        let fetched: Result<Vec<Fetched>, Failed> = stream::iter(fetches).buffered(RANGES_AT_ONCE).try_collect().await;
+        let fetches: Vec<_> = joined.iter().map(|part| self.try_fetch(&full_key, Some(part.clone()))).collect();
+        let fetched: Result<Vec<FetchedPart>, RequestFailure> =
+            stream::iter(fetches).buffered(RANGES_AT_ONCE).try_collect().await;
         let fetched = match fetched {
             Ok(fetched) => fetched,
-            Err(failed) if failed.last.kind == Kind::Range => {
+            Err(failed) if failed.last.kind == FailureKind::Range => {
                 check_all(key, self.length(key).await?, ranges)?;
-                // It has grown since.
+                // The object has grown meanwhile.
                 return Ok(None);
             }
             Err(failed) => return Err(self.not_read(key, &failed)),
@@ -346,7 +371,7 @@ impl Inner {
             }
             check_all(key, first.total, ranges)?;
         }
-        let cut_out = |range| ranges::cut_out(range, &plan, |i| &fetched[i].bytes);
+        let cut_out = |range| ranges::cut_out(range, &joined, |i| &fetched[i].bytes);
         Ok(Some(ranges.iter().map(cut_out).collect()))
     }
 
@@ -356,19 +381,21 @@ impl Inner {
         let head = self.client.head_object().bucket(&self.bucket).key(&full_key);
         let outcome = self
             .calls
-            .make(Request::Head, || async {
+            .make(RequestKind::Head, || async {
                 let answer = self.calls.answer(0, head.clone().send()).await?;
                 let length = answer.content_length.and_then(|length| u64::try_from(length).ok());
-                length.ok_or_else(|| Failure::broken("the answer has no length"))
+                length.ok_or_else(|| AttemptFailure::broken("the answer has no length"))
             })
             .await;
         match outcome {
-            // An answer to HEAD has no body that would tell a missing bucket from a missing object.
-            Err(failed) if failed.last.kind == Kind::NoKey => match self.try_fetch(&full_key, Some(0..1)).await {
-                Ok(fetched) => Ok(fetched.total),
-                Err(failed) if failed.last.kind == Kind::Range => Ok(0),
-                Err(failed) => Err(self.not_read(key, &failed)),
-            },
+            // An answer to HEAD has no body, so it does not distinguish a missing bucket from a missing object.
+            Err(failed) if failed.last.kind == FailureKind::NoKey => {
+                match self.try_fetch(&full_key, Some(0..1)).await {
+                    Ok(fetched) => Ok(fetched.total),
+                    Err(failed) if failed.last.kind == FailureKind::Range => Ok(0),
+                    Err(failed) => Err(self.not_read(key, &failed)),
+                }
+            }
             outcome => outcome.map_err(|failed| self.failed("looking at", key.as_str(), &failed)),
         }
     }
@@ -383,9 +410,9 @@ impl Inner {
         outcome.map_err(|failed| self.not_put(key, condition, &failed))
     }
 
-    async fn put_at_once(&self, key: &str, bytes: &Bytes, condition: &PutCondition) -> Result<Version, Failed> {
+    async fn put_at_once(&self, key: &str, bytes: &Bytes, condition: &PutCondition) -> Result<Version, RequestFailure> {
         self.calls
-            .make(Request::Put, || async {
+            .make(RequestKind::Put, || async {
                 let (if_match, if_none_match) = condition_headers(condition);
                 let PutHeaders { encryption, kms_key_id, checksum } = self.headers.clone();
                 let put = self
@@ -400,25 +427,25 @@ impl Inner {
                     .set_checksum_algorithm(checksum)
                     .body(ByteStream::from(bytes.clone()));
                 let answer = self.calls.answer(bytes.len() as u64, put.send()).await?;
-                answer.e_tag.map(Version).ok_or_else(|| Failure::broken("the answer names no ETag"))
+                answer.e_tag.map(Version).ok_or_else(|| AttemptFailure::broken("the answer has no ETag"))
             })
             .await
     }
 
-    /// What became of a put, as exactly as it can be known.
-    fn not_put(&self, key: &ObjectKey, condition: &PutCondition, failed: &Failed) -> StoreError {
+    /// The error for a failed put, as precise as possible.
+    fn not_put(&self, key: &ObjectKey, condition: &PutCondition, failed: &RequestFailure) -> StoreError {
         let is_refusal = match (condition, failed.last.kind) {
             (PutCondition::Always, _) => false,
-            (_, Kind::Precondition) => true,
-            // S3 answers 404 when an object of some version is expected and there is none.
-            (PutCondition::IfVersion(_), Kind::NoKey) => true,
+            (_, FailureKind::Precondition) => true,
+            // S3 answers 404 if a version is expected but the object does not exist.
+            (PutCondition::IfVersion(_), FailureKind::NoKey) => true,
             _ => false,
         };
         match &failed.unclear {
             None if is_refusal => StoreError::Precondition(key.to_string()),
-            Some(earlier) if is_refusal || failed.last.kind == Kind::NoUpload => {
+            Some(earlier) if is_refusal || failed.last.kind == FailureKind::NoUpload => {
                 let reason = format!(
-                    "an earlier try may have come to effect ({earlier}), and the last was refused: {}",
+                    "an earlier try may have taken effect ({earlier}), and the last was refused: {}",
                     failed.reason()
                 );
                 self.unavailable("putting", key.as_str(), reason)
@@ -431,10 +458,12 @@ impl Inner {
         let delete = self.client.delete_object().bucket(&self.bucket).key(self.full_key(key)?);
         let outcome = self
             .calls
-            .make(Request::Delete, || async { self.calls.answer(0, delete.clone().send()).await.map(drop) })
+            .make(RequestKind::Delete, || async { self.calls.answer(0, delete.clone().send()).await.map(drop) })
             .await;
         match outcome {
-            Err(failed) if failed.last.kind != Kind::NoKey => Err(self.failed("deleting", key.as_str(), &failed)),
+            Err(failed) if failed.last.kind != FailureKind::NoKey => {
+                Err(self.failed("deleting", key.as_str(), &failed))
+            }
             _ => Ok(()),
         }
     }
@@ -448,7 +477,7 @@ impl Inner {
             let page = list.clone().set_continuation_token(token.clone());
             let page = self
                 .calls
-                .make(Request::List, || async { self.calls.answer(0, page.clone().send()).await })
+                .make(RequestKind::List, || async { self.calls.answer(0, page.clone().send()).await })
                 .await
                 .map_err(|failed| self.failed("listing", prefix, &failed))?;
             for object in page.contents.unwrap_or_default() {
@@ -458,13 +487,13 @@ impl Inner {
             match next {
                 None => break,
                 next if next == token => {
-                    let reason = "the server answers the same page of the listing again and again".to_owned();
+                    let reason = "the server returns the same page of the listing again and again".to_owned();
                     return Err(self.unavailable("listing", prefix, reason));
                 }
                 next => token = next,
             }
         }
-        // S3 lists in key order; not every server does.
+        // S3 lists in key order, but some other servers do not.
         if !found.is_sorted_by(|a: &ObjectMeta, b| a.key < b.key) {
             found.sort_by(|a, b| a.key.cmp(&b.key));
             found.dedup_by(|a, b| a.key == b.key);
@@ -472,14 +501,14 @@ impl Inner {
         Ok(found)
     }
 
-    /// An object of a listing. Others may have put names into the bucket that are no keys: they are not ours.
+    /// Converts an entry of a listing. Names that are not valid keys belong to others and are skipped.
     fn listed(&self, key: Option<&str>, size: Option<i64>) -> Option<ObjectMeta> {
         let key = ObjectKey::new(key?.strip_prefix(&self.prefix)?).ok()?;
         Some(ObjectMeta { key, bytes: u64::try_from(size?).ok()? })
     }
 }
 
-/// Refuses ranges that do not lie in an object of `total` bytes.
+/// Checks that all ranges are inside an object of `total` bytes.
 fn check_all(key: &ObjectKey, total: u64, ranges: &[Range<u64>]) -> Result<(), StoreError> {
     ranges.iter().try_for_each(|range| check_range(key, total, range.clone()).map(drop))
 }
@@ -492,7 +521,7 @@ pub(super) fn condition_headers(condition: &PutCondition) -> (Option<String>, Op
         PutCondition::IfVersion(Version(etag)) if etag.starts_with('"') || etag.starts_with("W/") => {
             (Some(etag.clone()), None)
         }
-        // Not a version of this store; it will match nothing, and that is what the server must get to say.
+        // Not a version of this store. The server must decide that it does not match.
         PutCondition::IfVersion(Version(other)) => (Some(format!("\"{other}\"")), None),
     }
 }

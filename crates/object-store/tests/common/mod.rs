@@ -1,4 +1,4 @@
-//! What the tests of the S3 store share: settings for a server, and a server that answers as a script says.
+//! Shared by the tests of the S3 store: settings for a test server, and a server with scripted answers.
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
@@ -29,7 +29,7 @@ use millrace_object_store::{
 use testbed::s3::S3Server;
 use tokio::task::JoinSet;
 
-/// Settings with little patience, for a server of the tests.
+/// Settings for a test server, with short pauses.
 pub(crate) fn config(endpoint: &str, bucket: &str) -> S3Config {
     S3Config {
         bucket: bucket.to_owned(),
@@ -76,7 +76,7 @@ pub(crate) fn problem<T: fmt::Debug>(answer: Result<T, S3Error>) -> String {
     answer.expect_err("settings that cannot work").to_string()
 }
 
-/// A request as it came.
+/// A request that the server received.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) method: Method,
@@ -92,18 +92,18 @@ impl Seen {
     }
 }
 
-/// What the script answers.
+/// An answer of the script.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
     Status(u16, Vec<(&'static str, String)>, Bytes),
-    /// The head says that all of it comes, but the connection is cut after `sent` bytes.
+    /// The head announces the whole body, but the connection is cut after `sent` bytes.
     BreaksOff {
         body: Bytes,
         sent: usize,
     },
     Cut,
     Hang,
-    /// First waits.
+    /// Another answer after a delay.
     After(Duration, Box<Reply>),
 }
 
@@ -113,7 +113,7 @@ impl Reply {
         Self::Status(status, vec![("x-amz-request-id", "REQ1".to_owned())], Bytes::from(body))
     }
 
-    /// A put or a part went through.
+    /// The answer to a successful put or upload of a part.
     pub(crate) fn etag(etag: &str) -> Self {
         Self::Status(200, vec![("etag", format!("\"{etag}\""))], Bytes::new())
     }
@@ -136,7 +136,7 @@ impl Reply {
 
 type Script = dyn Fn(usize, &Seen) -> Reply + Send + Sync;
 
-/// Answers as its script says, which is told how many requests came before. Keeps what it saw.
+/// A server that answers with a script and keeps the requests. The script gets the number of earlier requests.
 pub(crate) struct Scripted {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -183,7 +183,7 @@ impl Scripted {
         self.seen.lock().unwrap().clone()
     }
 
-    /// Methods and queries of what came, in order.
+    /// The methods and query parameters of all requests, in order.
     pub(crate) fn story(&self) -> Vec<String> {
         let query = |query: &str| {
             let parts = query.split('&').map(|part| part.split('=').next().unwrap_or_default());
@@ -255,6 +255,6 @@ async fn answer(
         }
         Reply::Cut => Err(Cut),
         Reply::Hang => std::future::pending().await,
-        Reply::After(..) => panic!("one wait is enough"),
+        Reply::After(..) => panic!("a script may only delay an answer once"),
     }
 }

@@ -15,7 +15,7 @@ struct World {
     topic: String,
 }
 
-/// A partition with these many records of ten bytes.
+/// A partition with this many records of ten bytes each.
 async fn world(records: u8, readers_max: usize) -> World {
     let mock = MockCluster::new(2).unwrap();
     let metadata_refresh = PromDuration::from_millis(100);
@@ -46,8 +46,8 @@ impl World {
     }
 
     fn cursors(&self) -> (i64, i64) {
-        self.readers.give_up_idle(Duration::from_secs(3600));
-        (self.readers.metrics.cursors.get(), self.readers.metrics.lanes.get())
+        self.readers.drop_idle(Duration::from_secs(3600));
+        (self.readers.metrics.cursors.get(), self.readers.metrics.reader_clients.get())
     }
 }
 
@@ -60,7 +60,7 @@ async fn readers_in_turns_keep_their_cursors() {
             *place = world.read(*place).await;
         }
     }
-    assert_eq!(world.repositioned(), 4, "each began once");
+    assert_eq!(world.repositioned(), 4, "each reader positioned its cursor once");
     assert_eq!(world.cursors(), (4, 4));
 }
 
@@ -74,7 +74,7 @@ async fn more_readers_than_cursors_share_them() {
         }
     }
     assert_eq!(world.cursors(), (2, 2));
-    // At once, they wait for one another.
+    // Concurrent fetches wait for one another.
     let (readers, mut tasks) = (world.readers.clone(), tokio::task::JoinSet::new());
     for from in 0..12 {
         let readers = readers.clone();
@@ -88,18 +88,18 @@ async fn more_readers_than_cursors_share_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_used_is_given_up() {
+async fn idle_cursors_are_dropped() {
     let world = world(10, 4).await;
     let (a, b) = (world.read(0).await, world.read(5).await);
     assert_eq!(world.cursors(), (2, 2));
-    world.readers.give_up_idle(Duration::ZERO);
+    world.readers.drop_idle(Duration::ZERO);
     assert_eq!(world.cursors(), (0, 1), "the first client stays");
     assert_eq!((world.read(a).await, world.read(b).await), (2, 7));
     assert_eq!(world.repositioned(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wait_that_is_given_up_leaves_no_hole() {
+async fn a_cancelled_fetch_skips_no_record() {
     let world = world(3, 1).await;
     let next = world.read(0).await;
     let cancelled = tokio::time::timeout(Duration::ZERO, world.readers.fetch(P, Offset::new(next), LIMITS)).await;
@@ -107,18 +107,18 @@ async fn a_wait_that_is_given_up_leaves_no_hole() {
     for from in next..3 {
         world.read(from).await;
     }
-    // None of the busy places is lost with it.
+    // The cursor of the cancelled fetch does not count as busy for ever.
     assert_eq!(world.cursors().0, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_without_a_free_cursor_waits_no_longer_than_it_may() {
+async fn a_reader_without_a_free_cursor_waits_at_most_wait_max() {
     let world = world(1, 1).await;
     let waiting = {
         let readers = world.readers.clone();
         tokio::spawn(async move { readers.fetch(P, Offset::new(1), LIMITS).await })
     };
-    while world.cursors() != (1, 1) || !world.readers.places.lock()[&P].idle.is_empty() {
+    while world.cursors() != (1, 1) || !world.readers.cursors.lock()[&P].idle.is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let short = FetchLimits { wait_max: Duration::from_millis(20), ..LIMITS };
@@ -129,13 +129,14 @@ async fn a_reader_without_a_free_cursor_waits_no_longer_than_it_may() {
     world.read(0).await;
 }
 
-/// Who answers fetches is behind who tells the bounds: a follower here, or a leader that was just elected or replaced.
+/// The replica that answers fetches is behind the one that answers with the bounds. Here it is a follower; a leader that
+/// was just elected or replaced behaves the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_record_that_a_replica_does_not_show_yet_is_not_passed() {
+async fn a_record_that_a_replica_does_not_show_yet_is_not_skipped() {
     let world = world(3, 1).await;
     world.mock.partition_leader(&world.topic, 0, Some(1)).unwrap();
     world.mock.partition_follower(&world.topic, 0, 2).unwrap();
     world.mock.follower_watermarks(&world.topic, 0, Some(0), Some(2)).unwrap();
-    // The mock shows the record after it has told once that the end is before it.
+    // The mock reports an end before the record once, then shows the record.
     assert_eq!(world.read(2).await, 3);
 }

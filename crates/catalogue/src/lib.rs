@@ -3,7 +3,7 @@
 //! ```text
 //! builder: Heads::acquire ─▶ Leadership::publish ─▶ meta/<log id>/p/<n>/head   (compare-and-swap)
 //! replay:  Heads::swap_blocks ─▶ the same head, other blocks of the same ranges
-//! query:   Heads::read ─▶ catalogue ─▶ read::memory_from ─▶ owner ─▶ read::plan ─▶ blocks + memory, each row once
+//! query:   driver::ReadDriver ─▶ heads ─▶ catalogue ─▶ read::plan ─▶ memory + blocks, each row once
 //! ```
 //!
 //! A [`Head`] says of one partition of one log up to where it is flushed (F), and which blocks hold it. It is the
@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod codec;
+pub mod driver;
 mod error;
 mod head;
 mod heads;

@@ -17,9 +17,7 @@
 //!
 //! A block that is gone when it is read was compacted or rewritten: plan again, with a fresh catalogue.
 //!
-//! [`plan`] decides on values; [`exact`] goes through the steps in their order over whatever the caller reads from.
-
-use std::{future::Future, sync::Arc};
+//! [`plan`] decides on values. The loop over all partitions is in [`crate::driver`].
 
 use model::{Offset, OffsetRange};
 use thiserror::Error;
@@ -124,19 +122,22 @@ pub fn fits(head: &Head, compacted_to: Offset) -> Result<(), Replan> {
     Ok(())
 }
 
+/// The index of the first block that lies above C. Blocks are in the order of their offsets.
+pub(crate) fn level_0_start(head: &Head, compacted_to: Offset) -> usize {
+    let bound = if holds(Rule::BlocksFromCompacted) { compacted_to } else { Offset::ZERO };
+    head.blocks.partition_point(|block| block.range.start < bound)
+}
+
 /// Decides what to read of one partition.
 pub fn plan<'a>(view: &PartitionView<'a>) -> Plan<'a> {
     let &PartitionView { head, compacted_to, memory } = view;
     if let Err(why) = fits(head, compacted_to) {
         return Plan::Replan(why);
     }
-    // Blocks are in the order of offsets: those from C on are the last ones.
-    let bound = if holds(Rule::BlocksFromCompacted) { compacted_to } else { Offset::ZERO };
-    let below = head.blocks.partition_point(|block| block.range.start < bound);
-    let (compacted, blocks) = head.blocks.split_at(below);
-    if let Some(astride) = compacted.last().filter(|block| block.range.end > bound) {
+    let (compacted, blocks) = head.blocks.split_at(level_0_start(head, compacted_to));
+    if let Some(astride) = compacted.last().filter(|block| block.range.end > compacted_to) {
         return Plan::Broken(format!(
-            "the catalogue ends at {bound}, within the block {} of {}",
+            "the catalogue ends at {compacted_to}, within the block {} of {}",
             astride.key, astride.range
         ));
     }
@@ -148,149 +149,6 @@ pub fn plan<'a>(view: &PartitionView<'a>) -> Plan<'a> {
     }
     // An owner that is behind (paused, or warming up) holds nothing above `from`; blocks are complete up to there.
     Plan::Read { blocks, memory_from: from, complete_to: from.max(memory.held.end), lost }
-}
-
-/// What an owner said.
-#[derive(Clone, Debug)]
-pub enum MemoryAnswer<M> {
-    /// It holds this range; its rows from the offset asked for on are in the answer.
-    Held {
-        /// What it held when it answered.
-        held: OffsetRange,
-        /// Its rows, or what a query made of them.
-        rows: M,
-    },
-    /// It holds only this range, and the offset asked for lies below.
-    NotHeld {
-        /// What it holds.
-        held: OffsetRange,
-    },
-    /// Nobody holds the partition, as far as is known.
-    Nobody,
-}
-
-/// Where [`exact`] reads from, for one partition.
-pub trait Sources {
-    /// What memory answers with.
-    type Memory;
-    /// Why reading may fail.
-    type Error;
-
-    /// The head. The first one of a read may be some seconds old; each further one must be read anew.
-    fn head(&mut self) -> impl Future<Output = Result<Arc<Head>, Self::Error>>;
-
-    /// C, from a catalogue that is kept for the rest of the read. It may be a cached one when that has compacted up
-    /// to `at_least`; otherwise it must be read anew.
-    fn compacted_to(&mut self, at_least: Offset) -> impl Future<Output = Result<Offset, Self::Error>>;
-
-    /// Asks an owner for its rows from `from` on.
-    fn memory(&mut self, from: Offset) -> impl Future<Output = Result<MemoryAnswer<Self::Memory>, Self::Error>>;
-}
-
-/// What [`exact`] found. `memory_from` and `complete_to` are those of [`Plan::Read`].
-#[derive(Clone, Debug)]
-pub struct Exact<M> {
-    /// The head to take blocks and lost ranges from.
-    pub head: Arc<Head>,
-    /// C of the catalogue to take blocks from.
-    pub compacted_to: Offset,
-    /// The answer of memory; none when the tail must be read from the log.
-    pub memory: Option<(OffsetRange, M)>,
-    /// Where memory, or the tail in the log, begins.
-    pub memory_from: Offset,
-    /// Up to where the answer is complete without the tail.
-    pub complete_to: Offset,
-    first_block: usize,
-}
-
-impl<M> Exact<M> {
-    /// The level-0 blocks to read.
-    pub fn blocks(&self) -> &[BlockEntry] {
-        &self.head.blocks[self.first_block..]
-    }
-}
-
-/// Why [`exact`] came to no end.
-#[derive(Debug, Error)]
-pub enum ReadError<E> {
-    /// A source failed.
-    #[error(transparent)]
-    Source(E),
-    /// Plans fell apart again and again.
-    #[error("no plan held in {plans} tries{}", last.map(|why| format!("; the last one: {why}")).unwrap_or_default())]
-    Unsettled {
-        /// How many were made.
-        plans: usize,
-        /// Why the last one did not hold.
-        last: Option<Replan>,
-    },
-    /// A promise was broken: something is missing that must be there.
-    #[error("the read cannot be exact: {0}")]
-    Broken(String),
-}
-
-/// Goes through the steps of a read: head, catalogue, memory; and again when they do not fit together, at most
-/// `plans_max` times.
-///
-/// # Errors
-/// See [`ReadError`].
-pub async fn exact<S: Sources>(sources: &mut S, plans_max: usize) -> Result<Exact<S::Memory>, ReadError<S::Error>> {
-    let mut flushed_at_least = Offset::ZERO;
-    let mut last = None;
-    for _ in 0..plans_max {
-        let head = sources.head().await.map_err(ReadError::Source)?;
-        if head.flushed_to < flushed_at_least {
-            let reason = format!("the head ends at {}, but {flushed_at_least} was seen", head.flushed_to);
-            return Err(ReadError::Broken(reason));
-        }
-        match attempt(sources, head).await? {
-            Ok(found) => return Ok(found),
-            Err(why) => {
-                // What was seen to lie in blocks lies in blocks: a head that is read from now on says so.
-                flushed_at_least = match why {
-                    Replan::MemoryStartsAbove { held_from: seen, .. }
-                    | Replan::HeadIsOlder { compacted_to: seen, .. } => flushed_at_least.max(seen),
-                    Replan::CatalogueIsOlder { .. } => flushed_at_least,
-                };
-                last = Some(why);
-            }
-        }
-    }
-    Err(ReadError::Unsettled { plans: plans_max, last })
-}
-
-/// One plan over one head.
-async fn attempt<S: Sources>(
-    sources: &mut S,
-    head: Arc<Head>,
-) -> Result<Result<Exact<S::Memory>, Replan>, ReadError<S::Error>> {
-    let mut head = head;
-    let required = if holds(Rule::CatalogueReachesTrim) { head.trimmed_to } else { Offset::ZERO };
-    let compacted_to = sources.compacted_to(required).await.map_err(ReadError::Source)?;
-    if let Err(why) = fits(&head, compacted_to) {
-        return Ok(Err(why));
-    }
-    let answer = sources.memory(memory_from(&head, compacted_to)).await.map_err(ReadError::Source)?;
-    let (memory, rows) = match answer {
-        MemoryAnswer::Held { held, rows } => (Some(MemoryView { held }), Some((held, rows))),
-        MemoryAnswer::NotHeld { held } => (Some(MemoryView { held }), None),
-        MemoryAnswer::Nobody => (None, None),
-    };
-    if !holds(Rule::OneHeadPerPlan) {
-        head = sources.head().await.map_err(ReadError::Source)?;
-    }
-    let (blocks, memory_from, complete_to) = match plan(&PartitionView { head: &head, compacted_to, memory }) {
-        Plan::Read { memory_from, .. } if rows.is_none() => {
-            let reason = format!("an owner said that it does not hold {memory_from}, which lies in what it holds");
-            return Err(ReadError::Broken(reason));
-        }
-        Plan::Read { blocks, memory_from, complete_to, .. } => (blocks, memory_from, complete_to),
-        Plan::MissingTail { blocks, from, .. } => (blocks, from, from),
-        Plan::Broken(reason) => return Err(ReadError::Broken(reason)),
-        Plan::Replan(why) => return Ok(Err(why)),
-    };
-    let first_block = head.blocks.len() - blocks.len();
-    Ok(Ok(Exact { head, compacted_to, memory: rows, memory_from, complete_to, first_block }))
 }
 
 #[cfg(test)]

@@ -30,6 +30,12 @@ pub(crate) enum Rule {
     OneHeadPerPlan,
     /// Level-0 blocks below C are left to the catalogue.
     BlocksFromCompacted,
+    /// An answer of memory that ends below the offset asked for is refused.
+    AnswerReachesTarget,
+    /// A removed range is left out only after several plans found it removed.
+    SkipAfterPlans,
+    /// A removed range is left out only when the heads are not stale.
+    SkipWithFreshHeads,
 
     // Rules that owners and compactors follow, not this crate.
     /// Memory is evicted only below a published F.

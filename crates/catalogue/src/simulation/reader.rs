@@ -1,8 +1,8 @@
-//! A reader: the real driver of the exact read, and the check of what it found.
+//! A reader: the shipped driver of the exact read, and a check of each answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use model::{Offset, OffsetRange};
+use model::{Offset, OffsetRange, PartitionId};
 use object_store::StoreError;
 
 use super::{
@@ -11,11 +11,11 @@ use super::{
 };
 use crate::{
     CatalogueError, Head, Heads,
-    read::{Exact, MemoryAnswer, ReadError, Sources, exact},
+    driver::{Freshness, HeadView, Obstacle, PartitionPlan, ReadDriver, ReadError, ReadPlan, Replanned, Sources},
 };
 
 /// More plans than this for one read, and something is wrong.
-const PLANS_MAX: usize = 100;
+const PLANS_MAX: u32 = 100;
 
 pub(super) async fn run(world: Arc<World>, heads: Heads) {
     loop {
@@ -34,128 +34,120 @@ pub(super) async fn run(world: Arc<World>, heads: Heads) {
     }
 }
 
-/// What one read went through.
+/// What one read goes through.
 struct Reading<'a> {
     world: &'a World,
     heads: &'a Heads,
     root: Root,
-    /// A block was gone: the cached root will not do.
-    fresh: bool,
-    plans: u64,
+}
+
+/// Rows of one plan, and the offset that they are complete to.
+struct Rows {
+    rows: Vec<u32>,
+    complete_to: Offset,
 }
 
 impl Sources for Reading<'_> {
-    type Memory = Vec<u32>;
+    type Answer = Rows;
     type Error = CatalogueError;
 
-    async fn head(&mut self) -> Result<Arc<Head>, CatalogueError> {
-        self.plans += 1;
+    async fn heads(&mut self, _: Freshness) -> Result<Vec<HeadView>, CatalogueError> {
         let found = self.heads.read_shared(PARTITION).await?;
-        Ok(found.map_or_else(|| Arc::new(Head::unled(self.heads.log_id(), PARTITION)), |(head, _)| head))
+        let unled = || Arc::new(Head::unled(self.heads.log_id(), PARTITION));
+        Ok(vec![HeadView { head: found.map_or_else(unled, |(head, _)| head), is_stale: false }])
     }
 
-    async fn compacted_to(&mut self, at_least: Offset) -> Result<Offset, CatalogueError> {
+    async fn compacted_to(
+        &mut self,
+        at_least: &[(PartitionId, Offset)],
+        freshness: Freshness,
+    ) -> Result<Vec<Offset>, CatalogueError> {
         step().await;
         let cached = self.world.cached_root.lock().clone();
-        let use_cached = !self.fresh && cached.compacted_to >= at_least && self.world.chance(70);
+        let is_new_enough = cached.compacted_to >= at_least[0].1;
+        let use_cached = freshness == Freshness::Cached && is_new_enough && self.world.chance(70);
         self.root = if use_cached { cached } else { self.world.root().await?.0 };
         if !use_cached {
-            // Also when another query service cached a newer one: that must not matter.
+            // This may replace a newer root that another query service cached. That must not matter.
             *self.world.cached_root.lock() = self.root.clone();
         }
-        Ok(self.root.compacted_to)
+        Ok(vec![self.root.compacted_to])
     }
 
-    async fn memory(&mut self, from: Offset) -> Result<MemoryAnswer<Vec<u32>>, CatalogueError> {
+    async fn read(&mut self, plan: &ReadPlan) -> Result<Rows, Obstacle<CatalogueError>> {
         step().await;
-        let owner = self.world.below(self.world.owners.len());
-        for i in 0..self.world.owners.len() {
-            let memory = self.world.owners[(owner + i) % self.world.owners.len()].lock();
-            if let Some(held) = memory.held {
-                let rows = memory.rows_in(OffsetRange::new(from, held.end));
-                return Ok(MemoryAnswer::Held { held, rows });
+        let partition = &plan.partitions[0];
+        let (mut rows, complete_to) = memory(self.world, partition)?;
+        let level_0 = partition.blocks().iter().map(|block| &block.key);
+        for key in self.root.blocks.iter().chain(level_0) {
+            match self.world.rows_of(key).await {
+                Ok(found) => rows.extend(found),
+                Err(StoreError::NotFound(key)) => return Err(Obstacle::BlockGone { key }),
+                Err(error) => return Err(Obstacle::Failed(error.into())),
             }
         }
-        Ok(MemoryAnswer::Nobody)
+        Ok(Rows { rows, complete_to })
+    }
+
+    fn replanned(&mut self, _: Replanned) {
+        self.world.count(|tally| tally.replans += 1);
     }
 }
 
-/// Up to where the answer was complete; `None` when there was none; an error when it was wrong.
-async fn read(world: &World, heads: &Heads) -> Result<Option<Offset>, String> {
-    let mut reading = Reading { world, heads, root: Root::NONE, fresh: false, plans: 0 };
-    for _ in 0..PLANS_MAX {
-        let plan = match exact(&mut reading, PLANS_MAX).await {
-            Ok(plan) => plan,
-            Err(ReadError::Source(error)) if error.is_unavailable() => return Ok(None),
-            Err(error) => return Err(error.to_string()),
-        };
-        world.count(|tally| tally.replans += reading.plans - 1);
-        reading.plans = 1;
-        let (mut rows, complete_to) = match tail(world, &plan) {
-            Some(tail) => tail,
-            None => return Ok(None),
-        };
-        match blocks(world, &reading.root, &plan).await {
-            Ok(found) => rows.extend(found),
-            Err(StoreError::NotFound(_)) => {
-                reading.fresh = true;
-                continue;
-            }
-            Err(_) => return Ok(None),
+/// Asks any owner that serves; the log itself when none does.
+fn memory(world: &World, plan: &PartitionPlan) -> Result<(Vec<u32>, Offset), Obstacle<CatalogueError>> {
+    let (from, first) = (plan.memory_from, world.below(world.owners.len()));
+    for i in 0..world.owners.len() {
+        let memory = world.owners[(first + i) % world.owners.len()].lock();
+        if let Some(held) = memory.held {
+            let complete_to = plan.check(held)?;
+            return Ok((memory.rows_in(OffsetRange::new(from, held.end)), complete_to));
         }
-        check(world, &plan, rows, complete_to)?;
-        return Ok(Some(complete_to));
-    }
-    Err("blocks were gone in one plan after the other".to_owned())
-}
-
-/// Rows that are in no block, from memory or from the log itself. `None` when the log no longer has them.
-fn tail(world: &World, plan: &Exact<Vec<u32>>) -> Option<(Vec<u32>, Offset)> {
-    if let Some((_, rows)) = &plan.memory {
-        return Some((rows.clone(), plan.complete_to));
     }
     let log = world.log.lock();
-    let range = OffsetRange::new(plan.memory_from, log.end());
-    (log.first() <= plan.memory_from).then(|| (log.rows(range).collect(), log.end()))
+    if log.first() > from {
+        let range = OffsetRange::new(from, log.first());
+        return Err(Obstacle::Removed { partition: PARTITION, range });
+    }
+    Ok((log.rows(OffsetRange::new(from, log.end())).collect(), log.end()))
 }
 
-async fn blocks(world: &World, root: &Root, plan: &Exact<Vec<u32>>) -> Result<Vec<u32>, StoreError> {
-    let mut rows = Vec::new();
-    for key in &root.blocks {
-        rows.extend(world.rows_of(key).await?);
+/// Returns the offset that the answer is complete to, `None` when there is no answer, and an error when it is wrong.
+async fn read(world: &World, heads: &Heads) -> Result<Option<Offset>, String> {
+    // Some reads give up when nothing answers at once; some have all the time in the world.
+    let wait_max = if world.chance(50) { Duration::ZERO } else { Duration::from_secs(86_400) };
+    let driver = ReadDriver::without_pauses(wait_max, PLANS_MAX);
+    match driver.run(&mut Reading { world, heads, root: Root::NONE }).await {
+        Ok(read) => {
+            check(world, &read.plan.partitions[0], read.answer.rows, read.answer.complete_to)?;
+            Ok(Some(read.answer.complete_to))
+        }
+        Err(ReadError::Failed(error)) if error.is_unavailable() => Ok(None),
+        Err(ReadError::Removed { .. }) => Ok(None),
+        Err(error) => Err(error.to_string()),
     }
-    for block in plan.blocks() {
-        rows.extend(world.rows_of(&block.key).await?);
-    }
-    Ok(rows)
 }
 
-fn check(world: &World, plan: &Exact<Vec<u32>>, mut rows: Vec<u32>, complete_to: Offset) -> Result<(), String> {
+fn check(world: &World, plan: &PartitionPlan, mut rows: Vec<u32>, complete_to: Offset) -> Result<(), String> {
     rows.sort_unstable();
     let log = world.log.lock();
-    let is_lost = |row: &u32| {
-        let offset = Offset::new(i64::from(*row));
-        plan.head.lost.iter().any(|lost| lost.range.contains(offset))
-    };
-    if let Some(lost) = plan.head.lost.iter().find(|lost| lost.range.end > log.first()) {
-        return Err(format!("{} is reported as lost, but the log begins at {}", lost.range, log.first()));
+    let head = &plan.head;
+    let reported: Vec<OffsetRange> = plan.lost().iter().map(|lost| lost.range).chain(plan.removed).collect();
+    if let Some(range) = reported.iter().find(|range| range.end > log.first()) {
+        return Err(format!("{range} is reported as lost, but the log begins at {}", log.first()));
     }
+    let is_reported = |row: &u32| reported.iter().any(|range| range.contains(Offset::new(i64::from(*row))));
     let expected: Vec<u32> =
-        log.rows(OffsetRange::new(Offset::ZERO, complete_to)).filter(|row| !is_lost(row)).collect();
+        log.rows(OffsetRange::new(Offset::ZERO, complete_to)).filter(|row| !is_reported(row)).collect();
     if rows == expected {
         return Ok(());
     }
     let missing: Vec<_> = expected.iter().filter(|row| rows.binary_search(row).is_err()).collect();
     let twice: Vec<_> = rows.windows(2).filter(|w| w[0] == w[1]).map(|w| w[0]).collect();
     let strange: Vec<_> = rows.iter().filter(|row| expected.binary_search(row).is_err()).collect();
-    let head = &plan.head;
     Err(format!(
         "a read up to {complete_to} is wrong: missing {missing:?}, twice {twice:?}, unexpected {strange:?} \
-         (F {}, T {}, C {}, epoch {}, memory {:?})",
-        head.flushed_to,
-        head.trimmed_to,
-        plan.compacted_to,
-        head.epoch,
-        plan.memory.as_ref().map(|(held, _)| held.to_string()),
+         (F {}, T {}, C {}, epoch {}, memory from {})",
+        head.flushed_to, head.trimmed_to, plan.compacted_to, head.epoch, plan.memory_from,
     ))
 }

@@ -541,7 +541,7 @@ impl ReadDriver {
                 (Replanned::Removed, None)
             }
             Stop::Obstacle(Obstacle::NotHeld { partition, held }) => {
-                self.note_flushed(partition, held.start);
+                // Not a promise about the head: a follower that met a hole begins anew behind it.
                 let reason = format!("memory of partition {partition} holds {held} only");
                 (Replanned::NotHeld, Some(reason))
             }

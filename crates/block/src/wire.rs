@@ -1,4 +1,4 @@
-//! Integers and byte strings of our own sections: LEB128 varints, zigzag for signed ones.
+//! Integers and byte strings of sections: LEB128 varints, with zigzag for signed integers.
 
 use crate::BlockError;
 
@@ -22,7 +22,7 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Reads what the functions above wrote. Nothing here trusts its input.
+/// Reads what the functions above wrote. Its input may be any bytes.
 #[derive(Clone)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
@@ -33,7 +33,7 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
-    /// What was not read yet.
+    /// The bytes that were not read yet.
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.rest
     }

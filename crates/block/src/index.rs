@@ -87,7 +87,7 @@ impl BlockIndex {
         let metadata = reader.finish()?;
 
         let version = value(&metadata, KEY_FORMAT)?;
-        let version: u32 = version.parse().map_err(|_| BlockError::damaged("the format version is no number"))?;
+        let version: u32 = version.parse().map_err(|_| BlockError::damaged("the format version is not a number"))?;
         if version > FORMAT_VERSION {
             return Err(BlockError::Version { what: "format".to_owned(), found: version, known: FORMAT_VERSION });
         }

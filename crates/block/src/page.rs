@@ -72,10 +72,13 @@ impl PageReader {
         let mut reader = Reader::new(bytes);
         let header = read_page_header(&mut reader)?;
         if header.kind != kind || header.compressed_bytes != reader.rest().len() {
-            return Err(BlockError::damaged(format!("the page at {} is not what the index says", page.start)));
+            return Err(BlockError::damaged(format!("the page at {} does not match the index", page.start)));
         }
         if header.uncompressed_bytes > PAGE_BYTES_MAX {
-            return Err(BlockError::damaged(format!("the page at {} is larger than any page", page.start)));
+            return Err(BlockError::damaged(format!(
+                "the decompressed size of the page at {} exceeds the limit of 1 GiB",
+                page.start
+            )));
         }
         Ok((header, reader.rest()))
     }
@@ -93,7 +96,7 @@ impl PageReader {
             self.zstd.decompress(&mut out, body).map_err(zstd_error)?;
         }
         if out.len() != header.uncompressed_bytes {
-            return Err(BlockError::damaged("a page has another length than it says"));
+            return Err(BlockError::damaged("the decompressed length of a page is not the length in its header"));
         }
         self.decompressed += out.len() as u64;
         Ok((header, out))
@@ -122,7 +125,9 @@ impl PageReader {
                 self.zstd.decompress_stream(&mut output, &mut input).map_err(zstd_error)?;
                 consumed += input.pos;
                 if output.pos() == filled && input.pos == 0 {
-                    return Err(BlockError::damaged("a page has another length than it says"));
+                    return Err(BlockError::damaged(
+                        "the decompressed length of a page is not the length in its header",
+                    ));
                 }
             }
             match parse(&beginning) {
@@ -141,14 +146,18 @@ pub(crate) fn check_rows(page: &PageRef, rows: usize) -> Result<(), BlockError> 
     if rows == page.rows.len() {
         return Ok(());
     }
-    Err(BlockError::damaged(format!("the page at {} has {rows} rows, the index says {}", page.start, page.rows.len())))
+    Err(BlockError::damaged(format!(
+        "the page at {} has {rows} rows, but the index expects {}",
+        page.start,
+        page.rows.len()
+    )))
 }
 
 pub(crate) fn outside_dictionary() -> BlockError {
     BlockError::damaged("a value is not in its dictionary")
 }
 
-/// Reads levels of one bit each behind their length in bytes. Returns them and the bytes after them.
+/// Reads levels of one bit each, which follow their length in bytes. Returns them and the bytes after them.
 pub(crate) fn read_levels(bytes: &[u8], count: usize) -> Result<(Vec<u32>, &[u8]), BlockError> {
     let mut reader = Reader::new(bytes);
     let length = reader.take(4)?;
@@ -162,7 +171,7 @@ pub(crate) fn read_levels(bytes: &[u8], count: usize) -> Result<(Vec<u32>, &[u8]
     Ok((levels, reader.rest()))
 }
 
-/// Reads dictionary ids behind their bit width.
+/// Reads dictionary ids, which follow their bit width.
 pub(crate) fn read_ids(bytes: &[u8], count: usize) -> Result<Vec<u32>, BlockError> {
     let mut ids = Vec::with_capacity(count);
     if count > 0 {

@@ -1,9 +1,9 @@
 //! Rows out of a block, without I/O: the scan says which bytes it needs, and the caller supplies them.
 //!
-//! For each row group, the scan asks the [columns](crate::columns) for readers of what it [`Needs`]. Streams that lie only partly in the time
-//! asked for are cut first, by the times of pages and then by a search in their timestamps. The rest is split where a page of
-//! a reader's leaf column ends, so each batch is a slice of one page of each leaf, and lines are handed on without a copy. Bytes are
-//! asked for in windows of a few megabytes. Each page is fetched and decompressed once.
+//! For each row group, the scan asks the [columns](crate::columns) for readers of what it [`Needs`]. It cuts streams that lie
+//! only partly in the requested time, first by the times of pages and then by a search in their timestamps. Then it splits
+//! rows where a page of a leaf column ends. So each batch is a slice of one page per leaf, and lines are handed on without a
+//! copy. The scan requests bytes in windows of a few megabytes, and each page once.
 
 mod pieces;
 

@@ -38,7 +38,7 @@ pub(crate) struct Section {
 impl Section {
     /// Returns the section's bytes from `bytes`, which begin at `start` in the file, after checking their checksum.
     pub(crate) fn slice<'a>(&self, bytes: &'a [u8], start: u64) -> Result<&'a [u8], BlockError> {
-        let outside = || BlockError::damaged(format!("section {} lies outside of what was read", self.name));
+        let outside = || BlockError::damaged(format!("section {} lies outside of the bytes that were read", self.name));
         let from = self.offset.checked_sub(start).and_then(|v| usize::try_from(v).ok()).ok_or_else(outside)?;
         let to = usize::try_from(self.length).ok().and_then(|v| v.checked_add(from)).ok_or_else(outside)?;
         let bytes = bytes.get(from..to).ok_or_else(outside)?;
@@ -115,8 +115,8 @@ pub(crate) fn check_seal(file_bytes: u64, bytes: &bytes::Bytes) -> Result<bytes:
         return Err(BlockError::damaged("more bytes were given than the file has"));
     }
     let needs = |needed: u64| match whole {
-        true => BlockError::damaged("the file is shorter than its end says"),
-        false if needed > file_bytes => BlockError::damaged("the file is shorter than its end says"),
+        true => BlockError::damaged("the file is shorter than the lengths at its end require"),
+        false if needed > file_bytes => BlockError::damaged("the file is shorter than the lengths at its end require"),
         false => BlockError::NeedsMore { bytes: needed },
     };
     if bytes.len() < END_BYTES {
@@ -127,7 +127,7 @@ pub(crate) fn check_seal(file_bytes: u64, bytes: &bytes::Bytes) -> Result<bytes:
         return Err(needs(footer as u64 + END_BYTES as u64));
     }
     let seal_at =
-        find_seal(bytes, footer).ok_or_else(|| BlockError::damaged("the file is no block: it has no seal"))?;
+        find_seal(bytes, footer).ok_or_else(|| BlockError::damaged("the file is not a block: it has no seal"))?;
     let (length, crc) = parse_seal(&bytes[seal_at..seal_at + SEAL_BLANK.len()])?;
     if length > bytes.len() as u64 {
         return Err(needs(length));
@@ -135,7 +135,7 @@ pub(crate) fn check_seal(file_bytes: u64, bytes: &bytes::Bytes) -> Result<bytes:
     let tail = bytes.slice(bytes.len() - length as usize..);
     let seal_at = seal_at
         .checked_sub(bytes.len() - tail.len())
-        .ok_or_else(|| BlockError::damaged("the seal lies outside of what it covers"))?;
+        .ok_or_else(|| BlockError::damaged("the seal lies outside of the tail that it covers"))?;
     if crc_of_sealed(&tail, seal_at) != crc {
         return Err(BlockError::damaged("checksum of the tail differs"));
     }
@@ -154,5 +154,5 @@ fn parse_seal(text: &[u8]) -> Result<(u64, u32), BlockError> {
         let (length, crc) = (u64::from_str_radix(length, 16).ok()?, u32::from_str_radix(crc, 16).ok()?);
         (seal_text(length, crc) == text).then_some((length, crc))
     });
-    parsed.ok_or_else(|| BlockError::damaged("the seal does not read as one"))
+    parsed.ok_or_else(|| BlockError::damaged("the text of the seal is malformed"))
 }

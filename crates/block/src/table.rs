@@ -102,9 +102,14 @@ pub(crate) fn decompress(bytes: &[u8]) -> Result<Vec<u8>, BlockError> {
     let mut reader = Reader::new(bytes);
     let length = reader.varint()?;
     let length = usize::try_from(length).ok().filter(|length| *length <= TABLE_BYTES_MAX);
-    let length = length.ok_or_else(|| BlockError::damaged("a section claims to be too large"))?;
+    let length =
+        length.ok_or_else(|| BlockError::damaged("the decompressed length of a section exceeds the limit of 1 GiB"))?;
     let out = zstd::bulk::decompress(reader.rest(), length)?;
-    if out.len() == length { Ok(out) } else { Err(BlockError::damaged("a section has another length than it says")) }
+    if out.len() == length {
+        Ok(out)
+    } else {
+        Err(BlockError::damaged("the decompressed length of a section is not the length in front of it"))
+    }
 }
 
 /// An opened table.
@@ -254,7 +259,7 @@ impl StreamTable {
         for _ in 0..r.count()? {
             let (name, value) = (r.varint()?, r.varint()?);
             if name.max(value) >= self.symbols.len() as u64 {
-                return Err(BlockError::damaged("a label has a symbol that is not there"));
+                return Err(BlockError::damaged("a label refers to a symbol that does not exist"));
             }
             self.pairs.push((name as u32, value as u32));
         }
@@ -268,7 +273,7 @@ impl StreamTable {
         let max = min.wrapping_add(r.varint()? as i64);
         *previous_min = min;
         if rows == 0 || max < min {
-            return Err(BlockError::damaged("a stream has no rows, or ends before it begins"));
+            return Err(BlockError::damaged("a stream has no rows, or its latest time is before its earliest"));
         }
         let rows = row..advance(row, rows)?;
         Ok(Stream { rows, line_bytes, min, max, pairs: first_pair..end_pair, labels: OnceLock::new() })

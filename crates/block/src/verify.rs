@@ -193,7 +193,11 @@ impl RowChecker<'_> {
                 == (self.rows, self.line_bytes, self.min, self.max)
         });
         (self.rows, self.line_bytes) = (0, 0);
-        if fits { Ok(()) } else { Err(BlockError::damaged(format!("stream {ordinal}: the table says otherwise"))) }
+        if fits {
+            Ok(())
+        } else {
+            Err(BlockError::damaged(format!("stream {ordinal}: its rows do not match the stream table")))
+        }
     }
 }
 

@@ -90,12 +90,12 @@ impl<'a> Reader<'a> {
 
     /// Fails unless everything was read.
     pub(crate) fn finish(&self) -> Result<(), BlockError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(BlockError::damaged("bytes are left over in a section")) }
+        if self.rest.is_empty() { Ok(()) } else { Err(BlockError::damaged("a section has bytes after its end")) }
     }
 }
 
 fn cut_short() -> BlockError {
-    BlockError::damaged("a section or page ends too early")
+    BlockError::damaged("a section or page is too short")
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ impl BlockWriter {
             return Err(BlockError::Refused(format!("{} metadata columns, at most {METADATA_KEYS_MAX}", keys.len())));
         }
         if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(BlockError::Refused(format!("metadata key {:?} is named twice", pair[0])));
+            return Err(BlockError::Refused(format!("metadata key {:?} is given twice", pair[0])));
         }
         let columns = Columns::new(&keys);
         let root = columns.parquet_schema()?.root_schema_ptr();

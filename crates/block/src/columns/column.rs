@@ -149,7 +149,7 @@ pub(crate) struct StoredRows {
 
 /// The error of a column whose array is of another type than its field says.
 pub(crate) fn wrong_type(column: &str) -> BlockError {
-    BlockError::damaged(format!("column {column} has another type than it should"))
+    BlockError::damaged(format!("column {column} has the wrong type"))
 }
 
 /// Fails unless both readers see the same.

@@ -1,4 +1,4 @@
-//! Integers: their buffer on the way in, and their pages.
+//! What columns of integers share: Parquet properties, and decoded pages.
 
 use bytes::Bytes;
 use parquet::{
@@ -15,7 +15,7 @@ use crate::{
     thrift::{PageEncoding, PageKind},
 };
 
-/// A dictionary as long as it is small, then differences; with statistics for each page.
+/// Values go into a dictionary while it is small. After that, pages hold differences. Each page has statistics.
 pub(super) fn dictionary_properties(builder: WriterPropertiesBuilder, name: &str) -> WriterPropertiesBuilder {
     let path = ColumnPath::from(name);
     builder
@@ -24,7 +24,7 @@ pub(super) fn dictionary_properties(builder: WriterPropertiesBuilder, name: &str
         .set_column_statistics_enabled(path, EnabledStatistics::Page)
 }
 
-/// Takes the values that wait. The new buffer has the same size.
+/// Takes the values. The new buffer has the same capacity.
 pub(super) fn renew<T>(values: &mut Vec<T>) -> Vec<T> {
     let fresh = Vec::with_capacity(values.len());
     std::mem::replace(values, fresh)
@@ -67,7 +67,7 @@ pub(super) fn read_page(
 fn read_plain(body: &[u8], count: usize) -> Result<Vec<i64>, BlockError> {
     let words = body.as_chunks::<8>().0;
     if words.len() < count {
-        return Err(BlockError::damaged("a page of integers ends too early"));
+        return Err(BlockError::damaged("a page of integers is too short"));
     }
     Ok(words[..count].iter().map(|word| i64::from_le_bytes(*word)).collect())
 }

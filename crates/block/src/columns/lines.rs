@@ -1,7 +1,7 @@
 //! Column `line`. The writer packs its pages by hand.
 //!
 //! The Parquet library could pack it too. Doing it here saves a copy of every line and lets zstd be tuned for logs. Above all,
-//! a compressed block ends behind the lengths, so a reader that only needs lengths decompresses a few kilobytes of each
+//! a compressed block ends after the lengths, so a reader that only needs lengths decompresses a few kilobytes of each
 //! page. The result is plain Parquet: DELTA_LENGTH_BYTE_ARRAY in data pages of version 1, each one zstd frame.
 
 use std::{ops::Range, sync::Arc};
@@ -164,7 +164,7 @@ fn read_lines(decoder: &mut PageReader, page: &Page<'_>) -> Result<ByteColumn, B
 fn read_lengths(decoder: &mut PageReader, page: &Page<'_>) -> Result<Vec<u32>, BlockError> {
     let (header, body) = PageReader::open(page.place, &page.bytes, PageKind::Data)?;
     check_header(page, &header)?;
-    // The lengths are all of the page but its lines, and our writer ends a compressed block behind them. If the index does not
+    // The lengths are all of the page but its lines, and our writer ends a compressed block after them. If the index does not
     // know the bytes of lines, begin with two bytes per length.
     let guess = header.values.saturating_mul(2).saturating_add(64);
     let exact = page.value_bytes.and_then(|bytes| header.uncompressed_bytes.checked_sub(bytes as usize));

@@ -223,7 +223,7 @@ fn unpack_pairs(
         let key_places = keys.starts[key_row] as usize..keys.starts[key_row + 1] as usize;
         let value_places = values.starts[value_row] as usize..values.starts[value_row + 1] as usize;
         if key_places.len() != value_places.len() {
-            return Err(BlockError::damaged("packed metadata has another number of keys than of values"));
+            return Err(BlockError::damaged("packed metadata has different numbers of keys and values"));
         }
         for (key_place, value_place) in key_places.zip(value_places) {
             let key = text(keys.texts.dictionary.get(keys.texts.ids[key_place] as usize))?;

@@ -9,7 +9,7 @@ use crate::{
     page::{PageReader, PageRef},
 };
 
-/// Ranges that lie this close together are asked for as one.
+/// Ranges at most this far apart are requested as one.
 const GAP_BYTES: u64 = 16 << 10;
 
 /// The pages of a leaf column in a row group.

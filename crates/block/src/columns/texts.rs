@@ -17,7 +17,7 @@ use crate::{
     wire::Reader,
 };
 
-/// A dictionary as long as it is small, then values end to end behind their lengths.
+/// Values go into a dictionary while it is small. After that, pages hold all lengths and then all values.
 pub(super) fn text_properties(builder: WriterPropertiesBuilder, path: ColumnPath) -> WriterPropertiesBuilder {
     builder
         .set_column_encoding(path.clone(), Encoding::DELTA_LENGTH_BYTE_ARRAY)

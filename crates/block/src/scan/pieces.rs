@@ -11,7 +11,7 @@ use crate::{columns::LeafPages, table::StreamTable};
 pub(super) struct Piece {
     pub(super) stream: u32,
     pub(super) rows: Range<u32>,
-    /// All of the rows are known to lie in the time asked for.
+    /// All rows lie in the requested time, as the stream table says.
     pub(super) inside: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Formats that leave a process: today the [`record`], the payload of one message in the log.
 //!
-//! Each format is written down in this crate's `README.md`, carries a version, and has golden files in `golden/`
-//! that every later version must still read. Decoders take any bytes: they answer an error, they never panic.
+//! The `README.md` of this crate describes each format. A format carries a version and has golden files in `golden/`
+//! that the next version must still read. Decoders accept any bytes: they return an error and never panic.
 
 #![forbid(unsafe_code)]
 

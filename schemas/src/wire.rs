@@ -1,4 +1,4 @@
-//! Little-endian numbers, varints and texts: how a record is spelled.
+//! Little-endian numbers, varints and texts, of which a record is made.
 
 use std::ops::Range;
 
@@ -57,10 +57,10 @@ pub(crate) fn i64s(bytes: &[u8]) -> impl ExactSizeIterator<Item = i64> {
     bytes.chunks_exact(8).map(|c| i64::from_le_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]))
 }
 
-/// What a reader met instead of what it needed.
+/// Why a value could not be read.
 pub(crate) type Reason = &'static str;
 
-/// Reads forward; every step is checked against the end.
+/// Reads forward and checks each step against the end.
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -75,7 +75,7 @@ impl<'a> Reader<'a> {
         self.at == self.bytes.len()
     }
 
-    /// The next `len` bytes, as positions in the whole.
+    /// The positions of the next `len` bytes.
     pub(crate) fn take(&mut self, len: usize) -> Result<Range<usize>, Reason> {
         if len > self.bytes.len() - self.at {
             return Err("a part reaches behind the end");
@@ -85,7 +85,7 @@ impl<'a> Reader<'a> {
         Ok(range)
     }
 
-    /// The next `count` items of `size` bytes each.
+    /// The positions of the next `count` items of `size` bytes each.
     pub(crate) fn items(&mut self, count: usize, size: usize) -> Result<Range<usize>, Reason> {
         self.take(count.checked_mul(size).ok_or("a count overflows")?)
     }
@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
         Err("a varint is too long")
     }
 
-    /// A number of items, each of which takes at least `size_min` bytes of what is left: a bound for allocations.
+    /// A number of items that take at least `size_min` bytes each. It is checked against the bytes left, which bounds allocations.
     pub(crate) fn count(&mut self, size_min: usize) -> Result<usize, Reason> {
         let count = usize::try_from(self.varint()?).map_err(|_| "a count overflows")?;
         if count > (self.bytes.len() - self.at) / size_min {

@@ -1,14 +1,14 @@
 //! Packs a corpus of push bodies into blocks as the builder would, and prints where bytes and CPU time go.
 //!
 //! ```text
-//! python3 bench/corpus.py --out corpus --lines 500000 --end 1795204800
+//! python3 corpus.py --out corpus --lines 500000 --end 1795204800
 //! cargo run --release -p millrace-block --example pack -- corpus [--line-level 1] [--level 1] [--page-kb 1024]
 //!     [--rows 20000] [--cut-mb 64] [--runs 3] [--by-labels] [--tenants 1] [--out folder]
 //! ```
 //!
-//! Bodies are decoded first (not counted), gathered until a cut has enough raw bytes of lines, and each cut is written as one
-//! block. Then all blocks are read again in several ways. Writing is timed in CPU-seconds of the one thread, reading by the clock; the
-//! lowest of the runs counts. With `--tenants`, streams are dealt out to so many tenants.
+//! First it decodes the bodies, which is not timed, and gathers them into cuts of the given raw bytes of lines. It writes each
+//! cut as one block, then reads all blocks in several ways. Writes are measured in CPU-seconds of the thread, reads in wall time; the
+//! lowest of the runs counts. `--tenants` distributes the streams among several tenants.
 
 use std::{collections::BTreeMap, error::Error, fs, path::PathBuf, time::Instant};
 
@@ -179,7 +179,7 @@ fn open(block: &EncodedBlock) -> Result<BlockIndex> {
     Ok(BlockIndex::open(block.summary.bytes, tail)?)
 }
 
-/// Reads all rows and returns how many there were.
+/// Reads all rows and returns their number.
 fn scan(blocks: &[EncodedBlock], columns: Needs) -> Result<u64> {
     let mut rows = 0;
     for block in blocks {
@@ -214,7 +214,7 @@ fn measure(name: &str, runs: usize, mut run: impl FnMut() -> Result<u64>) -> Res
     Ok(())
 }
 
-/// What this thread has used, in user and kernel mode.
+/// CPU time of this thread in user and kernel mode.
 fn cpu_seconds() -> Result<f64> {
     let text = fs::read_to_string("/proc/thread-self/schedstat")?;
     let nanos: f64 = text.split(' ').next().ok_or("schedstat is empty")?.parse()?;

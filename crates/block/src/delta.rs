@@ -1,18 +1,18 @@
-//! DELTA_BINARY_PACKED integers.
+//! Writes and reads DELTA_BINARY_PACKED integers.
 
 use crate::{
     BlockError,
     wire::{Reader, put_varint, put_zigzag},
 };
 
-/// Blocks of this many values or more are not what any writer makes.
+/// Larger blocks are refused; no writer makes them.
 const BLOCK_VALUES_MAX: u64 = 1 << 16;
 
-/// Integers of a block, and of a part of it that has one width, as [`write_delta`] writes them.
+/// Number of integers in a block and in a miniblock, which has one bit width, as [`write_delta`] writes them.
 const BLOCK_VALUES: usize = 128;
 const MINIBLOCK_VALUES: usize = 32;
 
-/// Appends integers that are at most 2^31 apart, as lengths are.
+/// Appends integers whose differences are at most 2^31, as those of lengths are.
 pub(crate) fn write_delta(values: &[i64], out: &mut Vec<u8>) {
     put_varint(out, BLOCK_VALUES as u64);
     put_varint(out, (BLOCK_VALUES / MINIBLOCK_VALUES) as u64);
@@ -29,7 +29,7 @@ pub(crate) fn write_delta(values: &[i64], out: &mut Vec<u8>) {
         out.extend(miniblocks.clone().map(|miniblock| width(miniblock) as u8));
         for miniblock in miniblocks {
             let width = width(miniblock);
-            // Widths are at most 33 bits, so that a value and what is left of the one before fit into 64.
+            // Widths are at most 33 bits, so a value and the rest of the previous one fit into 64 bits.
             let (mut word, mut bits) = (0u64, 0);
             for delta in miniblock {
                 word |= delta << bits;
@@ -44,7 +44,7 @@ pub(crate) fn write_delta(values: &[i64], out: &mut Vec<u8>) {
     }
 }
 
-/// Reads a run of integers into `out` and returns what follows it. Fails unless there are exactly `expected` of them.
+/// Reads a run of integers into `out` and returns the bytes after it. Fails unless it has exactly `expected` integers.
 pub(crate) fn read_delta<'a>(bytes: &'a [u8], expected: usize, out: &mut Vec<i64>) -> Result<&'a [u8], BlockError> {
     let mut reader = Reader::new(bytes);
     let block_values = reader.varint()?;
@@ -82,7 +82,7 @@ pub(crate) fn read_delta<'a>(bytes: &'a [u8], expected: usize, out: &mut Vec<i64
             let packed_bytes = per_miniblock / 8 * usize::from(width);
             let count = left.min(per_miniblock);
             let packed = match reader.rest().len() {
-                // The last miniblock may be cut to what its values need.
+                // Writers may omit unused bytes of the last miniblock.
                 enough if enough >= packed_bytes => reader.take(packed_bytes)?,
                 _ => reader.take((count * usize::from(width)).div_ceil(8))?,
             };
@@ -93,7 +93,7 @@ pub(crate) fn read_delta<'a>(bytes: &'a [u8], expected: usize, out: &mut Vec<i64
     Ok(reader.rest())
 }
 
-/// Appends `count` running sums of packed deltas and returns the last one. `packed` has the bytes for them.
+/// Appends `count` running sums of packed deltas and returns the last one. `packed` has enough bytes for them.
 fn unpack(packed: &[u8], width: usize, count: usize, mut value: i64, min_delta: i64, out: &mut Vec<i64>) -> i64 {
     if width == 0 {
         out.extend((0..count).map(|_| {
@@ -103,7 +103,7 @@ fn unpack(packed: &[u8], width: usize, count: usize, mut value: i64, min_delta: 
         return value;
     }
     let mask = u64::MAX >> (64 - width);
-    // Values whose eight bytes (nine when wide) can be read at once; the last few are read byte by byte.
+    // Reads eight bytes per value at once (nine for wide values), and byte by byte near the end.
     let read_bytes = if width <= 57 { 8 } else { 16 };
     let fast = if packed.len() < read_bytes { 0 } else { ((packed.len() - read_bytes) * 8 / width + 1).min(count) };
     let mut push = |delta: u64| {
@@ -145,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    /// What the Parquet library packs, as the body of a page without compression.
+    /// The uncompressed body of a page that the Parquet library packed.
     fn pack(values: &[i64]) -> Vec<u8> {
         use parquet::file::{
             properties::WriterProperties, reader::FileReader, serialized_reader::SerializedFileReader,

@@ -1,4 +1,4 @@
-//! What can go wrong with a block.
+//! The errors of this crate.
 
 use thiserror::Error;
 
@@ -8,38 +8,38 @@ pub enum BlockError {
     /// The tail was too short to open the file. Fetch this many of the file's last bytes and try again.
     #[error("the last {bytes} bytes of the block are needed to open it")]
     NeedsMore {
-        /// How many bytes of the end of the file are needed; more than were given.
+        /// Number of bytes needed from the end of the file; more than were given.
         bytes: u64,
     },
-    /// The bytes are not those of a block, or were changed. Reading again from another copy may help; retrying does not.
+    /// The bytes are not a block, or they were changed. A retry does not help; another copy may.
     #[error("block is damaged: {0}")]
     Damaged(String),
-    /// The file is a block of a format this version cannot read.
+    /// This code cannot read the version of the block's format.
     #[error("block has {what} version {found}, this reader knows up to {known}")]
     Version {
         /// The format as a whole, or the section concerned.
         what: String,
         /// The version in the file.
         found: u32,
-        /// The newest version known here.
+        /// The newest version that this code reads.
         known: u32,
     },
-    /// The Parquet library refused. When reading: as [`BlockError::Damaged`].
+    /// The Parquet library returned an error. When reading, treat it as [`BlockError::Damaged`].
     #[error("parquet: {0}")]
     Parquet(#[from] parquet::errors::ParquetError),
-    /// Arrays could not be made of the rows; a mistake in this crate.
+    /// Rows could not be turned into arrays, which is a mistake in this crate.
     #[error("arrow: {0}")]
     Arrow(#[from] arrow::error::ArrowError),
-    /// The writer was called with something a block cannot hold.
+    /// The caller of the writer gave it something that a block cannot hold.
     #[error("block cannot hold this: {0}")]
     Refused(String),
-    /// The caller of a scan supplied something that was not asked for.
+    /// The caller of a scan supplied data that do not match the ranges.
     #[error("supplied data does not fit the ranges asked for: {0}")]
     Supply(String),
 }
 
 impl BlockError {
-    /// A damaged file, said in words.
+    /// A [`BlockError::Damaged`] with this text.
     pub(crate) fn damaged(what: impl Into<String>) -> Self {
         Self::Damaged(what.into())
     }

@@ -1,4 +1,4 @@
-//! A block opened from its tail: what is in it, and where the pages lie.
+//! A block opened from its tail: its content, and the places of its pages.
 
 use std::{ops::Range, sync::Arc};
 
@@ -14,14 +14,13 @@ use parquet::{
 
 use crate::{
     BlockError, Provenance,
+    columns::{Columns, LeafPages, METADATA_PREFIX, PageFacts},
     page::PageRef,
-    schema::{LINE, Layout, METADATA_PREFIX, TS, parquet_schema},
     section::{
-        self, CHECKSUMS, FORMAT_VERSION, KEY_FORMAT, KEY_PROVENANCE, KEY_SECTIONS, QUARANTINE, STREAMS, Section,
-        check_seal,
+        self, CHECKSUMS, CHECKSUMS_VERSION, FORMAT_VERSION, KEY_FORMAT, KEY_PROVENANCE, KEY_SECTIONS, QUARANTINE,
+        STREAMS, Section, check_seal,
     },
     table::{STREAMS_VERSION, StreamTable, Tenant},
-    writer::CHECKSUMS_VERSION,
 };
 
 /// A block opened from its tail. Cheap to clone and to share.
@@ -34,38 +33,14 @@ struct Inner {
     tail_bytes: u64,
     provenance: Provenance,
     table: StreamTable,
-    groups: Vec<GroupPages>,
+    columns: Columns,
+    /// The leaf columns of each row group.
+    groups: Vec<Vec<LeafPages>>,
     sections: Vec<Section>,
     memory_bytes: usize,
 }
 
-/// The pages of a row group, by leaf column.
-#[derive(Debug)]
-pub(crate) struct GroupPages {
-    pub(crate) columns: Vec<ColumnPages>,
-    /// Earliest and latest timestamp of each page of the time column.
-    pub(crate) times: Vec<(i64, i64)>,
-    /// Bytes of lines of each page of the line column, when the index says so.
-    pub(crate) line_bytes: Vec<u32>,
-}
-
-/// The pages of a column of a row group.
-#[derive(Debug)]
-pub(crate) struct ColumnPages {
-    pub(crate) dictionary: Option<PageRef>,
-    pub(crate) pages: Vec<PageRef>,
-}
-
-impl ColumnPages {
-    /// The pages that hold rows of the range.
-    pub(crate) fn of_rows(&self, rows: &Range<u32>) -> Range<usize> {
-        let first = self.pages.partition_point(|page| page.rows.end <= rows.start);
-        let last = self.pages.partition_point(|page| page.rows.start < rows.end);
-        first..last.max(first)
-    }
-}
-
-/// What a block holds of one tenant.
+/// The rows of one tenant in a block.
 #[derive(Clone, Debug)]
 pub struct TenantRef<'a> {
     /// The tenant.
@@ -74,26 +49,26 @@ pub struct TenantRef<'a> {
     pub row_groups: Range<usize>,
     /// Ordinals of its streams.
     pub streams: Range<u32>,
-    /// Its rows.
+    /// Number of its rows.
     pub rows: u64,
     /// Bytes of its lines.
     pub line_bytes: u64,
-    /// From its earliest to just behind its latest row.
+    /// From its earliest row to just after its latest one.
     pub time: TimeRange,
 }
 
-/// What a block holds of one stream. All of it is exact, so that whole streams are counted without reading rows.
+/// The rows of one stream in a block. All numbers are exact, so whole streams can be counted without reading rows.
 #[derive(Clone, Debug)]
 pub struct StreamRef<'a> {
-    /// The stream's number in the block; ordinals of a tenant follow one another.
+    /// The stream's number in the block. The ordinals of a tenant are contiguous.
     pub ordinal: u32,
     /// Its labels.
     pub labels: &'a Labels,
-    /// Its rows.
+    /// Number of its rows.
     pub rows: u64,
     /// Bytes of its lines.
     pub line_bytes: u64,
-    /// From its earliest to just behind its latest row.
+    /// From its earliest row to just after its latest one.
     pub time: TimeRange,
 }
 
@@ -106,13 +81,13 @@ impl BlockIndex {
     pub fn open(file_bytes: u64, tail: Bytes) -> Result<Self, BlockError> {
         let tail = check_seal(file_bytes, &tail)?;
         let tail_start = file_bytes - tail.len() as u64;
-        // From here on the bytes are what was written, so errors are mistakes of a writer.
+        // The seal is right, so the bytes are those that were written, and further errors are mistakes of the writer.
         let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
         reader.try_parse_sized(&tail, file_bytes)?;
         let metadata = reader.finish()?;
 
         let version = value(&metadata, KEY_FORMAT)?;
-        let version: u32 = version.parse().map_err(|_| BlockError::damaged("the format version is no number"))?;
+        let version: u32 = version.parse().map_err(|_| BlockError::damaged("the format version is not a number"))?;
         if version > FORMAT_VERSION {
             return Err(BlockError::Version { what: "format".to_owned(), found: version, known: FORMAT_VERSION });
         }
@@ -126,14 +101,15 @@ impl BlockIndex {
         let table = StreamTable::decode(required(STREAMS, STREAMS_VERSION)?)?;
         let checksums = required(CHECKSUMS, CHECKSUMS_VERSION)?;
 
-        check_schema(&metadata, &table)?;
-        let groups = read_groups(&metadata, &table, checksums, tail_start)?;
+        let columns = Columns::new(&table.keys);
+        check_schema(&metadata, &columns, &table)?;
+        let groups = read_groups(&metadata, &columns, &table, checksums, tail_start)?;
         let tail_bytes = tail.len() as u64;
-        let memory_bytes = table.memory_bytes() + groups.iter().map(GroupPages::memory_bytes).sum::<usize>();
-        Ok(Self(Arc::new(Inner { file_bytes, tail_bytes, provenance, table, groups, sections, memory_bytes })))
+        let memory_bytes = table.memory_bytes() + groups.iter().flatten().map(LeafPages::memory_bytes).sum::<usize>();
+        Ok(Self(Arc::new(Inner { file_bytes, tail_bytes, provenance, table, columns, groups, sections, memory_bytes })))
     }
 
-    /// Roughly what the opened index keeps in memory.
+    /// Approximate memory of the opened index in bytes.
     pub fn memory_bytes(&self) -> usize {
         size_of::<Inner>() + self.0.memory_bytes
     }
@@ -143,7 +119,7 @@ impl BlockIndex {
         self.0.file_bytes
     }
 
-    /// Length of the tail that was needed to open the file.
+    /// Length of the tail, which is enough to open the file.
     pub fn tail_bytes(&self) -> u64 {
         self.0.tail_bytes
     }
@@ -198,19 +174,20 @@ impl BlockIndex {
         &self.0.table
     }
 
-    pub(crate) fn groups(&self) -> &[GroupPages] {
+    /// The leaf columns of each row group.
+    pub(crate) fn groups(&self) -> &[Vec<LeafPages>] {
         &self.0.groups
     }
 
-    pub(crate) fn layout(&self) -> Layout {
-        Layout::new(self.0.table.keys.len())
+    pub(crate) fn columns(&self) -> &Columns {
+        &self.0.columns
     }
 
     pub(crate) fn sections(&self) -> &[Section] {
         &self.0.sections
     }
 
-    /// The section of records that could not be decoded, if there are any.
+    /// The quarantine section, if there is one.
     pub(crate) fn quarantine(&self, known: u32) -> Result<Option<&Section>, BlockError> {
         section::find(&self.0.sections, QUARANTINE, known)
     }
@@ -235,10 +212,10 @@ fn value<'a>(metadata: &'a ParquetMetaData, key: &str) -> Result<&'a str, BlockE
     pair.and_then(|pair| pair.value.as_deref()).ok_or_else(missing)
 }
 
-/// The columns must be those this version writes: names, types and nesting.
-fn check_schema(metadata: &ParquetMetaData, table: &StreamTable) -> Result<(), BlockError> {
+/// Checks that the names, types and nesting of the columns are those that this version writes.
+fn check_schema(metadata: &ParquetMetaData, columns: &Columns, table: &StreamTable) -> Result<(), BlockError> {
     let found = metadata.file_metadata().schema_descr();
-    let expected = parquet_schema(&table.keys)?;
+    let expected = columns.parquet_schema()?;
     let shape = |schema: &parquet::schema::types::SchemaDescriptor| -> Vec<(String, Type, i16, i16)> {
         let column = |c: &parquet::schema::types::ColumnDescPtr| {
             (c.path().string(), c.physical_type(), c.max_def_level(), c.max_rep_level())
@@ -256,10 +233,11 @@ fn check_schema(metadata: &ParquetMetaData, table: &StreamTable) -> Result<(), B
 
 fn read_groups(
     metadata: &ParquetMetaData,
+    columns: &Columns,
     table: &StreamTable,
     checksums: &[u8],
     data_end: u64,
-) -> Result<Vec<GroupPages>, BlockError> {
+) -> Result<Vec<Vec<LeafPages>>, BlockError> {
     if metadata.num_row_groups() != table.groups.len() {
         return Err(BlockError::damaged("the stream table and the footer differ in their row groups"));
     }
@@ -271,6 +249,8 @@ fn read_groups(
         let rows = u32::try_from(rows).ok().filter(|rows| i64::from(*rows) == group.num_rows());
         let rows = rows.ok_or_else(|| BlockError::damaged("the stream table and a row group differ in their rows"))?;
         groups.push(read_group(metadata, i, group, rows, &mut checksums, data_end)?);
+        let leaves = groups.last_mut().expect("a row group was just added");
+        read_page_facts(metadata, i, columns, leaves)?;
     }
     if checksums.next().is_some() || !left_over.is_empty() {
         return Err(BlockError::damaged("there are more checksums than pages"));
@@ -285,7 +265,7 @@ fn read_group(
     rows: u32,
     checksums: &mut impl Iterator<Item = u32>,
     data_end: u64,
-) -> Result<GroupPages, BlockError> {
+) -> Result<Vec<LeafPages>, BlockError> {
     let index = metadata.page_index_for_row_group(group_index);
     let outside = || BlockError::damaged("a page lies outside of the file's rows");
     let mut columns = Vec::with_capacity(group.num_columns());
@@ -320,29 +300,45 @@ fn read_group(
         if at != end {
             return Err(outside());
         }
-        columns.push(ColumnPages { dictionary, pages });
+        columns.push(LeafPages { dictionary, pages, bounds: Vec::new(), value_bytes: Vec::new() });
     }
-    let times = match index.column_index(TS) {
-        Some(ColumnIndexMetaData::INT64(index)) => {
-            let bounds = index.min_values_iter().zip(index.max_values_iter());
-            bounds.map(|(min, max)| (min.copied().unwrap_or(i64::MIN), max.copied().unwrap_or(i64::MAX))).collect()
-        }
-        _ => vec![(i64::MIN, i64::MAX); columns[TS].pages.len()],
-    };
-    if times.len() != columns[TS].pages.len() {
-        return Err(BlockError::damaged("the page index has not one time range for each page"));
-    }
-    let line_bytes = index.offset_index(LINE).and_then(|index| index.unencoded_byte_array_data_bytes());
-    let line_bytes = line_bytes.map(|all| all.iter().map(|bytes| u32::try_from(*bytes).unwrap_or(0)).collect());
-    Ok(GroupPages { columns, times, line_bytes: line_bytes.unwrap_or_default() })
+    Ok(columns)
 }
 
-impl GroupPages {
-    fn memory_bytes(&self) -> usize {
-        let column = |column: &ColumnPages| size_of::<ColumnPages>() + size_of_val(&*column.pages);
-        size_of::<Self>()
-            + size_of_val(&*self.times)
-            + size_of_val(&*self.line_bytes)
-            + self.columns.iter().map(column).sum::<usize>()
+/// Adds the page facts that columns ask for.
+fn read_page_facts(
+    metadata: &ParquetMetaData,
+    group_index: usize,
+    columns: &Columns,
+    leaves: &mut [LeafPages],
+) -> Result<(), BlockError> {
+    let index = metadata.page_index_for_row_group(group_index);
+    for placed in columns.iter() {
+        let leaf = placed.leaves.start;
+        let pages = &mut leaves[leaf];
+        match placed.column.page_facts() {
+            PageFacts::None => {}
+            PageFacts::Bounds => {
+                pages.bounds = match index.column_index(leaf) {
+                    Some(ColumnIndexMetaData::INT64(index)) => {
+                        let bounds = index.min_values_iter().zip(index.max_values_iter());
+                        let or_all = |(min, max): (Option<&i64>, Option<&i64>)| {
+                            (min.copied().unwrap_or(i64::MIN), max.copied().unwrap_or(i64::MAX))
+                        };
+                        bounds.map(or_all).collect()
+                    }
+                    _ => vec![(i64::MIN, i64::MAX); pages.pages.len()],
+                };
+                if pages.bounds.len() != pages.pages.len() {
+                    return Err(BlockError::damaged("the page index does not have one pair of bounds per page"));
+                }
+            }
+            PageFacts::ValueBytes => {
+                let bytes = index.offset_index(leaf).and_then(|index| index.unencoded_byte_array_data_bytes());
+                let bytes = bytes.map(|all| all.iter().map(|bytes| u32::try_from(*bytes).unwrap_or(0)).collect());
+                pages.value_bytes = bytes.unwrap_or_default();
+            }
+        }
     }
+    Ok(())
 }

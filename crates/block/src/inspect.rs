@@ -1,41 +1,33 @@
-//! What a block holds and where its bytes go, from the whole file; and the records that could not be decoded.
-
-use std::collections::BTreeMap;
+//! Describes the content of a block and the sizes of its parts, from the whole file.
 
 use bytes::Bytes;
-use model::{Offset, TimeRange};
+use model::TimeRange;
 use serde::Serialize;
 
 use crate::{
-    BlockError, BlockIndex, BlockSummary, Provenance, TenantSummary,
-    schema::{LINE, Layout, METADATA_PREFIX, STREAM, TS},
-    table::{compress, decompress},
-    wire::{Reader, put_bytes, put_varint, put_zigzag},
+    BlockError, BlockIndex, BlockSummary, Provenance, TenantSummary, columns::LeafPages, quarantine::quarantined,
 };
 
-/// Version of the quarantine section.
-pub(crate) const QUARANTINE_VERSION: u32 = 1;
-
-/// What a block holds and where its bytes go.
+/// The content of a block, and the stored bytes of its parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Inspection {
-    /// As the writer reported it.
+    /// The summary that the writer reported.
     pub summary: BlockSummary,
     /// Where the rows come from.
     pub provenance: Provenance,
     /// Metadata keys with a column of their own.
     pub metadata_keys: Vec<String>,
-    /// How many row groups there are.
+    /// Number of row groups.
     pub row_groups: usize,
-    /// How many streams there are.
+    /// Number of streams.
     pub streams: usize,
     /// Stored bytes by column.
     pub columns: Vec<ColumnBytes>,
-    /// Stored bytes of our sections.
+    /// Stored bytes by section.
     pub sections: Vec<SectionBytes>,
     /// Stored bytes of the rest: page index, footer, magic.
     pub footer_bytes: u64,
-    /// What an opened index keeps in memory.
+    /// Memory of an opened index in bytes.
     pub index_memory_bytes: usize,
 }
 
@@ -51,15 +43,15 @@ impl Inspection {
 /// Stored bytes of one column, all row groups together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ColumnBytes {
-    /// Its name; the columns of packed metadata have two.
+    /// Name of the leaf column.
     pub name: String,
-    /// Its bytes, page headers included.
+    /// Stored bytes, page headers included.
     pub bytes: u64,
-    /// Its pages, dictionaries included.
+    /// Number of pages, dictionaries included.
     pub pages: usize,
 }
 
-/// Stored bytes of one of our sections.
+/// Stored bytes of one section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SectionBytes {
     /// Its name.
@@ -77,22 +69,22 @@ pub struct SectionBytes {
 pub fn inspect(bytes: Bytes) -> Result<Inspection, BlockError> {
     let index = BlockIndex::open(bytes.len() as u64, bytes.clone())?;
     let quarantined = quarantined(&index, &bytes)?.len() as u64;
-    let layout = index.layout();
-    let mut columns: BTreeMap<usize, ColumnBytes> = BTreeMap::new();
-    for group in index.groups() {
-        for (i, column) in group.columns.iter().enumerate() {
-            let pages = || column.dictionary.iter().chain(&column.pages);
-            let name = || column_name(&index, layout, i);
-            let sum = columns.entry(i).or_insert_with(|| ColumnBytes { name: name(), bytes: 0, pages: 0 });
-            sum.bytes += pages().map(|page| u64::from(page.bytes)).sum::<u64>();
-            sum.pages += pages().count();
+    let mut columns = Vec::new();
+    for placed in index.columns().iter() {
+        for (leaf, name) in placed.leaves.clone().zip(placed.column.leaf_names()) {
+            let of_group = |leaves: &'_ Vec<LeafPages>| {
+                let pages = leaves[leaf].dictionary.iter().chain(&leaves[leaf].pages);
+                pages.fold((0, 0), |(bytes, pages), page| (bytes + u64::from(page.bytes), pages + 1))
+            };
+            let of_groups = index.groups().iter().map(of_group);
+            let (bytes, pages) = of_groups.fold((0, 0), |sum, group| (sum.0 + group.0, sum.1 + group.1));
+            columns.push(ColumnBytes { name, bytes, pages });
         }
     }
-    let columns: Vec<ColumnBytes> = columns.into_values().collect();
     let section =
         |s: &crate::section::Section| SectionBytes { name: s.name.clone(), version: s.version, bytes: s.length };
     let sections: Vec<SectionBytes> = index.sections().iter().map(section).collect();
-    let accounted: u64 = columns.iter().map(|c| c.bytes).chain(sections.iter().map(|s| s.bytes)).sum();
+    let accounted: u64 = columns.iter().map(|c: &ColumnBytes| c.bytes).chain(sections.iter().map(|s| s.bytes)).sum();
     Ok(Inspection {
         summary: summary(&index, quarantined),
         provenance: index.provenance().clone(),
@@ -106,19 +98,7 @@ pub fn inspect(bytes: Bytes) -> Result<Inspection, BlockError> {
     })
 }
 
-fn column_name(index: &BlockIndex, layout: Layout, column: usize) -> String {
-    match column {
-        TS => "ts".to_owned(),
-        STREAM => "stream".to_owned(),
-        LINE => "line".to_owned(),
-        _ if column == layout.packed_keys() => "metadata.key".to_owned(),
-        _ if column == layout.packed_values() => "metadata.value".to_owned(),
-        _ if column == layout.offset() => "offset".to_owned(),
-        _ => format!("{METADATA_PREFIX}{}", index.metadata_keys()[column - layout.key(0)]),
-    }
-}
-
-/// What a head lists of the block.
+/// The summary of an opened block.
 pub(crate) fn summary(index: &BlockIndex, quarantined: u64) -> BlockSummary {
     let tenants: Vec<TenantSummary> = index
         .tenants()
@@ -143,47 +123,4 @@ pub(crate) fn summary(index: &BlockIndex, quarantined: u64) -> BlockSummary {
         tenants,
         quarantined,
     }
-}
-
-/// A record that could not be decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QuarantinedRecord {
-    /// Which record.
-    pub offset: Offset,
-    /// Why it could not be decoded.
-    pub reason: String,
-    /// What it held.
-    pub raw: Bytes,
-}
-
-/// The records of a block that could not be decoded, from the whole file.
-///
-/// # Errors
-/// When the section is damaged or of a newer version.
-pub fn quarantined(index: &BlockIndex, file: &Bytes) -> Result<Vec<QuarantinedRecord>, BlockError> {
-    let Some(section) = index.quarantine(QUARANTINE_VERSION)? else {
-        return Ok(Vec::new());
-    };
-    let bytes = Bytes::from(decompress(section.slice(file, 0)?)?);
-    let mut reader = Reader::new(&bytes);
-    let mut records = Vec::new();
-    for _ in 0..reader.count()? {
-        let offset = Offset::new(reader.zigzag()?);
-        let reason = reader.text()?.to_owned();
-        records.push(QuarantinedRecord { offset, reason, raw: bytes.slice_ref(reader.bytes()?) });
-    }
-    reader.finish()?;
-    Ok(records)
-}
-
-/// Encodes the quarantine section.
-pub(crate) fn encode_quarantine(records: &[(Offset, String, Vec<u8>)], zstd_level: i32) -> Result<Vec<u8>, BlockError> {
-    let mut out = Vec::new();
-    put_varint(&mut out, records.len() as u64);
-    for (offset, reason, raw) in records {
-        put_zigzag(&mut out, offset.value());
-        put_bytes(&mut out, reason.as_bytes());
-        put_bytes(&mut out, raw);
-    }
-    compress(&out, zstd_level)
 }

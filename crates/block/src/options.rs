@@ -10,7 +10,7 @@ pub const METADATA_KEYS_MAX: usize = 64;
 pub struct BlockOptions {
     /// zstd level of the line column. Raising it costs CPU while cuts are encoded.
     pub line_zstd_level: i32,
-    /// zstd level of everything but lines.
+    /// zstd level of all other columns and of sections.
     pub zstd_level: i32,
     /// A row group is closed when it has this many rows.
     pub row_group_rows_max: usize,
@@ -37,7 +37,7 @@ impl Default for BlockOptions {
 }
 
 impl BlockOptions {
-    /// Reports everything that is wrong with the options at once.
+    /// Reports all invalid options at once.
     pub(crate) fn validate(&self) -> Result<(), BlockError> {
         let mut wrong = Vec::new();
         for (name, level) in [("line_zstd_level", self.line_zstd_level), ("zstd_level", self.zstd_level)] {

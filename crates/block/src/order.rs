@@ -1,26 +1,26 @@
-//! In which order streams are written. Compression only sees a page at a time, so streams with similar lines should be
-//! neighbours. Labels do not say which label names what the lines look like (an application does, a host does not), so the
-//! lines are asked. On the benchmark's corpus this makes the line column a tenth smaller than order by labels, as small as
-//! the best order of labels chosen by hand; see `FORMAT.md`.
+//! Chooses the order of streams in a block. Compression sees one page at a time, so streams with similar lines should be
+//! neighbours. Labels do not tell which streams are similar (those of one application are, those of one host are not), so
+//! the order is made from the lines. On the benchmark's corpus the line column becomes a tenth smaller than in the order
+//! of labels, as small as with the best order of labels chosen by hand; see `FORMAT.md`.
 
-/// Minimum hashes of a sketch. Two sketches agree in about as many places as the streams share words.
+/// Number of minimum hashes of a sketch. The share of equal hashes estimates the share of words in common.
 const HASHES: usize = 16;
 
-/// Lines that a sketch is made of.
+/// Number of lines in a sketch.
 const LINES: usize = 16;
 
-/// Bytes looked at of each line.
+/// Only this many bytes of each line go into a sketch.
 const LINE_BYTES: usize = 512;
 
-/// How many candidates are compared with the stream written last.
+/// Number of candidates that are compared with the last stream.
 const CANDIDATES: usize = 512;
 
-/// The words of some lines of a stream, in a form that can be compared.
+/// A summary of the words in some lines of a stream. Two sketches can be compared.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamSketch([u32; HASHES]);
 
 impl StreamSketch {
-    /// A sketch of some lines of a stream; a few, spread over it, are enough, and more than 16 are not looked at.
+    /// A sketch of some lines of a stream. Only the first 16 lines count, so choose lines spread over the stream.
     ///
     /// For a stream of `n` rows, take every `n.div_ceil(16)`-th line.
     pub fn new<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Self {
@@ -30,7 +30,7 @@ impl StreamSketch {
             for word in line.split(|byte| !byte.is_ascii_alphabetic()).filter(|word| word.len() >= 3) {
                 let hash = hash(word);
                 for (i, minimum) in minima.iter_mut().enumerate() {
-                    // A different mix of the word's hash for each place.
+                    // Each position of the sketch mixes the hash of the word differently.
                     let mixed =
                         (hash ^ (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xff51_afd7_ed55_8ccd);
                     *minimum = (*minimum).min((mixed >> 32) as u32);
@@ -40,27 +40,27 @@ impl StreamSketch {
         Self(minima)
     }
 
-    /// In how many places two sketches agree.
+    /// Number of equal hashes of two sketches.
     fn agreement(&self, other: &Self) -> usize {
         self.0.iter().zip(&other.0).filter(|(a, b)| a == b).count()
     }
 }
 
-/// FNV-1a: words are short.
+/// FNV-1a, which is fast for short words.
 fn hash(word: &[u8]) -> u64 {
     word.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// Indexes of the sketches in an order in which similar ones are neighbours: a walk that goes on to the most similar of the next
-/// candidates, ties to the earlier one. The same sketches yield the same order.
+/// Indexes of the sketches in an order in which similar ones are neighbours. Each step goes to the most similar of the next
+/// candidates, or to the earliest of several. The same sketches always give the same order.
 pub fn packing_order(sketches: &[StreamSketch]) -> Vec<usize> {
     let mut waiting: Vec<usize> = (0..sketches.len()).collect();
     if waiting.len() > CANDIDATES {
-        // Brings most similar ones within reach of each other.
+        // Sorting puts most similar sketches close enough to be candidates of each other.
         waiting.sort_by(|a, b| sketches[*a].cmp(&sketches[*b]));
     }
     let mut order = Vec::with_capacity(waiting.len());
-    // Candidates are the front of what waits; a gap left by a chosen one is filled from behind it.
+    // The candidates are the first of the remaining sketches. The next remaining one replaces a chosen candidate.
     let mut waiting = waiting.into_iter();
     let mut candidates: Vec<usize> = waiting.by_ref().take(CANDIDATES).collect();
     let mut last: Option<usize> = None;

@@ -1,4 +1,4 @@
-//! Parquet's hybrid of run lengths and bit packing: levels and dictionary ids.
+//! Parquet's hybrid of run lengths and bit packing, used for levels and dictionary ids.
 
 use crate::{BlockError, wire::Reader};
 
@@ -26,7 +26,7 @@ pub(crate) fn read_hybrid(bytes: &[u8], width: u32, count: usize, out: &mut Vec<
             if values == 0 {
                 return Err(BlockError::damaged("a run of ids is empty"));
             }
-            // Writers may leave out what no value needs at the end of a page.
+            // Writers may omit unused bytes at the end of a page.
             let whole = usize::try_from(header >> 1).unwrap_or(usize::MAX).saturating_mul(width as usize);
             let needed = (values * width as usize).div_ceil(8);
             let packed = reader.take(if whole <= reader.rest().len() { whole } else { needed })?;

@@ -1,4 +1,4 @@
-//! What is said of a block outside of it.
+//! Descriptions of a block that are kept outside of it.
 
 use std::ops::Range;
 
@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 /// Where the rows of a block come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// Which log.
+    /// Id of the log.
     pub log_id: String,
-    /// Which partition of it.
+    /// The partition.
     pub partition: PartitionId,
-    /// Which records of the partition: all of them, and no others.
+    /// The offsets of the block's records. The block holds all records in this range and no others.
     pub range: OffsetRange,
     /// When the block was made.
     pub created: TimestampNs,
@@ -24,28 +24,28 @@ pub struct Provenance {
 pub struct EncodedBlock {
     /// The whole file.
     pub bytes: Bytes,
-    /// What a head lists of it.
+    /// The description that a head lists.
     pub summary: BlockSummary,
 }
 
-/// What a head lists of a block.
+/// The description of a block that a head lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockSummary {
     /// Length of the file.
     pub bytes: u64,
-    /// One ranged read of this many of the file's last bytes opens it.
+    /// Number of the file's last bytes that a reader needs to open it.
     pub tail_bytes: u64,
     /// Rows of all tenants.
     pub rows: u64,
     /// Bytes of all lines before compression.
     pub line_bytes: u64,
-    /// From the earliest to just behind the latest row; none when there are no rows.
+    /// From the earliest row to just after the latest one. `None` without rows.
     pub time: Option<TimeRange>,
-    /// As [`Provenance::range`].
+    /// Same as [`Provenance::range`].
     pub offsets: OffsetRange,
     /// The tenants in ascending order.
     pub tenants: Vec<TenantSummary>,
-    /// How many records could not be decoded and are kept raw.
+    /// Number of records that could not be decoded and are kept in the quarantine section.
     pub quarantined: u64,
 }
 
@@ -60,8 +60,8 @@ pub struct TenantSummary {
     pub rows: u64,
     /// Bytes of its lines before compression.
     pub line_bytes: u64,
-    /// Its streams.
+    /// Number of its streams.
     pub streams: u32,
-    /// From its earliest to just behind its latest row.
+    /// From its earliest row to just after its latest one.
     pub time: TimeRange,
 }

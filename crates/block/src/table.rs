@@ -1,7 +1,7 @@
-//! The stream table: which tenants, row groups and streams a block holds. All that a question about streams needs.
+//! The stream table: the tenants, row groups and streams of a block. It is enough to select streams.
 //!
-//! Postings (label value → streams) are made from the table when it is opened: for 500 streams that takes about as long as
-//! decompressing stored ones would, and costs no bytes. A section may carry them later, when blocks hold millions of streams.
+//! Opening the table builds postings (label value → streams). For 500 streams this takes as long as decompressing stored
+//! postings would, and costs no bytes in the file. Blocks of millions of streams may store them in a section later.
 
 use std::{
     ops::Range,
@@ -18,7 +18,7 @@ use crate::{
 /// Version of the section.
 pub(crate) const STREAMS_VERSION: u32 = 1;
 
-/// A table that claims to be larger than this when decompressed is refused.
+/// A table with a larger decompressed size is refused.
 const TABLE_BYTES_MAX: usize = 1 << 30;
 
 /// One tenant while it is written.
@@ -33,9 +33,9 @@ pub(crate) struct TenantRows {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GroupRows {
     pub(crate) rows: u64,
-    /// Metadata pairs in the packed column.
+    /// Number of metadata pairs in the packed column.
     pub(crate) packed_pairs: u64,
-    /// For each key with a column of its own, how many rows have it.
+    /// Number of rows with a value, for each key with a column of its own.
     pub(crate) present: Vec<u64>,
 }
 
@@ -102,9 +102,14 @@ pub(crate) fn decompress(bytes: &[u8]) -> Result<Vec<u8>, BlockError> {
     let mut reader = Reader::new(bytes);
     let length = reader.varint()?;
     let length = usize::try_from(length).ok().filter(|length| *length <= TABLE_BYTES_MAX);
-    let length = length.ok_or_else(|| BlockError::damaged("a section claims to be larger than any is"))?;
+    let length =
+        length.ok_or_else(|| BlockError::damaged("the decompressed length of a section exceeds the limit of 1 GiB"))?;
     let out = zstd::bulk::decompress(reader.rest(), length)?;
-    if out.len() == length { Ok(out) } else { Err(BlockError::damaged("a section has another length than it says")) }
+    if out.len() == length {
+        Ok(out)
+    } else {
+        Err(BlockError::damaged("the decompressed length of a section is not the length in front of it"))
+    }
 }
 
 /// An opened table.
@@ -156,12 +161,12 @@ pub(crate) struct Stream {
     pub(crate) min: i64,
     pub(crate) max: i64,
     pairs: Range<u32>,
-    /// Made when first asked for: most questions name few streams.
+    /// Made on first use, since most queries use few streams.
     labels: OnceLock<Labels>,
 }
 
 impl Stream {
-    /// From the earliest to just behind the latest row.
+    /// From the earliest row to just after the latest one.
     pub(crate) fn time(&self) -> TimeRange {
         TimeRange::closed(TimestampNs::from_nanos(self.min), TimestampNs::from_nanos(self.max))
     }
@@ -254,7 +259,7 @@ impl StreamTable {
         for _ in 0..r.count()? {
             let (name, value) = (r.varint()?, r.varint()?);
             if name.max(value) >= self.symbols.len() as u64 {
-                return Err(BlockError::damaged("a label has a symbol that is not there"));
+                return Err(BlockError::damaged("a label refers to a symbol that does not exist"));
             }
             self.pairs.push((name as u32, value as u32));
         }
@@ -268,7 +273,7 @@ impl StreamTable {
         let max = min.wrapping_add(r.varint()? as i64);
         *previous_min = min;
         if rows == 0 || max < min {
-            return Err(BlockError::damaged("a stream has no rows, or ends before it begins"));
+            return Err(BlockError::damaged("a stream has no rows, or its latest time is before its earliest"));
         }
         let rows = row..advance(row, rows)?;
         Ok(Stream { rows, line_bytes, min, max, pairs: first_pair..end_pair, labels: OnceLock::new() })
@@ -279,7 +284,7 @@ impl StreamTable {
         self.labels_ref(stream).clone()
     }
 
-    /// As [`StreamTable::labels`], borrowed.
+    /// Like [`StreamTable::labels`], but borrowed.
     pub(crate) fn labels_ref<'a>(&self, stream: &'a Stream) -> &'a Labels {
         stream.labels.get_or_init(|| {
             let pairs = &self.pairs[stream.pairs.start as usize..stream.pairs.end as usize];
@@ -288,7 +293,7 @@ impl StreamTable {
         })
     }
 
-    /// Ordinals of the tenant's streams that match, ascending. Each matcher looks at the distinct values of its label only.
+    /// Ordinals of the tenant's matching streams, ascending. Each matcher sees each distinct value of its label once.
     pub(crate) fn select(&self, tenant: &Tenant, matchers: &[Matcher], time: &TimeRange) -> Vec<u32> {
         let first = tenant.streams.start;
         let mut keep: Vec<bool> =
@@ -306,7 +311,7 @@ impl StreamTable {
         keep.iter().enumerate().filter(|(_, keep)| **keep).map(|(i, _)| first + i as u32).collect()
     }
 
-    /// The values a matcher must look at, each with its postings. Of an equality with a text, that is one value.
+    /// The values that a matcher must test, each with its postings. For an equality with a non-empty text this is one value.
     fn values<'a>(&'a self, tenant: &'a Tenant, matcher: &Matcher) -> Vec<(&'a str, &'a [Posting])> {
         let symbol = |text: &str| self.symbols.binary_search_by(|s| (**s).cmp(text)).ok().map(|i| i as u32);
         let Some(name) = symbol(matcher.name()) else {
@@ -331,7 +336,7 @@ impl StreamTable {
         by_value.map(|run| (&*self.symbols[run[0].1 as usize], run)).collect()
     }
 
-    /// What the table keeps in memory, once all labels were asked for.
+    /// Memory of the table in bytes, once the labels of all streams were used.
     pub(crate) fn memory_bytes(&self) -> usize {
         let texts: usize = self.symbols.iter().map(|s| s.len() + size_of::<Box<str>>()).sum();
         let postings: usize = self.tenants.iter().map(|t| size_of_val(&*t.postings) + size_of::<Tenant>()).sum();

@@ -1,15 +1,15 @@
-//! Parquet page headers: the few fields we need of a thrift compact struct.
+//! Reads Parquet page headers: the few fields that we need from a struct in thrift's compact encoding.
 
 use crate::{BlockError, wire::Reader};
 
-/// What a page holds.
+/// The kind of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PageKind {
     Data,
     Dictionary,
 }
 
-/// How values of a page are written. The numbers are Parquet's.
+/// The encoding of a page's values. The numbers are Parquet's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PageEncoding {
     Plain,
@@ -25,7 +25,7 @@ pub(crate) struct PageHeader {
     pub(crate) kind: PageKind,
     pub(crate) uncompressed_bytes: usize,
     pub(crate) compressed_bytes: usize,
-    /// Values, nulls included.
+    /// Number of values, nulls included.
     pub(crate) values: usize,
     pub(crate) encoding: PageEncoding,
 }
@@ -33,7 +33,7 @@ pub(crate) struct PageHeader {
 const STRUCT: u8 = 12;
 const I32: u8 = 5;
 
-/// Nesting of things to skip; statistics have two levels.
+/// Maximal nesting of skipped fields. Statistics have two levels.
 const DEPTH_MAX: usize = 8;
 
 /// Reads a header and leaves `reader` at the page's body.
@@ -87,7 +87,7 @@ fn read_values_and_encoding(reader: &mut Reader<'_>) -> Result<(i64, PageEncodin
     Ok((values.ok_or_else(|| BlockError::damaged("a page header lacks its count"))?, encoding))
 }
 
-/// Calls `field` with number and type of each field of a struct.
+/// Calls `field` with the number and the type of each field of a struct.
 fn each_field<'a>(
     reader: &mut Reader<'a>,
     mut field: impl FnMut(i64, u8, &mut Reader<'a>) -> Result<(), BlockError>,

@@ -1,9 +1,7 @@
-//! Checks everything that is said of a block against its bytes.
+//! Checks a whole block: its checksums, its stream table, and its rows with two readers.
 
 use std::{collections::HashSet, ops::Range};
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::{Int32Type, Int64Type, TimestampNanosecondType};
 use bytes::Bytes;
 use model::{Needs, Offset};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -11,28 +9,30 @@ use serde::Serialize;
 
 use crate::{
     BlockError, BlockIndex, BlockScan, BlockSummary, Step,
-    inspect::{quarantined, summary},
+    columns::{ScannedRows, StoredRows},
+    inspect::summary,
+    quarantine::quarantined,
     section::MAGIC,
 };
 
-/// What was checked.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
-    /// What the block holds.
+    /// The content of the block.
     pub summary: BlockSummary,
-    /// Pages whose checksums were compared.
+    /// Number of pages whose checksums were compared.
     pub pages: usize,
-    /// Rows that were read, twice: by the Parquet library and by [`BlockScan`].
+    /// Number of rows that both the Parquet library and [`BlockScan`] read.
     pub rows: u64,
-    /// Everything that is wrong; empty for a sound block.
+    /// All problems found. Empty for a sound block.
     pub problems: Vec<String>,
 }
 
-/// Checks a whole file: every byte is covered by a checksum that fits; rows, as the Parquet library reads them, are in order
-/// and lie in their streams' row ranges, times and offsets; the stream table's counts fit; and a scan yields the same rows.
+/// Checks a whole file. A correct checksum covers every byte. The rows, as the Parquet library reads them, are in order and
+/// agree with the counts, times and offsets in the stream table. A scan yields the same rows.
 ///
 /// # Errors
-/// When the file cannot be opened at all. What is found behind that is listed in [`VerifyReport::problems`].
+/// When the file cannot be opened at all. Other problems are in [`VerifyReport::problems`].
 pub fn verify(bytes: Bytes) -> Result<VerifyReport, BlockError> {
     let index = BlockIndex::open(bytes.len() as u64, bytes.clone())?;
     let mut problems = Vec::new();
@@ -49,7 +49,7 @@ pub fn verify(bytes: Bytes) -> Result<VerifyReport, BlockError> {
     }
     check_table(&index, &mut problems);
     let mut rows = 0;
-    // Damaged bytes are not handed to decoders that do not expect them.
+    // Parquet's decoders do not expect damaged bytes, so they get none.
     if problems.is_empty() {
         match check_rows(&index, &bytes) {
             Ok(count) => rows = count,
@@ -59,7 +59,7 @@ pub fn verify(bytes: Bytes) -> Result<VerifyReport, BlockError> {
     Ok(VerifyReport { summary: summary(&index, quarantined_count), pages, rows, problems })
 }
 
-/// Every byte lies in the magic, a page, a section or the tail, and its checksum fits.
+/// Checks that every byte lies in the magic, a page, a section or the tail, and that all checksums are right.
 fn check_bytes(index: &BlockIndex, bytes: &Bytes, problems: &mut Vec<String>) -> usize {
     let tail = index.file_bytes() - index.tail_bytes()..index.file_bytes();
     let mut covered: Vec<Range<u64>> = std::iter::once(tail).collect();
@@ -67,7 +67,7 @@ fn check_bytes(index: &BlockIndex, bytes: &Bytes, problems: &mut Vec<String>) ->
         covered.push(0..4);
     }
     let mut pages = 0;
-    for column in index.groups().iter().flat_map(|group| &group.columns) {
+    for column in index.groups().iter().flatten() {
         for page in column.dictionary.iter().chain(&column.pages) {
             let range = page.range();
             let found = bytes.get(range.start as usize..range.end as usize).map(crc32c::crc32c);
@@ -98,7 +98,7 @@ fn check_bytes(index: &BlockIndex, bytes: &Bytes, problems: &mut Vec<String>) ->
     pages
 }
 
-/// No stream of a tenant comes twice. Counts were compared when the table was decoded.
+/// Checks that no stream of a tenant occurs twice. Decoding the table has already compared the counts.
 fn check_table(index: &BlockIndex, problems: &mut Vec<String>) {
     for tenant in index.tenants() {
         let mut seen = HashSet::new();
@@ -110,33 +110,30 @@ fn check_table(index: &BlockIndex, problems: &mut Vec<String>) {
     }
 }
 
-/// A row as both readers see it.
-#[derive(Debug, PartialEq, Eq)]
-struct FlatRow {
-    stream: u32,
-    ts: i64,
-    offset: i64,
-    line: Vec<u8>,
-    metadata: Vec<(String, String)>,
-}
-
-/// Reads all rows with both readers and compares.
+/// Reads all rows with both readers and compares them column by column.
 fn check_rows(index: &BlockIndex, bytes: &Bytes) -> Result<u64, BlockError> {
-    let mut ours = ScannedRows::new(index, bytes);
+    let mut scanned = Scanned::new(index, bytes);
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes.clone())?;
     let mut checker = RowChecker { index, stream: None, rows: 0, last: None, line_bytes: 0, min: 0, max: 0 };
     let mut rows = 0;
     for batch in builder.with_batch_size(4096).build()? {
-        for row in flat_rows(index, &batch?)? {
-            checker.check(&row)?;
-            if ours.next_row()?.as_ref() != Some(&row) {
-                return Err(BlockError::damaged(format!("row {rows} reads differently by scan")));
+        let batch = batch?;
+        let mut at = 0;
+        while at < batch.num_rows() {
+            let too_few = || BlockError::damaged(format!("a scan finds only {rows} rows"));
+            let scanned = scanned.next_rows(batch.num_rows() - at)?.ok_or_else(too_few)?;
+            let count = scanned.rows.len();
+            let mut stored = StoredRows::default();
+            for (placed, array) in index.columns().iter().zip(batch.slice(at, count).columns()) {
+                placed.column.check(array, &scanned, &mut stored)?;
             }
-            rows += 1;
+            checker.check(&stored)?;
+            rows += count as u64;
+            at += count;
         }
     }
     checker.end_stream()?;
-    if ours.next_row()?.is_some() {
+    if scanned.next_rows(1)?.is_some() {
         return Err(BlockError::damaged("a scan finds more rows than there are"));
     }
     let expected: u64 = index.tenants().map(|tenant| tenant.rows).sum();
@@ -158,25 +155,31 @@ struct RowChecker<'a> {
 }
 
 impl RowChecker<'_> {
-    fn check(&mut self, row: &FlatRow) -> Result<(), BlockError> {
-        let wrong = |what: &str| Err(BlockError::damaged(format!("stream {}: {what}", row.stream)));
-        if self.stream != Some(row.stream) {
+    fn check(&mut self, stored: &StoredRows) -> Result<(), BlockError> {
+        let rows = stored.streams.iter().zip(&stored.timestamps).zip(&stored.offsets).zip(&stored.line_bytes);
+        rows.into_iter()
+            .try_for_each(|(((stream, ts), offset), line_bytes)| self.check_row(*stream, *ts, *offset, *line_bytes))
+    }
+
+    fn check_row(&mut self, stream: u32, ts: i64, offset: i64, line_bytes: usize) -> Result<(), BlockError> {
+        let wrong = |what: &str| Err(BlockError::damaged(format!("stream {stream}: {what}")));
+        if self.stream != Some(stream) {
             let expected = self.stream.map_or(0, |stream| stream + 1);
             self.end_stream()?;
-            if row.stream != expected {
+            if stream != expected {
                 return wrong("its rows are not where its ordinal says");
             }
-            (self.stream, self.last, self.min) = (Some(row.stream), None, row.ts);
+            (self.stream, self.last, self.min) = (Some(stream), None, ts);
         }
-        if self.last > Some((row.ts, row.offset)) {
+        if self.last > Some((ts, offset)) {
             return wrong("its rows are not in order");
         }
-        if !self.index.provenance().range.contains(Offset::new(row.offset)) {
-            return wrong("an offset is not of the block's range");
+        if !self.index.provenance().range.contains(Offset::new(offset)) {
+            return wrong("an offset is not in the block's range");
         }
-        (self.last, self.max) = (Some((row.ts, row.offset)), row.ts);
+        (self.last, self.max) = (Some((ts, offset)), ts);
         self.rows += 1;
-        self.line_bytes += row.line.len() as u64;
+        self.line_bytes += line_bytes as u64;
         Ok(())
     }
 
@@ -190,64 +193,31 @@ impl RowChecker<'_> {
                 == (self.rows, self.line_bytes, self.min, self.max)
         });
         (self.rows, self.line_bytes) = (0, 0);
-        if fits { Ok(()) } else { Err(BlockError::damaged(format!("stream {ordinal}: the table says otherwise"))) }
-    }
-}
-
-/// Rows as the Parquet library reads them.
-fn flat_rows(index: &BlockIndex, batch: &arrow::array::RecordBatch) -> Result<Vec<FlatRow>, BlockError> {
-    let layout = index.layout();
-    let column = |i: usize| batch.column(i);
-    let ts = column(0).as_primitive_opt::<TimestampNanosecondType>();
-    let stream = column(1).as_primitive_opt::<Int32Type>();
-    let line = column(2).as_binary_opt::<i32>();
-    let packed = column(layout.packed_keys()).as_map_opt();
-    // The packed metadata is two leaf columns, but one field.
-    let offset = column(layout.offset() - 1).as_primitive_opt::<Int64Type>();
-    let (Some(ts), Some(stream), Some(line), Some(packed), Some(offset)) = (ts, stream, line, packed, offset) else {
-        return Err(BlockError::damaged("columns have other types than they should"));
-    };
-    let mut rows = Vec::with_capacity(batch.num_rows());
-    for row in 0..batch.num_rows() {
-        let mut metadata = Vec::new();
-        for (i, key) in index.metadata_keys().iter().enumerate() {
-            let values = column(layout.key(i)).as_string_opt::<i32>();
-            let values = values.ok_or_else(|| BlockError::damaged("a metadata column holds no text"))?;
-            if values.is_valid(row) {
-                metadata.push((key.to_string(), values.value(row).to_owned()));
-            }
+        if fits {
+            Ok(())
+        } else {
+            Err(BlockError::damaged(format!("stream {ordinal}: its rows do not match the stream table")))
         }
-        let pairs = packed.value(row);
-        if let (Some(keys), Some(values)) =
-            (pairs.column(0).as_string_opt::<i32>(), pairs.column(1).as_string_opt::<i32>())
-        {
-            metadata.extend((0..pairs.len()).map(|i| (keys.value(i).to_owned(), values.value(i).to_owned())));
-        }
-        metadata.sort_unstable();
-        let stream =
-            u32::try_from(stream.value(row)).map_err(|_| BlockError::damaged("a stream's ordinal is negative"))?;
-        let line = line.value(row).to_vec();
-        rows.push(FlatRow { stream, ts: ts.value(row), offset: offset.value(row), line, metadata });
     }
-    Ok(rows)
 }
 
 /// Rows as a scan reads them.
-struct ScannedRows<'a> {
+struct Scanned<'a> {
     scan: BlockScan,
     bytes: &'a Bytes,
     batch: Option<model::Batch>,
+    /// The next row of the batch.
     row: usize,
 }
 
-impl<'a> ScannedRows<'a> {
+impl<'a> Scanned<'a> {
     fn new(index: &BlockIndex, bytes: &'a Bytes) -> Self {
-        let columns = Needs::everything();
         let streams = (0..index.table().streams.len() as u32).collect();
-        Self { scan: BlockScan::whole(index, streams, columns), bytes, batch: None, row: 0 }
+        Self { scan: BlockScan::whole(index, streams, Needs::everything()), bytes, batch: None, row: 0 }
     }
 
-    fn next_row(&mut self) -> Result<Option<FlatRow>, BlockError> {
+    /// At most `max` rows of one stream, or `None` after the last row.
+    fn next_rows(&mut self, max: usize) -> Result<Option<ScannedRows<'_>>, BlockError> {
         while self.batch.as_ref().is_none_or(|batch| self.row >= batch.len()) {
             match self.scan.next()? {
                 Step::Done => return Ok(None),
@@ -262,14 +232,8 @@ impl<'a> ScannedRows<'a> {
         let (Some(batch), Some(stream)) = (&self.batch, self.scan.stream()) else {
             return Ok(None);
         };
-        let row = self.row;
-        self.row += 1;
-        let value = |column: &model::MetadataColumn| {
-            column.values.get(row).map(|value| (column.name.to_string(), value.to_owned()))
-        };
-        let mut metadata: Vec<(String, String)> = batch.metadata.iter().filter_map(value).collect();
-        metadata.sort_unstable();
-        let (ts, offset) = (batch.timestamps[row], batch.offsets[row]);
-        Ok(Some(FlatRow { stream, ts, offset, line: batch.lines.get(row).to_vec(), metadata }))
+        let rows = self.row..batch.len().min(self.row + max);
+        self.row = rows.end;
+        Ok(Some(ScannedRows { batch, stream, rows }))
     }
 }

@@ -1,4 +1,4 @@
-//! Integers and byte strings of our own sections: LEB128 varints, zigzag for signed ones.
+//! Integers and byte strings of sections: LEB128 varints, with zigzag for signed integers.
 
 use crate::BlockError;
 
@@ -22,7 +22,7 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Reads what the functions above wrote. Nothing here trusts its input.
+/// Reads what the functions above wrote. Its input may be any bytes.
 #[derive(Clone)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
@@ -33,7 +33,7 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
-    /// What was not read yet.
+    /// The bytes that were not read yet.
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -90,12 +90,12 @@ impl<'a> Reader<'a> {
 
     /// Fails unless everything was read.
     pub(crate) fn finish(&self) -> Result<(), BlockError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(BlockError::damaged("bytes are left over in a section")) }
+        if self.rest.is_empty() { Ok(()) } else { Err(BlockError::damaged("a section has bytes after its end")) }
     }
 }
 
 fn cut_short() -> BlockError {
-    BlockError::damaged("a section or page ends too early")
+    BlockError::damaged("a section or page is too short")
 }
 
 #[cfg(test)]

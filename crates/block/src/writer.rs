@@ -1,12 +1,12 @@
-//! Rows in, a block file out.
+//! Writes a block file.
 //!
-//! Appending copies a line into the page that is filling, and the rest of the row into plain vectors. Every few megabytes these
-//! become Arrow arrays (without another copy) and go through Parquet's column writers; so what is held in memory is the packed
-//! file so far plus a few megabytes of rows. [`BlockWriter::finish`] adds our sections, the footer and the seal.
+//! Each row goes to the writers of all [columns](crate::columns): its line into the page that is filling, the rest into plain
+//! vectors. Every few megabytes the vectors become Arrow arrays, without another copy, and go through Parquet's encoders. So
+//! memory holds the packed file so far and a few megabytes of rows. [`BlockWriter::finish`] adds our sections, the footer
+//! and the seal.
 
 use std::{collections::HashSet, sync::Arc};
 
-use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use model::{Labels, Offset, TenantId, TimeRange, TimestampNs};
 use parquet::{
@@ -17,21 +17,16 @@ use parquet::{
 
 use crate::{
     BlockError, BlockOptions, BlockSummary, EncodedBlock, METADATA_KEYS_MAX, Provenance, TenantSummary,
-    buffers::RowBuffers,
-    inspect::{QUARANTINE_VERSION, encode_quarantine},
-    lines::LineChunk,
-    schema::{LINE, arrow_schema, parquet_schema, writer_properties},
+    columns::{Columns, NewRow, RowWriters},
+    quarantine::{QUARANTINE_VERSION, encode_quarantine},
     section::{
-        CHECKSUMS, FORMAT_VERSION, KEY_FORMAT, KEY_PROVENANCE, KEY_SEAL, KEY_SECTIONS, QUARANTINE, SEAL_BLANK, STREAMS,
-        Section, seal,
+        CHECKSUMS, CHECKSUMS_VERSION, FORMAT_VERSION, KEY_FORMAT, KEY_PROVENANCE, KEY_SEAL, KEY_SECTIONS, QUARANTINE,
+        SEAL_BLANK, STREAMS, Section, seal,
     },
     table::{self, GroupRows, STREAMS_VERSION, StreamRows, TenantRows},
 };
 
-/// Version of the section of page checksums.
-pub(crate) const CHECKSUMS_VERSION: u32 = 1;
-
-/// Rows go to the column writers when this many bytes of lines and metadata, or rows, wait.
+/// Rows go to the encoders when this many bytes of lines and metadata, or rows, wait.
 const BUFFER_BYTES: usize = 4 << 20;
 const BUFFER_ROWS: usize = 1 << 16;
 
@@ -41,48 +36,47 @@ const TEXT_BYTES_MAX: usize = 256 << 20;
 /// One row.
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
-    /// When.
+    /// Its time.
     pub ts: TimestampNs,
-    /// Which record it came in.
+    /// The offset of its record.
     pub offset: Offset,
-    /// The line.
+    /// Its line.
     pub line: &'a [u8],
-    /// Structured metadata. Of equal keys the last one counts.
+    /// Its structured metadata. If a key occurs several times, the last value wins.
     pub metadata: &'a [(&'a str, &'a str)],
 }
 
 /// Writes one block file into memory.
 ///
 /// Call [`BlockWriter::begin_tenant`], then for each of its streams [`BlockWriter::begin_stream`] and
-/// [`BlockWriter::append`]; tenants without streams and streams without rows leave no trace.
+/// [`BlockWriter::append`]. Tenants without streams and streams without rows are left out.
 pub struct BlockWriter {
     options: BlockOptions,
     provenance: Provenance,
     keys: Vec<Arc<str>>,
-    schema: SchemaRef,
+    columns: Columns,
     file: SerializedFileWriter<Vec<u8>>,
-    column_writers: ArrowRowGroupWriterFactory,
-    buffers: RowBuffers,
-    /// The lines of the rows of the open row group, those that wait included.
-    lines: LineChunk,
+    encoders: ArrowRowGroupWriterFactory,
+    rows: RowWriters,
+    /// Rows that wait in the columns' writers, and the bytes of their texts.
+    waiting_rows: usize,
+    waiting_bytes: usize,
     group: Option<OpenGroup>,
     tenants: Vec<TenantRows>,
-    /// The stream that rows go to.
+    /// The stream that rows are added to.
     stream: Option<OpenStream>,
-    /// Streams of the tenant that were begun.
+    /// Streams that were begun for the current tenant.
     seen: HashSet<Labels>,
-    /// Streams with rows so far, of all tenants.
+    /// Number of streams with rows so far, of all tenants.
     streams: u32,
     checksums: Vec<u8>,
     quarantine: Vec<(Offset, String, Vec<u8>)>,
-    /// Where the key of each metadata pair of the last row went, since rows tend to have the same keys in the same order.
-    key_hints: Vec<Option<usize>>,
 }
 
 struct OpenGroup {
-    writers: Vec<ArrowColumnWriter>,
+    encoders: Vec<ArrowColumnWriter>,
     counts: GroupRows,
-    line_bytes: usize,
+    text_bytes: usize,
 }
 
 struct OpenStream {
@@ -91,10 +85,10 @@ struct OpenStream {
 }
 
 impl BlockWriter {
-    /// A writer of an empty block. The `metadata_keys` get a column of their own; choose frequent ones.
+    /// A writer of an empty block. Each of the `metadata_keys` gets a column of its own, so choose frequent keys.
     ///
     /// # Errors
-    /// When the options are out of bounds, or there are more than [`METADATA_KEYS_MAX`] keys, or one twice.
+    /// When the options are out of bounds, when there are more than [`METADATA_KEYS_MAX`] keys, or when a key occurs twice.
     pub fn new(options: BlockOptions, provenance: Provenance, metadata_keys: &[String]) -> Result<Self, BlockError> {
         options.validate()?;
         let mut keys: Vec<Arc<str>> = metadata_keys.iter().map(|key| key.as_str().into()).collect();
@@ -103,19 +97,20 @@ impl BlockWriter {
             return Err(BlockError::Refused(format!("{} metadata columns, at most {METADATA_KEYS_MAX}", keys.len())));
         }
         if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(BlockError::Refused(format!("metadata key {:?} is named twice", pair[0])));
+            return Err(BlockError::Refused(format!("metadata key {:?} is given twice", pair[0])));
         }
-        let schema = arrow_schema(&keys);
-        let root = parquet_schema(&keys)?.root_schema_ptr();
-        let file = SerializedFileWriter::new(Vec::new(), root, writer_properties(&options, &keys)?.into())?;
+        let columns = Columns::new(&keys);
+        let root = columns.parquet_schema()?.root_schema_ptr();
+        let file = SerializedFileWriter::new(Vec::new(), root, columns.writer_properties(&options)?.into())?;
         Ok(Self {
-            column_writers: ArrowRowGroupWriterFactory::new(&file, schema.clone()),
-            buffers: RowBuffers::new(keys.len()),
-            lines: LineChunk::new(&options)?,
+            encoders: ArrowRowGroupWriterFactory::new(&file, columns.arrow_schema().clone()),
+            rows: RowWriters::new(&options, &keys)?,
+            waiting_rows: 0,
+            waiting_bytes: 0,
             options,
             provenance,
             keys,
-            schema,
+            columns,
             file,
             group: None,
             tenants: Vec::new(),
@@ -124,7 +119,6 @@ impl BlockWriter {
             streams: 0,
             checksums: Vec::new(),
             quarantine: Vec::new(),
-            key_hints: Vec::new(),
         })
     }
 
@@ -144,14 +138,14 @@ impl BlockWriter {
         Ok(())
     }
 
-    /// Begins the rows of a stream of the tenant. Streams may come in any order; lines pack better when streams with similar
-    /// lines follow one another ([`crate::packing_order`]).
+    /// Begins the rows of a stream of the tenant. Streams may come in any order. Lines pack better if streams with similar
+    /// lines are neighbours ([`crate::packing_order`]).
     ///
     /// # Panics
-    /// When there is no tenant yet, or the stream was there before.
+    /// When there is no tenant yet, or the tenant already had the stream.
     ///
     /// # Errors
-    /// Never today; kept so that an encoder may be added.
+    /// None today. The signature leaves room for encoders that can fail here.
     pub fn begin_stream(&mut self, labels: &Labels) -> Result<(), BlockError> {
         self.end_stream();
         assert!(!self.tenants.is_empty(), "a stream of a block needs a tenant");
@@ -178,6 +172,10 @@ impl BlockWriter {
         if row.line.len() > TEXT_BYTES_MAX {
             return Err(BlockError::Refused(format!("a line of {} bytes", row.line.len())));
         }
+        if let Some((key, value)) = row.metadata.iter().find(|(key, value)| key.len().max(value.len()) > TEXT_BYTES_MAX)
+        {
+            return Err(BlockError::Refused(format!("metadata of {} bytes", key.len().max(value.len()))));
+        }
         if stream.rows.rows == 0 {
             stream.rows.min = ts;
             self.streams = self
@@ -191,50 +189,30 @@ impl BlockWriter {
         stream.rows.line_bytes += row.line.len() as u64;
         stream.last_offset = row.offset;
 
-        let ordinal = (self.streams - 1) as i32;
-        self.lines.push(row.line)?;
-        self.buffers.begin_row(ts, ordinal, row.offset.value(), row.line.len());
-        if !row.metadata.is_empty() {
-            self.append_metadata(row.metadata)?;
-        }
-        self.buffers.end_row();
-        if self.buffers.bytes() >= BUFFER_BYTES || self.buffers.rows() >= BUFFER_ROWS {
-            self.encode_buffers()?;
-        }
-        Ok(())
-    }
-
-    fn append_metadata(&mut self, metadata: &[(&str, &str)]) -> Result<(), BlockError> {
-        for (i, (key, value)) in metadata.iter().enumerate() {
-            if key.len().max(value.len()) > TEXT_BYTES_MAX {
-                return Err(BlockError::Refused(format!("metadata of {} bytes", key.len().max(value.len()))));
-            }
-            if self.key_hints.len() <= i {
-                self.key_hints.push(None);
-            }
-            let hint = self.key_hints[i].filter(|hint| *self.keys[*hint] == **key);
-            let column = hint.or_else(|| self.keys.binary_search_by(|k| (**k).cmp(key)).ok());
-            match column {
-                Some(column) => {
-                    self.key_hints[i] = Some(column);
-                    self.buffers.set_key(column, value);
-                }
-                None if metadata[i + 1..].iter().any(|later| later.0 == *key) => {}
-                None => self.buffers.push_pair(key, value),
-            }
+        let row = NewRow {
+            ts,
+            stream: (self.streams - 1) as i32,
+            offset: row.offset.value(),
+            line: row.line,
+            metadata: row.metadata,
+        };
+        self.waiting_bytes += self.rows.push(&row)?;
+        self.waiting_rows += 1;
+        if self.waiting_bytes >= BUFFER_BYTES || self.waiting_rows >= BUFFER_ROWS {
+            self.encode_rows()?;
         }
         Ok(())
     }
 
-    /// Keeps a record that could not be decoded, with the reason.
+    /// Adds a record that could not be decoded, with the reason.
     pub fn quarantine(&mut self, offset: Offset, raw: &[u8], reason: &str) {
         self.quarantine.push((offset, reason.to_owned(), raw.to_vec()));
     }
 
-    /// Bytes of the file written so far and of rows waiting; lags behind what is being compressed.
+    /// Bytes of the file so far and of pages in progress. Rows that wait for the encoders are not counted.
     pub fn memory_bytes(&self) -> usize {
-        let open: usize = self.group.iter().flat_map(|g| &g.writers).map(ArrowColumnWriter::memory_size).sum();
-        self.file.bytes_written() + self.lines.memory_bytes() + open
+        let open: usize = self.group.iter().flat_map(|group| &group.encoders).map(ArrowColumnWriter::memory_size).sum();
+        self.file.bytes_written() + self.rows.memory_bytes() + open
     }
 
     /// Ends the file.
@@ -245,7 +223,7 @@ impl BlockWriter {
         self.end_tenant()?;
         let mut sections = Vec::new();
         if !self.quarantine.is_empty() {
-            // In front of the tail, which must stay small.
+            // This section comes before the tail, which must stay small.
             let quarantine = encode_quarantine(&self.quarantine, self.options.zstd_level)?;
             self.write_section(&mut sections, QUARANTINE, QUARANTINE_VERSION, &quarantine)?;
         }
@@ -297,7 +275,7 @@ impl BlockWriter {
 
     fn end_tenant(&mut self) -> Result<(), BlockError> {
         self.end_stream();
-        self.encode_buffers()?;
+        self.encode_rows()?;
         self.end_group()?;
         if self.tenants.last().is_some_and(|tenant| tenant.streams.is_empty()) {
             self.tenants.pop();
@@ -305,33 +283,34 @@ impl BlockWriter {
         Ok(())
     }
 
-    /// Hands what waits to the column writers of the open row group, and ends the group when it is large enough.
-    fn encode_buffers(&mut self) -> Result<(), BlockError> {
-        if self.buffers.rows() == 0 {
+    /// Hands the rows that wait to the encoders of the open row group, and ends the group when it is large enough.
+    fn encode_rows(&mut self) -> Result<(), BlockError> {
+        let (rows, bytes) = (std::mem::take(&mut self.waiting_rows), std::mem::take(&mut self.waiting_bytes));
+        if rows == 0 {
             return Ok(());
         }
-        let bytes = self.buffers.bytes();
-        let taken = self.buffers.take()?;
         let group = match &mut self.group {
             Some(group) => group,
             none => {
-                let writers = self.column_writers.create_column_writers(self.file.flushed_row_groups().len())?;
+                let encoders = self.encoders.create_column_writers(self.file.flushed_row_groups().len())?;
                 let counts = GroupRows { present: vec![0; self.keys.len()], ..GroupRows::default() };
-                none.insert(OpenGroup { writers, counts, line_bytes: 0 })
+                none.insert(OpenGroup { encoders, counts, text_bytes: 0 })
             }
         };
-        let mut writers = without_lines(group.writers.iter_mut());
-        for (field, array) in without_lines(self.schema.fields().iter()).zip(&taken.arrays) {
-            for leaf in compute_leaves(field, array)? {
-                writers.next().expect("there is a writer for each leaf").write(&leaf)?;
+        let fields = self.columns.arrow_schema().fields();
+        for ((placed, field), writer) in self.columns.iter().zip(fields).zip(self.rows.column_writers()) {
+            let Some(array) = writer.take_rows(rows, &mut group.counts)? else {
+                continue;
+            };
+            let leaves = compute_leaves(field, &array)?;
+            assert_eq!(leaves.len(), placed.leaves.len(), "a column names each of its leaves");
+            for (encoder, leaf) in group.encoders[placed.leaves.clone()].iter_mut().zip(&leaves) {
+                encoder.write(leaf)?;
             }
         }
-        drop(writers);
-        group.counts.rows += taken.rows as u64;
-        group.counts.packed_pairs += taken.packed_pairs;
-        group.counts.present.iter_mut().zip(&taken.present).for_each(|(sum, more)| *sum += more);
-        group.line_bytes += bytes;
-        let full = group.line_bytes >= self.options.row_group_bytes_max
+        group.counts.rows += rows as u64;
+        group.text_bytes += bytes;
+        let full = group.text_bytes >= self.options.row_group_bytes_max
             || group.counts.rows >= self.options.row_group_rows_max as u64;
         if full { self.end_group() } else { Ok(()) }
     }
@@ -340,25 +319,27 @@ impl BlockWriter {
         let Some(group) = self.group.take() else {
             return Ok(());
         };
-        let mut page_sizes = Vec::new();
-        let mut note_pages = |close: &ColumnCloseResult| {
-            let index = close.offset_index.as_ref();
-            let index =
-                index.ok_or_else(|| BlockError::Refused("a column was written without page index".to_owned()))?;
-            page_sizes.push(index.page_locations().iter().map(|p| p.compressed_page_size as usize).collect::<Vec<_>>());
-            Ok::<_, BlockError>(())
-        };
-        let lines = self.file.schema_descr().column(LINE);
+        let leaves = self.file.schema_descr().columns().to_vec();
         let mut row_group = self.file.next_row_group()?;
-        for (column, writer) in group.writers.into_iter().enumerate() {
-            if column == LINE {
-                let (chunk, close) = self.lines.take(lines.clone())?;
-                note_pages(&close)?;
-                row_group.append_column(&chunk, close)?;
-            } else {
-                let chunk = writer.close()?;
-                note_pages(chunk.close())?;
-                chunk.append_to_row_group(&mut row_group)?;
+        let mut page_sizes = Vec::new();
+        let mut encoders = group.encoders.into_iter();
+        for (placed, writer) in self.columns.iter().zip(self.rows.column_writers()) {
+            let own_encoders = encoders.by_ref().take(placed.leaves.len());
+            match writer.take_chunks(&leaves[placed.leaves.clone()])? {
+                Some(chunks) => {
+                    own_encoders.for_each(drop);
+                    for chunk in chunks {
+                        page_sizes.push(sizes_of_pages(&chunk.close)?);
+                        row_group.append_column(&chunk.bytes, chunk.close)?;
+                    }
+                }
+                None => {
+                    for encoder in own_encoders {
+                        let chunk = encoder.close()?;
+                        page_sizes.push(sizes_of_pages(chunk.close())?);
+                        chunk.append_to_row_group(&mut row_group)?;
+                    }
+                }
             }
         }
         let metadata = row_group.close()?;
@@ -374,13 +355,13 @@ impl BlockWriter {
     }
 }
 
-/// Passes over the item that belongs to the lines, which are packed elsewhere. In front of the metadata, fields of the schema and
-/// leaf columns are the same.
-fn without_lines<T>(items: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
-    items.enumerate().filter(|(i, _)| *i != LINE).map(|(_, item)| item)
+fn sizes_of_pages(chunk: &ColumnCloseResult) -> Result<Vec<usize>, BlockError> {
+    let index = chunk.offset_index.as_ref();
+    let index = index.ok_or_else(|| BlockError::Refused("a column was written without page index".to_owned()))?;
+    Ok(index.page_locations().iter().map(|page| page.compressed_page_size as usize).collect())
 }
 
-/// Appends the checksums of a column chunk: of its dictionary page, if there is one, and of each data page.
+/// Appends the checksums of a column chunk: that of its dictionary page, if it has one, and that of each data page.
 fn checksum_pages(chunk: &[u8], sizes: &[usize], out: &mut Vec<u8>) {
     let (dictionary, mut rest) = chunk.split_at(chunk.len() - sizes.iter().sum::<usize>());
     let mut put = |page: &[u8]| out.extend_from_slice(&crc32c::crc32c(page).to_le_bytes());

@@ -1,4 +1,4 @@
-//! A changed or cut file is an error in words, never a panic, and never other rows.
+//! A changed or truncated file gives an error, never a panic and never other rows.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -43,7 +43,7 @@ proptest! {
         }
     }
 
-    /// The seal at the end, which no checksum covers, may be written in one way only.
+    /// No checksum covers the text of the seal, so only its canonical spelling is accepted.
     #[test]
     fn every_bit_of_the_end_counts(block in any_block(3)) {
         let encoded = block.encode();
@@ -77,7 +77,7 @@ proptest! {
         prop_assert!(BlockIndex::open(1 << 20, bytes).is_err());
     }
 
-    /// The store may hand out the bytes of another object.
+    /// A store may return the bytes of another object.
     #[test]
     fn data_of_another_place_is_found(block in any_block(60), shift in 1..50usize) {
         let encoded = block.encode();

@@ -1,4 +1,4 @@
-//! Files written by earlier versions stay readable. A new format version adds a file here and keeps the old ones.
+//! This version reads the files of earlier versions. A new format version adds a file here and keeps the old ones.
 //!
 //! `MILLRACE_WRITE_GOLDEN=1 cargo test -p millrace-block --test golden` writes the file of the current version, once.
 
@@ -18,7 +18,7 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
 }
 
-/// What the files of version 1 hold. Must never change.
+/// The content of the file of version 1. It must never change.
 fn version_1() -> NaiveBlock {
     let row = |i: i64| NaiveRow {
         tenant: TenantId::new(if i % 5 == 0 { "blue" } else { "green" }).unwrap(),

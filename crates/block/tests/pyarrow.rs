@@ -1,5 +1,5 @@
-//! Another Parquet reader sees the same rows. `MILLRACE_TEST_PYTHON` names a Python with pyarrow; without it the test is skipped
-//! with a notice, except in CI, where it must be set.
+//! pyarrow reads the same rows. `MILLRACE_TEST_PYTHON` names a Python with pyarrow. Without it the test prints a notice and is
+//! skipped, except in CI, where the variable must be set.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 

@@ -1,4 +1,4 @@
-//! What goes into a block comes out again, for any rows, columns, times and matchers.
+//! A block returns the rows that went into it, for any rows, columns, times and matchers.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -14,7 +14,7 @@ fn tenant(name: &str) -> TenantId {
     TenantId::new(name).unwrap()
 }
 
-/// Streams in order of their labels; rows of a stream stay as they are.
+/// Sorts by the labels of streams. The rows of a stream keep their order.
 fn by_labels(mut rows: Vec<support::ScannedRow>) -> Vec<support::ScannedRow> {
     rows.sort_by(|a, b| a.0.cmp(&b.0));
     rows
@@ -91,7 +91,7 @@ proptest! {
     }
 }
 
-/// Rows of one stream: pages and row groups end within it.
+/// One stream with many rows, so that pages and row groups end within it.
 fn long_stream(rows: i64) -> NaiveBlock {
     let row = |i: i64| support::NaiveRow {
         tenant: tenant("one"),

@@ -7,12 +7,12 @@
 //! ```
 //!
 //! A [`Segment`] keeps the bytes of the records themselves (ADR 0001): tenant → stream → slices of records, in
-//! offset order, nothing copied per line. One writer appends; readers look at any moment, hold no lock while they
-//! scan, and take only slices below the offset that their answer is about, so that they see whole records or nothing.
+//! offset order. No line is copied. One writer appends. Readers may read at any moment and hold no lock while they
+//! scan. They take only slices below the offset that their answer covers, so they see each record whole or not at all.
 //!
-//! Invariants: the offsets of a stream's slices never fall (one record may bring two); ranges of
-//! successive cuts of one partition touch without gap or overlap. A cut's range may begin inside its segment: then the
-//! rows below it belong to an earlier block.
+//! Invariants: the offsets of a stream's slices never fall (one record may add two slices). Successive cuts of a
+//! partition leave no gap and do not overlap. A cut's range may begin inside its segment; the rows below it belong to
+//! an earlier block.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The rows of one offset range of one partition, while it fills and after.
+//! A segment: the rows of one offset range of one partition, while the range grows and afterwards.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use schemas::record::Record;
 
 use crate::stream::{Slice, StreamRows};
 
-/// What one slice costs beside the bytes of its record and its labels: its place in the stream's list and what
-/// decoding made for it. Measured by the consumer's `examples/measure.rs`.
+/// Memory per slice in addition to its record's bytes and its labels: the entry in the stream's list and the decoded
+/// structures. Measured by the consumer's `examples/measure.rs`.
 const SLICE_OVERHEAD_BYTES: usize = size_of::<Slice>() + 400;
-/// What a stream costs beside its labels: two map entries, the list, the lock.
+/// Memory per stream in addition to its labels: two map entries, the list and the lock.
 const STREAM_OVERHEAD_BYTES: usize = 384;
-/// What one record costs beside its bytes.
+/// Memory per record in addition to its bytes.
 const RECORD_OVERHEAD_BYTES: usize = 256;
 
-/// A record that could not be decoded, as it was.
+/// A record that could not be decoded.
 #[derive(Clone, Debug)]
 pub struct Quarantined {
     /// Its offset.
@@ -29,7 +29,7 @@ pub struct Quarantined {
     pub reason: String,
 }
 
-/// Rows by tenant and stream. Readers may look at any time; they take what lies below the offset their answer is about.
+/// Rows by tenant and stream. Readers may read at any time, and take only rows below the offset that their answer covers.
 #[derive(Debug, Default)]
 pub struct Segment {
     tenants: RwLock<BTreeMap<TenantId, Arc<TenantRows>>>,
@@ -53,7 +53,7 @@ impl Segment {
         self.tenants.read().get(tenant).cloned()
     }
 
-    /// What could not be decoded, in offset order.
+    /// Records that could not be decoded, in offset order.
     pub fn quarantined(&self) -> Vec<Quarantined> {
         self.quarantine.read().clone()
     }
@@ -65,7 +65,7 @@ impl Segment {
 
     /// True when there are neither rows nor quarantined records with offsets in `range`.
     pub fn is_empty_in(&self, range: OffsetRange) -> bool {
-        // From the back: what is asked for mostly reaches to the end.
+        // Starts at the back, since most ranges reach to the end.
         let has_rows =
             |stream: &Arc<StreamRows>| stream.slices().iter().rev().any(|slice| range.contains(slice.offset));
         !self.quarantine.read().iter().any(|record| range.contains(record.offset))
@@ -74,13 +74,13 @@ impl Segment {
 }
 
 impl TenantRows {
-    /// The streams, in the order they came.
+    /// The streams, in order of their first rows.
     pub fn streams(&self) -> Vec<Arc<StreamRows>> {
         self.streams.read().clone()
     }
 }
 
-/// The one who appends to a segment.
+/// The only writer of a segment.
 #[derive(Debug)]
 pub struct SegmentWriter {
     segment: Arc<Segment>,
@@ -97,12 +97,12 @@ struct TenantIndex {
     streams: HashMap<Labels, Arc<StreamRows>>,
 }
 
-/// What an append brought.
+/// The effect of an append.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Appended {
-    /// How many bytes of memory it takes, estimated.
+    /// Estimated memory of the record in bytes.
     pub bytes: usize,
-    /// How many streams are new in this segment.
+    /// Number of streams that are new in the segment.
     pub streams_new: usize,
 }
 
@@ -119,7 +119,7 @@ impl SegmentWriter {
         Self { segment, index, last: None, bytes: 0, rows: 0, streams: 0 }
     }
 
-    /// What is written to, for readers.
+    /// The segment, for readers.
     pub fn segment(&self) -> &Arc<Segment> {
         &self.segment
     }
@@ -159,7 +159,7 @@ impl SegmentWriter {
         appended
     }
 
-    /// Sets a record aside that could not be decoded.
+    /// Keeps a record that could not be decoded.
     ///
     /// # Panics
     /// When offsets do not rise.
@@ -171,32 +171,32 @@ impl SegmentWriter {
         Appended { bytes, streams_new: 0 }
     }
 
-    /// How many bytes of memory the segment takes, estimated.
+    /// Estimated memory of the segment in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// How many rows it has.
+    /// Number of rows.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// How many streams it has, over all tenants.
+    /// Number of streams of all tenants.
     pub fn stream_count(&self) -> usize {
         self.streams
     }
 
-    /// How many streams each tenant has.
+    /// Number of streams per tenant.
     pub fn streams_by_tenant(&self) -> impl Iterator<Item = (&TenantId, usize)> {
         self.index.iter().map(|(tenant, index)| (tenant, index.streams.len()))
     }
 
-    /// True when nothing was appended or set aside.
+    /// True when the segment holds neither rows nor quarantined records.
     pub fn is_empty(&self) -> bool {
         self.last.is_none()
     }
 
-    /// The end of writing.
+    /// Ends writing and returns the segment.
     pub fn freeze(self) -> Arc<Segment> {
         self.segment
     }
@@ -214,6 +214,6 @@ impl SegmentWriter {
 }
 
 fn label_bytes(labels: &Labels) -> usize {
-    // Each text is an allocation of its own: two words that point at it, and about one that the allocator rounds up.
+    // Each text is a separate allocation: two words for the pointer, and about one word that the allocator adds.
     labels.iter().map(|(name, value)| name.len() + value.len() + 6 * size_of::<usize>()).sum()
 }

@@ -1,4 +1,4 @@
-//! The trait between those who make cuts and those who turn them into blocks.
+//! The traits through which consumers hand cuts to the builder.
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use thiserror::Error;
 
 use crate::Segment;
 
-/// One offset range of one partition with all its rows, no longer written to.
+/// One offset range of one partition with all its rows. Nothing is added to it any more.
 #[derive(Clone, Debug)]
 pub struct Cut {
     /// The partition.
     pub partition: PartitionId,
-    /// What the cut covers, gaps included. Never empty. It may begin inside the segment: a leader that read ahead
-    /// while another led cuts from where the other one stopped. What the segment holds outside the range is in other
-    /// blocks, and does not belong to the cut.
+    /// The offsets that the cut covers, including gaps. Never empty. The range may begin inside the segment: a process
+    /// that read ahead while another one led starts its first cut where the other one stopped. Rows of the segment
+    /// outside the range are in other blocks and do not belong to the cut.
     pub range: OffsetRange,
-    /// The rows; may have none when the range holds only gaps.
+    /// The rows. There are none if the range holds only gaps.
     pub segment: Arc<Segment>,
     /// Why it was cut.
     pub reason: CutReason,
@@ -41,14 +41,14 @@ pub enum CutReason {
     MaxAge,
     /// Memory is short.
     Pressure,
-    /// Somebody asked (`POST /flush`).
+    /// A client asked for it (`POST /flush`).
     Forced,
-    /// The partition goes away from this process, or the process stops.
+    /// The partition moves to another process, or this process stops.
     NotOwned,
 }
 
 impl CutReason {
-    /// The word in metrics and logs; Loki's where it has one.
+    /// The name in metrics and logs. Loki's name if it has one.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -60,36 +60,36 @@ impl CutReason {
     }
 }
 
-/// What a head says, to those who do not lead.
+/// The part of a head that processes other than the leader use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flushed {
-    /// Everything below is in blocks, or recorded as lost.
+    /// All rows below this offset are in blocks or recorded as lost.
     pub flushed_to: Offset,
-    /// Which lead it is the head of; grows with each change of leadership.
+    /// The epoch of the leader that wrote the head. It grows with each change of leadership.
     pub epoch: u64,
 }
 
-/// What became of a cut.
+/// The result of publishing a cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// What the head says now: the end of the cut's range.
+    /// The head's new flushed-to offset: the end of the cut's range.
     pub flushed_to: Offset,
-    /// The block's size; 0 when the range held nothing and no block was made.
+    /// The block's size in bytes; 0 if the range held no records and no block was made.
     pub block_bytes: u64,
 }
 
 /// Why a cut was not published.
 #[derive(Debug, Error)]
 pub enum CutError {
-    /// Another process leads the partition now. Stop serving it; what was not published, the other one reads again.
+    /// Another process leads the partition now. Stop serving the partition. The new leader reads unpublished rows from the log.
     #[error("partition {partition} is led by another process now: {reason}")]
     Fenced {
         /// The partition.
         partition: PartitionId,
-        /// What the head said.
+        /// The conflicting content of the head.
         reason: String,
     },
-    /// The store cannot be reached. The same cut may be published again, and must be before the next one.
+    /// The store cannot be reached. Publish the same cut again before the next one.
     #[error("cannot publish {range} of partition {partition}: {reason}")]
     Unavailable {
         /// The partition.
@@ -99,17 +99,17 @@ pub enum CutError {
         /// What failed.
         reason: String,
     },
-    /// The log ends below what is flushed. `log` may have been read too early; when it is so the second time, the log
-    /// was truncated or made anew: stop, and let a person look.
+    /// The log ends below the flushed-to offset. `log` may have been read too early, so read it again. If the log still
+    /// ends too early, it was truncated or created anew: stop, since an operator must act.
     #[error("{reason}")]
     LogBehind {
         /// The partition.
         partition: PartitionId,
-        /// What is wrong, and what to do.
+        /// The problem, and what to do about it.
         reason: String,
     },
-    /// The rows could not be encoded, or what the store holds cannot be understood. Trying again gives the same
-    /// result: a person must look. Nothing is lost, the log holds the range.
+    /// The rows could not be encoded, or an object in the store could not be decoded. A retry gives the same result, so
+    /// an operator must act. No rows are lost: the log still holds the range.
     #[error("cannot make a block of {range} of partition {partition}: {reason}")]
     Failed {
         /// The partition.
@@ -124,36 +124,36 @@ pub enum CutError {
 /// Takes leadership of partitions. Implemented by the block builder.
 #[async_trait]
 pub trait CutSink: Send + Sync + 'static {
-    /// Takes the lead of a partition, fencing whoever had it. `log` is what the caller can read of it, from the log or
-    /// from memory that it has already: when it begins above what is flushed, the missing range is recorded as lost and
-    /// skipped.
+    /// Takes the lead of a partition and fences the previous leader. `log` is the range that the caller can read, from
+    /// the log or from its own memory. If it begins above the flushed-to offset, the missing range is recorded as lost
+    /// and skipped.
     ///
     /// # Errors
-    /// [`CutError::Unavailable`]: try again later. [`CutError::LogBehind`]: ask the log again and call again.
+    /// [`CutError::Unavailable`]: try again later. [`CutError::LogBehind`]: read the log's range again and retry.
     async fn acquire(&self, partition: PartitionId, log: OffsetRange) -> Result<Box<dyn Lead>, CutError>;
 
-    /// What the head of a partition says now, without taking its lead; none when nobody ever led it. Neither of its
-    /// numbers ever falls. Cancel-safe.
+    /// Reads the head of a partition without taking the lead. Returns `None` if the partition never had a leader. Both
+    /// numbers of a head only grow. Cancel-safe.
     ///
     /// # Errors
     /// [`CutError::Unavailable`]: try again later.
     async fn flushed_to(&self, partition: PartitionId) -> Result<Option<Flushed>, CutError>;
 }
 
-/// The lead of one partition: only its holder can publish. Dropping it gives nothing back; the next
+/// The lead of one partition: only its holder can publish. Dropping it does not release the lead; the next
 /// [`CutSink::acquire`] fences it.
 #[async_trait]
 pub trait Lead: Send + Sync {
-    /// Everything below is in blocks, or recorded as lost. Consuming begins here, and so does the next cut.
+    /// All rows below this offset are in blocks or recorded as lost. Consumption starts here, and so does the next cut.
     fn flushed_to(&self) -> Offset;
 
     /// Grows with each change of leadership.
     fn epoch(&self) -> u64;
 
-    /// Makes a block of the cut and lists it in the head. Durable and visible once answered.
+    /// Makes a block of the cut and lists it in the head. The block is durable and visible once this returns.
     ///
-    /// After [`CutError::Unavailable`] the same cut must be published again; it may have gone through meanwhile,
-    /// which is noticed. Not cancel-safe: give the lead up when the future was dropped.
+    /// After [`CutError::Unavailable`], publish the same cut again. If the first attempt did succeed, the second one
+    /// notices it. Not cancel-safe: give up the lead if the future was dropped.
     ///
     /// # Panics
     /// When the cut does not start at [`Lead::flushed_to`].

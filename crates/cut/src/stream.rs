@@ -6,8 +6,7 @@ use model::{Labels, Offset, TimeRange};
 use parking_lot::Mutex;
 use schemas::record::StreamSlice;
 
-/// How many slices are handed to readers as one shared piece. A reader copies at most this many, and one
-/// pointer for each piece before.
+/// Number of slices per shared chunk. A reader copies at most this many slices, and one pointer for each full chunk.
 const PIECE_SLICES: usize = 64;
 
 /// The rows that one record has for one stream.
@@ -15,7 +14,7 @@ const PIECE_SLICES: usize = 64;
 pub struct Slice {
     /// The record's offset.
     pub offset: Offset,
-    /// The rows; they share the record's bytes.
+    /// The rows. They share the record's bytes.
     pub rows: StreamSlice,
 }
 
@@ -33,20 +32,20 @@ struct State {
     stats: StreamStats,
 }
 
-/// What is known of a stream's rows without looking at them.
+/// Totals of a stream's rows, kept so that nobody has to read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamStats {
-    /// How many rows.
+    /// Number of rows.
     pub rows: u64,
-    /// How many bytes their lines have.
+    /// Bytes of their lines.
     pub line_bytes: u64,
-    /// The smallest range of time that holds them; `None` when there are none.
+    /// The smallest range of time that holds them. `None` if there are no rows.
     pub time: Option<TimeRange>,
-    /// How many slices they lie in.
+    /// Number of slices.
     pub slices: usize,
 }
 
-/// The slices a stream had at one moment. Holds no lock.
+/// The slices that a stream had at one moment. Holds no lock.
 #[derive(Clone, Debug)]
 pub struct Slices {
     sealed: Vec<Arc<[Slice]>>,
@@ -64,12 +63,12 @@ impl StreamRows {
         &self.labels
     }
 
-    /// What is known of the rows up to now.
+    /// Totals of the rows so far.
     pub fn stats(&self) -> StreamStats {
         self.state.lock().stats
     }
 
-    /// The slices up to now, in offset order.
+    /// The slices so far, in offset order.
     pub fn slices(&self) -> Slices {
         let state = self.state.lock();
         Slices { sealed: state.sealed.clone(), open: state.open.clone() }
@@ -97,17 +96,17 @@ impl StreamRows {
 }
 
 impl Slices {
-    /// In offset order; can be walked from the back.
+    /// Iterates in offset order, or from the back.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Slice> {
         self.sealed.iter().flat_map(|piece| piece.iter()).chain(&self.open)
     }
 
-    /// How many there are.
+    /// Number of slices.
     pub fn len(&self) -> usize {
         self.sealed.len() * PIECE_SLICES + self.open.len()
     }
 
-    /// True when there are none.
+    /// True when there are no slices.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,4 +1,4 @@
-//! Any bytes: decoding answers an error or a record that can be read, and never panics.
+//! Decoding returns an error or a readable record for any bytes, and never panics.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,7 +8,7 @@ use millrace_schemas::Record;
 
 fuzz_target!(|data: &[u8]| {
     read(data.to_vec());
-    // Most changed bytes end at the checksum: repair header and checksum to get behind it.
+    // The checksum refuses most mutations. Repair header and checksum, so that the fuzzer reaches the code after them.
     let mut sealed = data.to_vec();
     if sealed.len() >= 52 {
         let len = sealed.len() as u32;

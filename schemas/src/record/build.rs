@@ -1,4 +1,4 @@
-//! Building a record.
+//! Builds records.
 
 use std::collections::HashMap;
 
@@ -8,13 +8,13 @@ use model::{Labels, TenantId, TimestampNs};
 use super::{ABSENT, CHECKED_FROM, CHECKSUM_AT, HEADER_BYTES, MAGIC, VERSION, encoding};
 use crate::wire::{put_i64s, put_text, put_u32s, put_varint};
 
-/// A column keeps its distinct values while there are this few.
+/// A column with more distinct values than this becomes plain.
 const DISTINCT_MAX: usize = 32;
 
 /// Collects the entries of one record, stream by stream.
 ///
-/// Which entries may come in, and how large a record may grow, is the caller's business: see
-/// [`RecordBuilder::encoded_bytes`] and [`RecordBuilder::key_count`].
+/// The caller limits entries and the size of the record, with the help of [`RecordBuilder::encoded_bytes`] and
+/// [`RecordBuilder::key_count`].
 #[derive(Debug)]
 pub struct RecordBuilder {
     tenant: TenantId,
@@ -63,18 +63,18 @@ struct Slice {
 #[derive(Debug)]
 struct Column {
     key: u32,
-    /// The rows that have a value, rising.
+    /// The rows that have a value, ascending.
     rows: Vec<u32>,
-    /// For each of `rows`, which value; empty once the column became plain.
+    /// The value number of each of `rows`. Empty in a plain column.
     ids: Vec<u8>,
     is_plain: bool,
-    /// The values end to end: distinct ones, or, in a plain column, one for each of `rows`.
+    /// The values end to end: the distinct ones, or in a plain column one per item of `rows`.
     data: Vec<u8>,
     ends: Vec<u32>,
 }
 
 impl RecordBuilder {
-    /// An empty record of this tenant, received at this time.
+    /// An empty record of `tenant`, received at the given time.
     pub fn new(tenant: &TenantId, received: TimestampNs) -> Self {
         Self {
             tenant: tenant.clone(),
@@ -90,8 +90,8 @@ impl RecordBuilder {
         }
     }
 
-    /// Begins a stream's slice, or returns to it: the entries that follow belong to it. `common_metadata` applies to
-    /// every entry of the slice; the same labels with other common metadata make a slice of their own.
+    /// Begins or continues the slice of a stream. Subsequent entries belong to it. `common_metadata` applies to every
+    /// entry of the slice; the same labels with other common metadata are another slice.
     pub fn stream(&mut self, labels: &Labels, common_metadata: &[(&str, &str)]) {
         if self.slices.get(self.current).is_some_and(|s| s.is(labels, common_metadata)) {
             return;
@@ -109,11 +109,11 @@ impl RecordBuilder {
         self.slices.push(Slice::new(labels, common_metadata));
     }
 
-    /// Adds an entry to the stream begun last. Of pairs with one name the last one counts, and it counts before a
-    /// common pair of that name.
+    /// Adds an entry to the current slice. If several pairs have the same name, the last one wins. It overrides a common
+    /// pair of that name.
     ///
     /// # Panics
-    /// When no stream was begun, or when a slice passes 4 GiB: split records long before.
+    /// When there is no current slice, or when a slice exceeds 4 GiB. Callers split records long before that.
     pub fn entry<'a>(&mut self, ts: TimestampNs, line: &[u8], metadata: impl Iterator<Item = (&'a str, &'a str)>) {
         let slice = self.slices.get_mut(self.current).expect("`stream` is called before `entry`");
         let row = u32::try_from(slice.timestamps.len()).expect("a slice has less than 2^32 entries");
@@ -130,17 +130,17 @@ impl RecordBuilder {
         self.time = Some((min.min(ts.nanos()), max.max(ts.nanos())));
     }
 
-    /// What [`RecordBuilder::finish`] will return, in bytes: never less, a little more.
+    /// An upper bound of the size of the finished record in bytes, slightly above the real size.
     pub fn encoded_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// How many distinct metadata keys the entries brought. Each costs its readers a column.
+    /// Number of distinct metadata keys of the entries. Each becomes a column for readers.
     pub fn key_count(&self) -> usize {
         self.keys.names.len()
     }
 
-    /// How many entries there are.
+    /// Number of entries.
     pub fn entry_count(&self) -> usize {
         self.entries
     }
@@ -150,7 +150,7 @@ impl RecordBuilder {
         self.line_bytes
     }
 
-    /// True when there is no entry.
+    /// True when there are no entries.
     pub fn is_empty(&self) -> bool {
         self.entries == 0
     }
@@ -158,7 +158,7 @@ impl RecordBuilder {
     /// Encodes the record. Slices without entries are left out.
     ///
     /// # Panics
-    /// When the record passes 4 GiB.
+    /// When the record exceeds 4 GiB.
     pub fn finish(mut self, batch_id: Option<&str>) -> Bytes {
         self.slices.retain(|slice| !slice.timestamps.is_empty());
         let common: Vec<Vec<(u32, Box<str>)>> = self
@@ -209,7 +209,7 @@ impl Slice {
         self.labels == *labels && self.common.iter().map(|(n, v)| (&**n, &**v)).eq(common.iter().copied())
     }
 
-    /// Gives `row` a value; `hint` says which column it probably is. Answers an upper bound of the bytes it adds.
+    /// Gives `row` a value. `hint` is the column that probably has the key. Returns an upper bound of the added bytes.
     fn set(&mut self, keys: &mut Keys, hint: usize, name: &str, row: u32, value: &str) -> usize {
         let is_hit = self.columns.get(hint).is_some_and(|c| *keys.names[c.key as usize] == *name);
         let mut bytes = value.len() + 9;
@@ -295,7 +295,7 @@ impl Column {
         self.push_value(value);
     }
 
-    /// Forgets the value of the last row.
+    /// Removes the value of the last row.
     fn take_back(&mut self) {
         self.rows.pop();
         if self.is_plain {
@@ -312,7 +312,7 @@ impl Column {
         self.ids = Vec::new();
     }
 
-    /// The values one for each of `rows`.
+    /// The values, one per item of `rows`.
     fn as_plain(&self) -> (Vec<u8>, Vec<u32>) {
         let (mut data, mut ends) = (Vec::new(), Vec::with_capacity(self.ids.len()));
         for id in &self.ids {
@@ -324,7 +324,7 @@ impl Column {
 
     fn encode(&self, row_count: usize, out: &mut Vec<u8>) {
         put_varint(out, u64::from(self.key));
-        // A byte for each row of the slice pays only where enough rows have a value.
+        // One byte per row of the slice is smaller only if enough rows have a value.
         if !self.is_plain && self.rows.len() * 8 >= row_count {
             out.push(encoding::DICTIONARY);
             put_varint(out, self.ends.len() as u64);

@@ -1,4 +1,4 @@
-//! Decoding a record: the one place that looks at its bytes with distrust.
+//! Decodes records. All checks of untrusted bytes are here.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,35 +11,35 @@ use super::slice::{Column, SliceInner, StreamSlice, Values};
 use super::{ABSENT, CHECKED_FROM, CHECKSUM_AT, HEADER_BYTES, MAGIC, VERSION, encoding};
 use crate::wire::{Reader, Reason, i64_at, i64s, u32_at, u32s};
 
-/// Why bytes are no record. Keep them aside; they will not become one.
+/// Why bytes are not a record. A retry gives the same error, so callers quarantine the bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RecordError {
-    /// The bytes do not begin as a record does.
+    /// The bytes do not begin with the magic of a record.
     #[error("not a record: it does not begin with the magic bytes")]
     NotARecord,
-    /// A version this code does not read.
+    /// This code does not read the record's version.
     #[error("record version {found} is not supported: this program reads version {VERSION}")]
     Version {
-        /// What the record says.
+        /// The value in the record.
         found: u8,
     },
-    /// The record says another length than it has.
+    /// The length in the header is not the length of the bytes.
     #[error("record of {found} bytes should have {expected}")]
     Length {
-        /// What the record says.
+        /// The value in the record.
         expected: u64,
-        /// What there is.
+        /// The actual length.
         found: usize,
     },
-    /// The checksum does not match: the bytes changed on their way.
+    /// The checksum does not match: the bytes were changed after they were written.
     #[error("record checksum is {found:08x}, should be {expected:08x}")]
     Checksum {
-        /// What the record says.
+        /// The value in the record.
         expected: u32,
-        /// What its bytes give.
+        /// The checksum of the bytes.
         found: u32,
     },
-    /// The checksum matches and yet the content makes no sense: written by a faulty program.
+    /// The checksum matches, but the content is inconsistent: a faulty program wrote it.
     #[error("malformed record: {0}")]
     Malformed(&'static str),
 }
@@ -50,7 +50,7 @@ impl From<Reason> for RecordError {
     }
 }
 
-/// A decoded record. It shares the message's bytes; clones are cheap.
+/// A decoded record. It shares the bytes of the message, and clones are cheap.
 #[derive(Clone, Debug)]
 pub struct Record {
     tenant: TenantId,
@@ -67,7 +67,7 @@ impl Record {
     /// Decodes a record. The checksum and every bound are checked here, once.
     ///
     /// # Errors
-    /// When the bytes are no record. This never panics, whatever the bytes.
+    /// When the bytes are not a record. No bytes make this panic.
     pub fn decode(payload: Bytes) -> Result<Self, RecordError> {
         let header = Header::read(&payload)?;
         let mut reader = Reader::new(&payload, HEADER_BYTES);
@@ -78,7 +78,7 @@ impl Record {
         for _ in 0..key_count {
             keys.push(reader.text()?.into());
         }
-        // A slice takes at least its hash, three counts and one entry.
+        // A slice has at least its hash, three counts and one entry.
         if header.slices as usize > payload.len() / 23 {
             return Err(RecordError::Malformed("a count is larger than what follows"));
         }
@@ -107,7 +107,7 @@ impl Record {
         })
     }
 
-    /// Whose entries these are.
+    /// The tenant of the entries.
     pub fn tenant(&self) -> &TenantId {
         &self.tenant
     }
@@ -117,17 +117,17 @@ impl Record {
         self.received
     }
 
-    /// What the client called the request, if it did: a repeat bears the same name.
+    /// The id that the client gave the request, if any.
     pub fn batch_id(&self) -> Option<&str> {
         self.batch_id.as_deref()
     }
 
-    /// The times of all entries; empty when there are none.
+    /// The range of the entries' times. Empty without entries.
     pub fn time_range(&self) -> TimeRange {
         self.time
     }
 
-    /// How many entries there are.
+    /// Number of entries.
     pub fn entry_count(&self) -> usize {
         self.entries
     }
@@ -137,12 +137,12 @@ impl Record {
         self.line_bytes
     }
 
-    /// The size of the message, which the record keeps in memory.
+    /// Size in bytes of the message, which the record keeps in memory.
     pub fn payload_bytes(&self) -> usize {
         self.payload_bytes
     }
 
-    /// How many slices there are. Most streams have one; a stream has several when its common metadata differs.
+    /// Number of slices. A stream has several slices if its entries differ in their common metadata.
     pub fn stream_count(&self) -> usize {
         self.slices.len()
     }
@@ -155,7 +155,7 @@ impl Record {
         self.slices[i].clone()
     }
 
-    /// All slices, in the order in which the request brought them.
+    /// All slices, in the order of the request.
     pub fn streams(&self) -> impl ExactSizeIterator<Item = StreamSlice> + '_ {
         self.slices.iter().cloned()
     }
@@ -271,7 +271,7 @@ fn read_values(payload: &Bytes, reader: &mut Reader<'_>, rows: usize) -> Result<
     }
 }
 
-/// The ends and the bytes of `count` texts, each of them UTF-8.
+/// Reads the ends and the bytes of `count` texts and checks that each is UTF-8.
 fn read_texts(payload: &Bytes, reader: &mut Reader<'_>, count: usize) -> Result<(Range<usize>, Range<usize>), Reason> {
     let ends = reader.items(count, 4)?;
     let data = reader.take(check_ends(&payload[ends.clone()])?)?;
@@ -282,7 +282,7 @@ fn read_texts(payload: &Bytes, reader: &mut Reader<'_>, count: usize) -> Result<
     Ok((ends, data))
 }
 
-/// Checks that ends never fall; answers the last one.
+/// Checks that ends never fall, and returns the last one.
 fn check_ends(ends: &[u8]) -> Result<usize, Reason> {
     let mut last = 0;
     let mut is_rising = true;

@@ -11,17 +11,17 @@ use model::{
 use super::ABSENT;
 use crate::wire::{i64_at, i64s, u32_at, u32s};
 
-/// One stream of a record: its labels, what its entries have in common, and the entries in the order in which
-/// they were pushed. Clones share the record's bytes.
+/// One stream of a record: its labels, the metadata that its entries have in common, and the entries in the order in
+/// which they were pushed. Clones share the record's bytes.
 #[derive(Clone, Debug)]
 pub struct StreamSlice(Arc<SliceInner>);
 
-/// Everything here was checked by the decoder: ranges lie in the payload, ends rise, texts are UTF-8.
+/// The decoder has checked everything: ranges lie in the payload, ends never fall, texts are UTF-8.
 #[derive(Debug)]
 pub(super) struct SliceInner {
     labels: Labels,
     common: Vec<(Arc<str>, Arc<str>)>,
-    /// Earliest and latest, both included.
+    /// The earliest and the latest time, both inclusive.
     time: (i64, i64),
     timestamps: Bytes,
     line_ends: Bytes,
@@ -40,11 +40,11 @@ pub(super) struct Column {
 /// Where the values of one key lie in the payload.
 #[derive(Debug)]
 pub(super) enum Values {
-    /// A byte for each row chooses a value.
+    /// One byte per row, the number of a value.
     Dictionary { ends: Range<usize>, data: Range<usize>, ids: Range<usize> },
-    /// A value for each row.
+    /// One value per row.
     Dense { ends: Range<usize>, data: Range<usize> },
-    /// Values for some rows.
+    /// Values of some rows.
     Sparse { rows: Range<usize>, ends: Range<usize>, data: Range<usize> },
 }
 
@@ -60,8 +60,8 @@ pub struct RowRef<'a> {
 }
 
 impl<'a> RowRef<'a> {
-    /// The entry's own pairs, without those its slice has in common ([`StreamSlice::common_metadata`]). A pair
-    /// found here counts before a common one of the same name.
+    /// The entry's own pairs, without the common pairs of its slice ([`StreamSlice::common_metadata`]). A pair here
+    /// overrides a common pair of the same name.
     pub fn metadata(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         let (slice, row) = (self.slice, self.row);
         slice.columns.iter().filter_map(move |c| Some((&*c.name, c.values.get(&slice.payload, row)?)))
@@ -112,7 +112,7 @@ impl StreamSlice {
         &self.0.labels
     }
 
-    /// How many entries there are; never 0.
+    /// Number of entries; never 0.
     pub fn len(&self) -> usize {
         self.0.timestamps.len() / 8
     }
@@ -133,7 +133,7 @@ impl StreamSlice {
         TimeRange::closed(TimestampNs::from_nanos(min), TimestampNs::from_nanos(max))
     }
 
-    /// Nanoseconds since the epoch, one for each entry.
+    /// Nanoseconds since the epoch, one per entry.
     pub fn timestamps(&self) -> Vec<i64> {
         i64s(&self.0.timestamps).collect()
     }
@@ -159,18 +159,18 @@ impl StreamSlice {
         ByteColumn::new(offsets(&self.0.line_ends), self.0.lines.clone())
     }
 
-    /// Pairs that every entry has, unless it has its own pair of the name.
+    /// Pairs of every entry that has no own pair of the same name.
     pub fn common_metadata(&self) -> &[(Arc<str>, Arc<str>)] {
         &self.0.common
     }
 
-    /// The names of all pairs, common ones and those of entries; a name may come twice.
+    /// The names of all common pairs and of all pairs of entries. A name may occur twice.
     pub fn metadata_keys(&self) -> impl Iterator<Item = &str> {
         let own = self.0.columns.iter().map(|c| &*c.name);
         self.0.common.iter().map(|(name, _)| &**name).chain(own)
     }
 
-    /// True when entries have pairs of their own.
+    /// True when some entry has pairs of its own.
     pub fn has_row_metadata(&self) -> bool {
         !self.0.columns.is_empty()
     }
@@ -188,7 +188,7 @@ impl StreamSlice {
         (0..self.len()).map(|i| self.row(i))
     }
 
-    /// The entries as columns; `offset` is that of the record. Lines are not copied.
+    /// The entries as columns. `offset` is the offset of the record. Lines are not copied.
     pub fn batch(&self, offset: Offset, needs: &Needs) -> Batch {
         let metadata = &needs.metadata;
         let own = self.0.columns.iter().filter(|c| metadata.includes(&c.name));
@@ -235,7 +235,7 @@ impl StreamSlice {
     }
 }
 
-/// Ends as the offsets of a column: one more, from 0.
+/// Turns ends into the offsets of a column, which begin with 0.
 fn offsets(ends: &[u8]) -> Vec<u32> {
     let mut offsets = Vec::with_capacity(ends.len() / 4 + 1);
     offsets.push(0);
@@ -243,7 +243,7 @@ fn offsets(ends: &[u8]) -> Vec<u32> {
     offsets
 }
 
-/// A column that has one value for each row.
+/// A column with one value per row.
 fn successive(texts: &[&str]) -> MetadataValues {
     let (mut data, mut offsets) = (Vec::new(), vec![0]);
     for text in texts {

@@ -1,4 +1,4 @@
-//! Round trips, the golden file, and bytes that are no records.
+//! Tests of round trips, of the golden file, and of bytes that are not records.
 
 use std::collections::BTreeMap;
 
@@ -72,7 +72,7 @@ fn plain_of(record: &Record) -> Plain {
     }
 }
 
-/// What the columns of a batch say about a slice must be what its rows say.
+/// Checks that the columns of a slice's batch agree with its rows.
 fn check_batch(slice: &StreamSlice) {
     let batch = slice.batch(Offset::new(7), &Needs::everything());
     assert_eq!((batch.len(), batch.lines.len(), batch.offsets.len()), (slice.len(), slice.len(), slice.len()));
@@ -111,7 +111,7 @@ fn map(of: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs(of).into_iter().collect()
 }
 
-/// One record that uses every encoding. The golden file holds it; do not change it.
+/// A record that uses every encoding. It is the content of the golden file, so it must not change.
 fn example() -> Plain {
     let ids = (0..40).map(|i| (1_700_000_000_000_000_000 + i, b"x".to_vec(), map(&[("id", &format!("{i:08x}"))])));
     let rare = (0..20).map(|i| (i, Vec::new(), if i == 3 { map(&[("rare", "here")]) } else { map(&[]) }));
@@ -149,7 +149,7 @@ fn round_trips() {
     check_round_trip(&Plain { slices: vec![one(i64::MAX, b"last")], ..empty });
 }
 
-/// To write the file of a new version: `MILLRACE_WRITE_GOLDEN=1 cargo test -p millrace-schemas golden`.
+/// Write the file of a new version with `MILLRACE_WRITE_GOLDEN=1 cargo test -p millrace-schemas golden`.
 #[test]
 fn golden_files() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/record-v1.bin");
@@ -181,7 +181,7 @@ fn the_last_of_equal_names_counts() {
     let check = |values: &[&str], expected: &str| {
         let mut builder = RecordBuilder::new(&TenantId::new("t").unwrap(), TimestampNs::from_nanos(1));
         builder.stream(&Labels::empty(), &[("k", "common")]);
-        // Enough distinct values in front that the column becomes plain.
+        // Enough distinct values to make the column plain.
         for value in values {
             builder.entry(TimestampNs::from_nanos(1), b"", [("k", *value)].into_iter());
         }
@@ -236,7 +236,7 @@ fn texts_of_errors() {
     );
 }
 
-/// Makes length and checksum right again.
+/// Repairs length and checksum.
 fn seal(bytes: &mut [u8]) {
     if bytes.len() >= HEADER_BYTES {
         let len = bytes.len() as u32;
@@ -246,7 +246,7 @@ fn seal(bytes: &mut [u8]) {
     }
 }
 
-/// Whatever decodes must also be readable.
+/// Checks that all of a decoded record can be read.
 fn read_all(bytes: Vec<u8>) {
     if let Ok(record) = Record::decode(bytes.into()) {
         assert_eq!(plain_of(&record).slices.len(), record.stream_count());

@@ -1,4 +1,4 @@
-//! A naive block: a list of rows; and how rows go into a real one and come out again.
+//! A naive block, which is a list of rows, and helpers that write it into a real block and read it again.
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
@@ -10,7 +10,7 @@ use model::{Batch, Labels, Offset, OffsetRange, PartitionId, TenantId, TimeRange
 use model::{LineNeed, MetadataNeed, Needs};
 use proptest::prelude::*;
 
-/// One row with everything that is said of it.
+/// One row with all its values.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct NaiveRow {
     pub(crate) tenant: TenantId,
@@ -21,7 +21,7 @@ pub(crate) struct NaiveRow {
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
-/// Rows and how to write them.
+/// Rows, and the options to write them with.
 #[derive(Clone, Debug)]
 pub(crate) struct NaiveBlock {
     pub(crate) rows: Vec<NaiveRow>,
@@ -44,8 +44,8 @@ pub(crate) fn provenance() -> Provenance {
 impl NaiveBlock {
     pub(crate) fn encode(&self) -> EncodedBlock {
         let mut rows: Vec<&NaiveRow> = self.rows.iter().collect();
-        // Rows that are equal in all this keep the order in which they came.
-        // Streams may come in any order, so they come by the hash of their labels.
+        // The sort is stable, so rows with equal keys keep their order.
+        // The hash of labels stands for any order of streams.
         let order = |row: &NaiveRow| (row.tenant.clone(), row.labels.stream_hash(), row.ts, row.offset);
         rows.sort_by_key(|row| order(row));
         let mut writer = BlockWriter::new(self.options.clone(), provenance(), &self.keys).unwrap();
@@ -70,7 +70,7 @@ impl NaiveBlock {
     }
 }
 
-/// Opens from exactly the tail that the summary names.
+/// Opens a block from exactly the tail that its summary names.
 pub(crate) fn open(block: &EncodedBlock) -> BlockIndex {
     let tail = block.bytes.slice(block.bytes.len() - block.summary.tail_bytes as usize..);
     BlockIndex::open(block.summary.bytes, tail).unwrap()
@@ -93,7 +93,7 @@ pub(crate) fn run(mut scan: BlockScan, file: &Bytes) -> Result<Vec<Batch>, Block
     }
 }
 
-/// A row of a batch with the columns that were asked for; lengths of lines in place of lines for `Lengths`.
+/// A row of a batch with the requested columns. For `Lengths`, the line is as many zeros.
 pub(crate) type ScannedRow = (Labels, i64, Option<i64>, Option<Vec<u8>>, BTreeMap<String, String>);
 
 pub(crate) fn rows_of(batches: &[Batch], columns: &Needs) -> Vec<ScannedRow> {
@@ -118,7 +118,7 @@ pub(crate) fn rows_of(batches: &[Batch], columns: &Needs) -> Vec<ScannedRow> {
     rows
 }
 
-/// What a scan of a tenant's streams should yield, in no order between rows of equal (stream, time, offset).
+/// The rows that a scan of a tenant's streams should yield. Rows of equal (stream, time, offset) may come in any order.
 pub(crate) fn expected_rows(block: &NaiveBlock, columns: &Needs, keep: impl Fn(&NaiveRow) -> bool) -> Vec<ScannedRow> {
     let row = |row: &NaiveRow| -> ScannedRow {
         let line = match columns.lines {
@@ -169,7 +169,7 @@ fn any_row() -> impl Strategy<Value = NaiveRow> {
     })
 }
 
-/// Any block of up to `rows` rows; small pages and row groups so that all bounds are met.
+/// Any block of up to `rows` rows, with pages and row groups small enough to end often.
 pub(crate) fn any_block(rows: usize) -> impl Strategy<Value = NaiveBlock> {
     let options = (1..4usize, 1..200usize, 1..2000usize).prop_map(|(pages, page_rows, bytes)| BlockOptions {
         page_rows_max: page_rows,
@@ -183,7 +183,7 @@ pub(crate) fn any_block(rows: usize) -> impl Strategy<Value = NaiveBlock> {
     let keys = proptest::sample::subsequence(KEYS.map(str::to_owned).to_vec(), 0..=KEYS.len());
     (proptest::collection::vec(any_row(), 0..rows), quarantine, keys, options).prop_map(
         |(mut rows, quarantine, keys, options)| {
-            // One row for each (stream, time, offset), so that the order of rows is determined.
+            // One row per (stream, time, offset), so that the order of rows is fixed.
             let mut seen = BTreeSet::new();
             rows.retain(|row| seen.insert((row.tenant.clone(), row.labels.clone(), row.ts, row.offset)));
             NaiveBlock { rows, quarantine, keys, options }

@@ -80,7 +80,7 @@ struct Unwrap {
 impl Scan {
     pub(crate) fn log(log: &LogExpr, params: &Params) -> Result<Self, QueryError> {
         let pipeline = Pipeline::new(&log.stages, Want::All, true)?;
-        let needs = Needs::everything();
+        let needs = Needs { text: pipeline.text().into(), ..Needs::everything() };
         let time = TimeRange::new(params.start, params.end);
         let (direction, limit) = (params.direction, params.limit);
         let sink = Sink::Log { direction, limit };
@@ -134,7 +134,7 @@ impl Scan {
                 id: ScanId::of(&id),
                 matchers: range.log.matchers.clone(),
                 time: TimeRange::new(TimestampNs::from_nanos(start), TimestampNs::from_nanos(end)),
-                needs: Needs { lines, metadata, offsets: false },
+                needs: Needs { lines, metadata, offsets: false, text: pipeline.text().into() },
                 pipeline,
                 sink: Sink::Metric(MetricSink { metric, grouping: keys, unwrap, keeps_errors }),
             }),

@@ -1,10 +1,10 @@
-//! What the reader of rows wants from them, so that memory and blocks decode no more than that.
+//! Which parts of rows a scan needs, so that memory and blocks decode no more than that.
 
 use std::sync::Arc;
 
 /// What a scan needs of a row besides its timestamp and its stream's labels.
 ///
-/// Whoever supplies a [`Batch`](crate::Batch) may supply more than this, never less.
+/// A [`Batch`](crate::Batch) may hold more than this, never less.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// What is needed of the line.

@@ -17,7 +17,7 @@ use block::{
     packing_order, verify,
 };
 use model::{Labels, Offset, OffsetRange, PartitionId, TenantId, TimeRange, TimestampNs};
-use model::{LineNeed, MetadataNeed, Needs};
+use model::{LineNeed, Needs};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -89,7 +89,7 @@ fn main() -> Result<()> {
     println!("indexes in memory: {memory} bytes");
     println!("write: {write_cpu:.3} CPU-s, {:.2} CPU-s a raw GB", write_cpu / raw as f64 * 1e9);
 
-    let lines = |lines| Needs { lines, metadata: MetadataNeed::None, offsets: false };
+    let lines = |lines| Needs { lines, ..Needs::default() };
     measure("open", runs, || {
         for block in &blocks {
             open(block)?;

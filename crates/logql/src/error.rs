@@ -65,16 +65,16 @@ impl fmt::Display for ParseError {
 
 impl std::error::Error for ParseError {}
 
-/// Why a query has no answer. The texts are what clients see. Sent from owners to who asked them.
+/// Why a query has no answer. Clients see these texts. Owners send errors to the query service.
 #[derive(Clone, Debug, PartialEq, Error, Serialize, Deserialize)]
 pub enum QueryError {
-    /// It cannot be read. HTTP 400.
+    /// The text is no valid query. HTTP 400.
     #[error(transparent)]
     Parse(#[from] ParseError),
-    /// It uses what is not evaluated yet; the text names it. HTTP 501.
+    /// The query uses a feature that is not evaluated yet, which the text names. HTTP 501.
     #[error("{0}")]
     NotEvaluated(String),
-    /// An entry of a metric query has an error that the query does not deal with. HTTP 400.
+    /// An entry of a metric query has an error that the query does not handle. HTTP 400.
     #[error(
         "pipeline error: '{error}' for series: '{series}'.\n\
          Use a label filter to intentionally skip this error. (e.g | __error__!=\"{error}\").\n\
@@ -94,7 +94,7 @@ pub enum QueryError {
          or topk()"
     )]
     SeriesLimit(u32),
-    /// It cannot be evaluated on what was found, as when the legs of an operation do not match. HTTP 500.
+    /// The evaluation failed, for instance because the legs of an operation do not match. HTTP 500.
     #[error("{0}")]
     Evaluation(String),
 }

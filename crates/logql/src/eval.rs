@@ -7,7 +7,7 @@ use crate::{
     error::QueryError,
     partial::{Found, Partial},
     plan::{MetricPlan, Node, RangeNode},
-    samples, states,
+    states,
     tracks::{Track, Value, with_label},
     vector,
 };
@@ -41,7 +41,7 @@ pub(crate) fn evaluate(plan: &MetricPlan, partials: Vec<Partial>, series_max: u3
 
 struct Evaluator {
     steps: u32,
-    /// Each is taken once.
+    /// Each node takes its partial once.
     partials: Vec<Option<Partial>>,
 }
 
@@ -90,14 +90,13 @@ impl Evaluator {
             return Err(QueryError::Evaluation("a partial of another query".to_owned()));
         };
         let steps = self.steps;
-        // The order in which series were found depends on who came first.
+        // Series are numbered in the order of arrival, which differs from run to run.
         let mut series = table.series;
         series.sort_by(|a, b| a.labels.cmp(&b.labels));
         let mut tracks: Vec<Track> = series
             .into_iter()
             .map(|data| {
-                let points = states::points(data.states, node.op, &node.grid)
-                    .unwrap_or_else(|samples| samples::points(node.op, node.parameter, &node.grid, samples));
+                let points = states::points(data.states, node.op, node.parameter, &node.grid);
                 Track { labels: data.labels, points }
             })
             .collect();

@@ -1,4 +1,4 @@
-//! What comes with a query besides its text.
+//! The parameters of a query.
 
 use std::time::Duration;
 
@@ -15,22 +15,22 @@ pub enum Direction {
     Forward,
 }
 
-/// What comes with a query's text. Sent to owners together with it.
+/// The parameters of a query. Owners receive them together with its text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Params {
     /// Of a log query: the first nanosecond. Of a metric query over a range: the first step (already aligned).
     pub start: TimestampNs,
-    /// Of a log query: the first nanosecond behind the range. Of a metric query: the last step is not after it; the
-    /// only one of an instant query is at it.
+    /// Of a log query: the first nanosecond after the range. Of a metric query: no step is later; the only step of an
+    /// instant query is exactly here.
     pub end: TimestampNs,
-    /// From step to step of a metric query; zero: an instant query.
+    /// The distance between the steps of a metric query; zero for an instant query.
     pub step: Duration,
-    /// Least distance between the entries of a log query; zero: any.
+    /// The least distance between the entries of a log query; zero for none.
     pub interval: Duration,
     /// Which entries of a log query come first.
     pub direction: Direction,
-    /// Most entries of a log query, before `interval` thins them.
+    /// The most entries of a log query, before `interval` thins them.
     pub limit: u32,
-    /// Most series of a metric query; 0: any number.
+    /// The most series of a metric query; 0 for no limit.
     pub series_max: u32,
 }

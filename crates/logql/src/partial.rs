@@ -1,4 +1,4 @@
-//! What a scan has found so far.
+//! The result of a scan over some of the rows.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::{
     stats::ScanStats,
 };
 
-/// What a scan has found in some of the rows. Partials of one scan merge in any order with the same result, and can be
+/// The result of a scan over some of the rows. Partials of one scan merge in any order with the same result, and can be
 /// sent. Made by [`crate::Scan::partial`], filled by [`crate::Scan::accept`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Partial {
@@ -27,15 +27,15 @@ pub(crate) enum Found {
 }
 
 impl Partial {
-    /// What was looked at.
+    /// Counts of the rows that were read.
     pub fn stats(&self) -> ScanStats {
         self.stats
     }
 
-    /// Adds what another partial of the same scan has found.
+    /// Adds another partial of the same scan.
     ///
     /// # Panics
-    /// When the other one is of another kind of query.
+    /// Panics if the other partial is of another kind of query.
     pub fn merge(&mut self, other: Self) {
         self.stats.add(&other.stats);
         match (&mut self.found, other.found) {
@@ -52,12 +52,12 @@ pub(crate) struct SeriesTable {
     cells: u32,
     kind: StateKind,
     pub(crate) series: Vec<SeriesData>,
-    /// Numbers of series by [`push_key`]'s key; made anew when it was not sent.
+    /// Numbers of series by [`push_key`]'s key; rebuilt after a partial was received.
     #[serde(skip)]
     index: HashMap<Box<[u8]>, u32>,
 }
 
-/// What is known of one series.
+/// The labels and states of one series.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SeriesData {
     pub(crate) labels: Labels,
@@ -90,7 +90,7 @@ impl SeriesTable {
             u32::try_from(number).ok().filter(|number| *number < to.cells())
         };
         for series in &mut self.series {
-            series.states.move_cells(&renumber, time);
+            series.states.move_cells(renumber, time);
         }
         self.cells = to.cells();
         self

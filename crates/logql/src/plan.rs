@@ -15,15 +15,15 @@ use crate::{
     steps::Windows,
 };
 
-/// How the answer is made of the scans.
+/// How to compute the answer from the scans.
 #[derive(Debug)]
 pub(crate) enum Plan {
     /// The entries of the only scan.
     Log,
-    Metric(MetricPlan),
+    Metric(Box<MetricPlan>),
 }
 
-/// See [`Plan`].
+/// The plan of a metric query.
 #[derive(Debug)]
 pub(crate) struct MetricPlan {
     pub(crate) root: Node,
@@ -66,7 +66,7 @@ pub(crate) enum Node {
 /// One range aggregation.
 #[derive(Debug)]
 pub(crate) struct RangeNode {
-    /// Its number among the scans.
+    /// Its index among the scans.
     pub(crate) scan: usize,
     pub(crate) op: RangeOp,
     pub(crate) parameter: f64,
@@ -75,7 +75,7 @@ pub(crate) struct RangeNode {
     pub(crate) absent: model::Labels,
 }
 
-/// More steps than any caller should ask for.
+/// The most steps of one query.
 const STEPS_MAX: i64 = 1_000_000;
 
 pub(crate) fn plan(expr: &Expr, params: &Params) -> Result<(Plan, Vec<Scan>), QueryError> {
@@ -87,7 +87,7 @@ pub(crate) fn plan(expr: &Expr, params: &Params) -> Result<(Plan, Vec<Scan>), Qu
             let mut planner = Planner { steps, is_instant, series_max: params.series_max, scans: Vec::new() };
             let root = planner.node(metric, true)?;
             let plan = MetricPlan { root, steps, is_instant, is_sorted: is_instant && sorts(metric) };
-            Ok((Plan::Metric(plan), planner.scans))
+            Ok((Plan::Metric(Box::new(plan)), planner.scans))
         }
     }
 }

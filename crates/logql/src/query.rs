@@ -44,7 +44,7 @@ impl Query {
     /// Plans the query of a tree. The same tree and parameters give the same scans everywhere.
     ///
     /// # Errors
-    /// When the query uses what is not evaluated.
+    /// Fails if the query uses a feature that is not evaluated yet.
     pub fn of(expr: Expr, params: Params) -> Result<Self, QueryError> {
         let (plan, scans) = plan::plan(&expr, &params)?;
         let text = expr.to_string();
@@ -55,7 +55,7 @@ impl Query {
     /// [`Query::text`] gives, even where printing made it longer than a client's text may be.
     ///
     /// # Errors
-    /// When the text is no query, or uses what is not evaluated.
+    /// Fails if the text is no query, or uses a feature that is not evaluated yet.
     pub fn prepare(text: &str, params: Params) -> Result<Self, QueryError> {
         Self::of(parse::parse_printed(text)?, params)
     }
@@ -73,7 +73,7 @@ impl Query {
         &self.inner.expr
     }
 
-    /// What must be read: one scan for a log query, one for each range aggregation of a metric query.
+    /// The scans to run: one for a log query, one for each range aggregation of a metric query.
     pub fn scans(&self) -> &[Scan] {
         &self.inner.scans
     }
@@ -91,7 +91,7 @@ impl Query {
     /// The answer from one merged partial for each scan, in the order of [`Query::scans`].
     ///
     /// # Errors
-    /// When what was found cannot be evaluated, or has too many series.
+    /// Fails if the partials cannot be evaluated, or have too many series.
     pub fn finish(&self, partials: Vec<Partial>) -> Result<Answer, QueryError> {
         let inner = &*self.inner;
         if partials.len() != inner.scans.len() {

@@ -1,4 +1,4 @@
-//! One pass over rows: what it needs, and what it makes of a batch.
+//! One pass over rows: which columns it needs, and how it processes a batch.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -38,7 +38,7 @@ struct Inner {
 #[derive(Debug)]
 enum Sink {
     Log { direction: Direction, limit: u32 },
-    Metric(MetricSink),
+    Metric(Box<MetricSink>),
 }
 
 /// The part of a range aggregation that its log part does not say.
@@ -78,7 +78,7 @@ struct Unwrap {
 impl Scan {
     pub(crate) fn log(log: &LogExpr, params: &Params) -> Result<Self, QueryError> {
         let pipeline = Pipeline::new(&log.stages, Want::All, true)?;
-        let needs = Needs::everything();
+        let needs = Needs { text: pipeline.text().into(), ..Needs::everything() };
         let time = TimeRange::new(params.start, params.end);
         let (direction, limit) = (params.direction, params.limit);
         let sink = Sink::Log { direction, limit };
@@ -132,29 +132,29 @@ impl Scan {
                 id: ScanId::of(&id),
                 matchers: range.log.matchers.clone(),
                 time: TimeRange::new(TimestampNs::from_nanos(start), TimestampNs::from_nanos(end)),
-                needs: Needs { lines, metadata, offsets: false },
+                needs: Needs { lines, metadata, offsets: false, text: pipeline.text().into() },
                 pipeline,
-                sink: Sink::Metric(MetricSink { metric, grouping: keys, unwrap, keeps_errors }),
+                sink: Sink::Metric(Box::new(MetricSink { metric, grouping: keys, unwrap, keeps_errors })),
             }),
         })
     }
 
-    /// What tells this scan apart from others, for caches.
+    /// The identity of this scan, for caches.
     pub fn id(&self) -> ScanId {
         self.inner.id
     }
 
-    /// Which streams: those whose labels match all of them.
+    /// The scan reads the streams whose labels match all of these.
     pub fn matchers(&self) -> &[Matcher] {
         &self.inner.matchers
     }
 
-    /// Rows outside do not matter.
+    /// The scan ignores rows outside this range.
     pub fn time(&self) -> TimeRange {
         self.inner.time
     }
 
-    /// What batches must have.
+    /// Which columns batches must have.
     pub fn needs(&self) -> &Needs {
         &self.inner.needs
     }
@@ -168,7 +168,7 @@ impl Scan {
         Partial { stats: ScanStats::default(), found }
     }
 
-    /// Whether a partial, as it was received, is one of this scan. One that is not must not be merged.
+    /// Whether a received partial belongs to this scan. Merge it only if it does.
     pub fn fits(&self, partial: &Partial) -> bool {
         match (&self.inner.sink, &partial.found) {
             (Sink::Log { direction, limit }, Found::Entries(entries)) => entries.fits(*direction, *limit),
@@ -355,7 +355,7 @@ impl Scan {
                 parsed,
             });
         };
-        // The best first, so that the rest is not even looked at.
+        // Take the best rows first: once the limit is reached, the rest is skipped.
         match direction {
             Direction::Backward => rows.iter().rev().for_each(&mut take),
             Direction::Forward => rows.iter().for_each(&mut take),
@@ -364,14 +364,14 @@ impl Scan {
     }
 }
 
-/// The names of metadata that may show up as one of the wanted labels.
+/// The metadata keys that may provide one of the wanted labels.
 fn metadata_need(want: &Want, matchers: &[Matcher]) -> MetadataNeed {
     let Want::Names(wanted) = want else { return MetadataNeed::All };
     let mut names = Vec::new();
     for name in wanted {
         let mut name = name.as_str();
         loop {
-            // Every stream has such a label, so metadata of the name shows up under another one.
+            // Every selected stream has this label, so metadata of the same name gets the suffix `_extracted`.
             let is_streams = matchers.iter().any(|m| m.name() == name && !m.matches_empty());
             let is_error = name.starts_with(ERROR.trim_end_matches('_'));
             if !is_streams && !is_error && !names.iter().any(|n| n == name) {
@@ -379,7 +379,7 @@ fn metadata_need(want: &Want, matchers: &[Matcher]) -> MetadataNeed {
             }
             let Some(base) = name.strip_suffix("_extracted") else { break };
             name = base;
-            // Here the base name is wanted whoever has it.
+            // Read the base name from metadata even if a stream label has the same name.
             if !names.iter().any(|n| n == name) {
                 names.push(name.to_owned());
             }
@@ -395,7 +395,7 @@ fn line_bytes(lines: &Lines, rows: &Rows) -> u64 {
     }
 }
 
-/// Of the values that came with a batch.
+/// Bytes of the metadata values in a batch.
 fn metadata_bytes(batch: &Batch) -> u64 {
     let of_column = |values: &MetadataValues| match values {
         MetadataValues::Constant(value) => (value.len() * batch.len()) as u64,
@@ -431,7 +431,7 @@ impl<'p, 'b> Counter<'p, 'b> {
         Ok(rows)
     }
 
-    /// What becomes of a row depends on its metadata alone: it is found out once for each combination of values.
+    /// For pipelines whose outcome depends on metadata alone: runs once for each combination of values.
     fn by_class(mut self, pipeline: &Pipeline, rows: &Rows) -> Result<u64, QueryError> {
         let batch = self.batch;
         let columns = self.columns(pipeline);
@@ -492,7 +492,7 @@ impl<'p, 'b> Counter<'p, 'b> {
         Ok(self.passed)
     }
 
-    /// Those metadata columns that may show up as a wanted label.
+    /// The metadata columns that may provide a wanted label.
     fn columns(&self, pipeline: &Pipeline) -> Vec<crate::pipeline::Column<'b>> {
         let mut columns = columns(self.batch);
         columns.retain(|c| match pipeline.want() {
@@ -504,7 +504,7 @@ impl<'p, 'b> Counter<'p, 'b> {
         columns
     }
 
-    /// The series of rows like this one; `None` when they are dropped.
+    /// The series of rows with the same metadata as this one; `None` if the pipeline drops them.
     fn class(&mut self, pipeline: &Pipeline, row: &mut Row<'_>, i: usize) -> Result<Option<u32>, QueryError> {
         row.begin(i, b"");
         if !pipeline.run(row) {
@@ -624,7 +624,8 @@ impl<'p, 'b> Counter<'p, 'b> {
 }
 
 impl Unwrap {
-    /// The row's value; `None` when it has none, or is filtered. What cannot be read is 0 and an error.
+    /// The row's value; `None` if the label is absent or a filter drops the row. A value that cannot be read becomes 0 and
+    /// sets an error.
     fn sample(&self, labels: &mut RowLabels<'_>) -> Option<f64> {
         let text = labels.get(&self.label).filter(|text| !text.is_empty())?;
         let converted = match self.conversion {
@@ -640,7 +641,7 @@ impl Unwrap {
     }
 }
 
-/// The labels that a series' key was made of.
+/// Decodes the labels from a series' key.
 fn labels_of(key: &[u8]) -> Labels {
     let mut texts = key.split(|b| *b == 0xff).map(|text| std::str::from_utf8(text).unwrap_or_default());
     let mut pairs = Vec::new();

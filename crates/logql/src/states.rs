@@ -8,6 +8,7 @@ use crate::{
     cells::{Cells, State},
     exact::ExactSum,
     grid::Grid,
+    samples,
 };
 
 /// Which states a range aggregation needs.
@@ -362,15 +363,15 @@ impl SeriesStates {
     }
 }
 
-/// The value of each step whose window has rows; samples are left to the caller.
-pub(crate) fn points(states: SeriesStates, op: RangeOp, grid: &Grid) -> Result<Vec<(u32, f64)>, Vec<(i64, Bits)>> {
+/// The value of each step whose window has rows. `parameter`: the quantile.
+pub(crate) fn points(states: SeriesStates, op: RangeOp, parameter: f64, grid: &Grid) -> Vec<(u32, f64)> {
     let seconds = grid.windows().range as f64 / 1e9;
     let divisor = match op {
         RangeOp::Rate | RangeOp::BytesRate => seconds,
         _ => 1.0,
     };
     let float = |bits: Option<Bits>| bits.map_or(f64::NAN, f64::from_bits);
-    Ok(match states {
+    match states {
         SeriesStates::Rows(cells) => cells.points(grid, |state| state.0 as f64 / divisor),
         SeriesStates::Bytes(cells) => cells.points(grid, |state| state.bytes as f64 / divisor),
         SeriesStates::Sum(cells) if op == RangeOp::AvgOverTime => {
@@ -385,6 +386,6 @@ pub(crate) fn points(states: SeriesStates, op: RangeOp, grid: &Grid) -> Result<V
         SeriesStates::Greatest(cells) => cells.points(grid, |state| float(state.0)),
         SeriesStates::First(cells) => cells.points(grid, |state| float(state.0.map(|(_, bits)| bits))),
         SeriesStates::Last(cells) => cells.points(grid, |state| float(state.0.map(|(_, bits)| bits))),
-        SeriesStates::Samples(samples) => return Err(samples),
-    })
+        SeriesStates::Samples(samples) => samples::points(op, parameter, grid, samples),
+    }
 }

@@ -28,7 +28,7 @@ pub use escape::{EscapeError, read_go_escape};
 pub use labels::{Labels, LabelsError, Quoted, StreamHash, parse_labels};
 pub use lines::{LazyLines, LineSource, Lines};
 pub use matcher::{MatchOp, Matcher};
-pub use needs::{LineNeed, MetadataNeed, Needs};
+pub use needs::{ByteClass, LineNeed, Literal, MetadataNeed, Needs, TextNeed};
 pub use offset::{Offset, OffsetRange, PartitionId};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use regex::{RegexError, RegexMode, compile_regex, compile_regex_bytes, go_to_rust_regex};

@@ -1,8 +1,10 @@
-//! What the reader of rows wants from them, so that memory and blocks decode no more than that.
+//! Which parts of rows a scan needs, so that memory and blocks decode no more than that.
+
+use std::sync::Arc;
 
 /// What a scan needs of a row besides its timestamp and its stream's labels.
 ///
-/// Whoever supplies a [`Batch`](crate::Batch) may supply more than this, never less.
+/// A [`Batch`](crate::Batch) may hold more than this, never less.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// What is needed of the line.
@@ -11,12 +13,78 @@ pub struct Needs {
     pub metadata: MetadataNeed,
     /// Whether [`Batch::offsets`](crate::Batch::offsets) are needed.
     pub offsets: bool,
+    /// Conditions that every wanted line fulfils. Rows whose lines fail one need not be supplied, but may be.
+    pub text: Arc<[TextNeed]>,
 }
 
 impl Needs {
     /// Everything that is stored.
     pub fn everything() -> Self {
-        Self { lines: LineNeed::Content, metadata: MetadataNeed::All, offsets: true }
+        Self { lines: LineNeed::Content, metadata: MetadataNeed::All, offsets: true, text: Arc::default() }
+    }
+}
+
+/// A condition on the stored line, for indexes and templates that can tell which lines fail it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TextNeed {
+    /// The line holds at least one of these.
+    AnyOf(Vec<Literal>),
+    /// The line holds at least `length` bytes of a class in a row.
+    Run {
+        /// Which bytes.
+        class: ByteClass,
+        /// How many of them.
+        length: usize,
+    },
+}
+
+impl TextNeed {
+    /// Whether a line fulfils the condition.
+    pub fn allows(&self, line: &[u8]) -> bool {
+        match self {
+            Self::AnyOf(literals) => literals.iter().any(|literal| literal.is_in(line)),
+            Self::Run { class, length } => line.split(|byte| !class.contains(*byte)).any(|run| run.len() >= *length),
+        }
+    }
+}
+
+/// Bytes to be found in a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Literal {
+    /// The bytes; never empty.
+    pub bytes: Vec<u8>,
+    /// Whether ASCII letters match in either case. Other bytes match only themselves.
+    pub ignores_case: bool,
+}
+
+impl Literal {
+    /// Whether a line holds the bytes.
+    pub fn is_in(&self, line: &[u8]) -> bool {
+        line.windows(self.bytes.len().max(1))
+            .any(|part| if self.ignores_case { part.eq_ignore_ascii_case(&self.bytes) } else { part == self.bytes })
+    }
+}
+
+/// A set of bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByteClass([u64; 4]);
+
+impl ByteClass {
+    /// Adds the bytes from `first` to `last`, both included.
+    pub fn add(&mut self, first: u8, last: u8) {
+        for byte in first..=last {
+            self.0[usize::from(byte / 64)] |= 1 << (byte % 64);
+        }
+    }
+
+    /// Whether a byte is in the set.
+    pub fn contains(&self, byte: u8) -> bool {
+        self.0[usize::from(byte / 64)] & (1 << (byte % 64)) != 0
+    }
+
+    /// Whether every byte is in the set.
+    pub fn is_full(&self) -> bool {
+        self.0 == [u64::MAX; 4]
     }
 
     /// What two scans need together: a batch that has this serves both.

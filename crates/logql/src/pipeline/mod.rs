@@ -10,14 +10,15 @@ mod labels;
 mod line;
 mod logfmt;
 mod rows;
+mod text;
 mod unpack;
 mod want;
 
 use std::borrow::Cow;
 
-use model::{RegexMode, compile_regex, compile_regex_bytes};
+use model::{RegexMode, TextNeed, compile_regex, compile_regex_bytes};
 
-use self::{filter::NameTest, labels::ERROR_DETAILS, line::LineTest, want::Finder};
+use self::{filter::NameTest, labels::ERROR_DETAILS, line::LineTest, text::text_needs, want::Finder};
 pub(crate) use self::{
     filter::{LabelTest, parse_bytes},
     labels::{Category, Column, ERROR, RowError, RowLabels, columns},
@@ -36,6 +37,8 @@ use crate::{
 pub(crate) struct Pipeline {
     /// Line filters that see the stored line.
     front: Vec<LineTest>,
+    /// What every line that passes them fulfils.
+    text: Vec<TextNeed>,
     /// The rest, in order.
     steps: Vec<Step>,
     /// The labels that must be there before the first step.
@@ -44,7 +47,7 @@ pub(crate) struct Pipeline {
 
 #[derive(Debug)]
 enum Step {
-    Line(LineTest),
+    Line(LineTest, Vec<TextNeed>),
     Json(Want),
     JsonPaths(Vec<(String, JsonPath)>, Want),
     Logfmt(logfmt::Options, Want),
@@ -81,13 +84,17 @@ impl Pipeline {
         let stored = steps.iter().position(Step::changes_line).unwrap_or(steps.len());
         let mut front = Vec::new();
         let mut rest = Vec::new();
+        let mut text = Vec::new();
         for (i, step) in steps.into_iter().enumerate() {
             match step {
-                Step::Line(test) if i < stored => front.push(test),
+                Step::Line(test, needs) if i < stored => {
+                    front.push(test);
+                    text.extend(needs);
+                }
                 step => rest.push(step),
             }
         }
-        Ok(Self { front, steps: rest, want })
+        Ok(Self { front, text, steps: rest, want })
     }
 
     /// Whether it looks at lines.
@@ -99,6 +106,11 @@ impl Pipeline {
     /// the row's labels and metadata alone.
     pub(crate) fn has_line_steps(&self) -> bool {
         self.steps.iter().any(Step::reads_line)
+    }
+
+    /// What the stored line fulfils of every row that passes.
+    pub(crate) fn text(&self) -> &[TextNeed] {
+        &self.text
     }
 
     /// The labels of stream and metadata that it and its user look at.
@@ -135,7 +147,7 @@ impl Planner {
         let bad = |e: &dyn std::fmt::Display| QueryError::Evaluation(e.to_string());
         match stage {
             Stage::LineFilter(filter) => {
-                self.steps.push(Step::Line(LineTest::new(filter)?));
+                self.steps.push(Step::Line(LineTest::new(filter)?, text_needs(filter)));
                 self.line_is_needed = true;
             }
             Stage::Json(list) if list.is_empty() => {
@@ -269,7 +281,7 @@ impl<'b> Row<'b> {
         let line = if self.is_changed { self.buffer.as_slice() } else { self.stored };
         let labels = &mut self.labels;
         match step {
-            Step::Line(test) => return test.passes(line),
+            Step::Line(test, _) => return test.passes(line),
             Step::Json(want) => json::fields(line, want, labels),
             Step::JsonPaths(paths, want) => json::paths(line, paths, want, labels),
             Step::Logfmt(options, want) => logfmt::fields(line, *options, want, labels),

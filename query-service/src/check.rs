@@ -1,4 +1,4 @@
-//! Limits of queries: what is refused before anything is read (`limits.md`, section 4).
+//! Checks queries against the tenant's limits before anything is read.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use model::{MatchOp, Matcher, RegexMode, TimestampNs, compile_regex};
 
 use crate::{duration, error::Error, params::Bounds};
 
-/// Labels of streams that the system writes about itself.
+/// Labels of the streams that Loki writes about itself.
 const INTERNAL: [&str; 2] = ["__aggregated_metric__", "__pattern__"];
 
-/// What a query is, for policies and metrics.
+/// The kind of a query in policies and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QueryClass {
-    /// Yields numbers.
+    /// It yields numbers.
     Metric,
-    /// Yields entries, some of which stages reject.
+    /// It yields entries, and has a stage that filters them.
     Filter,
-    /// Yields entries, and only a limit says how many.
+    /// It yields entries, and only the limit bounds their number.
     Limited,
 }
 
 impl QueryClass {
-    /// As policies and metrics call it.
+    /// The word in policies and metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Metric => "metric",
@@ -32,7 +32,7 @@ impl QueryClass {
         }
     }
 
-    /// What `expr` is.
+    /// The kind of a query.
     pub(crate) fn of(expr: &Expr) -> Self {
         match expr {
             Expr::Metric(_) => Self::Metric,
@@ -50,7 +50,7 @@ pub(crate) fn check_enabled(limits: &Limits) -> Result<(), Error> {
     if enabled { Ok(()) } else { Err(Error::QueryingDisabled) }
 }
 
-/// Refuses a query's text by policy, its selectors by their matchers, its windows by their length.
+/// Refuses a query if a policy blocks its text, or if its matchers or the length of a window exceed a limit.
 pub(crate) fn check_query(text: &str, expr: &Expr, limits: &Limits, is_drilldown: bool) -> Result<(), Error> {
     check_enabled(limits)?;
     let mut selectors = Vec::new();
@@ -73,7 +73,7 @@ pub(crate) fn check_query(text: &str, expr: &Expr, limits: &Limits, is_drilldown
     Ok(())
 }
 
-/// Refuses a selector.
+/// Refuses a selector whose matchers do not comply with the limits.
 pub(crate) fn check_matchers(matchers: &[Matcher], limits: &Limits, is_drilldown: bool) -> Result<(), Error> {
     let matchers_max = count(limits.max_streams_matchers_per_query);
     if matchers_max > 0 && matchers.len() > matchers_max {
@@ -107,7 +107,7 @@ pub(crate) fn check_matchers(matchers: &[Matcher], limits: &Limits, is_drilldown
     Ok(())
 }
 
-/// Refuses more entries than one answer may have.
+/// Refuses a limit that is larger than an answer may be.
 pub(crate) fn check_entries(limit: u32, limits: &Limits) -> Result<(), Error> {
     let entries_max = count(limits.max_entries_limit_per_query);
     if entries_max > 0 && limit as usize > entries_max {
@@ -118,16 +118,16 @@ pub(crate) fn check_entries(limit: u32, limits: &Limits) -> Result<(), Error> {
     Ok(())
 }
 
-/// What remains of the time asked for.
+/// The part of a time range that the lookback limit allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// This much of it may be looked at.
+    /// This part.
     Within(Bounds),
-    /// All of it lies before what may be looked at.
+    /// Nothing: the whole range is too old.
     TooOld,
 }
 
-/// Refuses too long a range of time, and cuts off what lies too far back.
+/// Refuses a time range that is too long, and cuts off the part that is too old.
 pub(crate) fn check_bounds(bounds: Bounds, now: TimestampNs, limits: &Limits) -> Result<Reach, Error> {
     let reach = within_lookback(bounds, now, limits);
     let length_max = limits.max_query_length.get();
@@ -143,7 +143,7 @@ pub(crate) fn check_bounds(bounds: Bounds, now: TimestampNs, limits: &Limits) ->
     Ok(reach)
 }
 
-/// Cuts off what lies too far back, as [`check_bounds`] does, for requests about labels: all of it is refused.
+/// As [`check_bounds`], but refuses a time range that is too old as a whole. For requests about labels.
 pub(crate) fn check_bounds_of_labels(bounds: Bounds, now: TimestampNs, limits: &Limits) -> Result<Bounds, Error> {
     match check_bounds(bounds, now, limits)? {
         Reach::Within(bounds) => Ok(bounds),
@@ -170,15 +170,15 @@ fn is_blocked(text: &str, class: QueryClass, policies: &[BlockedQuery]) -> bool 
         let of_text = if policy.hash != 0 {
             fnv1a(text) == policy.hash
         } else if policy.pattern.is_empty() {
-            // A policy without a pattern is about types alone.
+            // A policy without a pattern applies to all queries of its types.
             true
         } else if policy.regex {
-            // A pattern that is none blocks nothing, rather than everything.
+            // A wrong pattern blocks nothing rather than everything.
             compile_regex(&policy.pattern, RegexMode::Search).is_ok_and(|r| r.is_match(text))
         } else {
             policy.pattern.trim() == text
         };
-        // Tags of the request are not looked at yet: a policy that asks for some applies to none.
+        // Tags of requests are not supported yet, so a policy with tags applies to no request.
         of_type && of_text && policy.query_tags.is_empty()
     })
 }
@@ -187,7 +187,7 @@ fn fnv1a(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
-/// A limit that counts things in memory.
+/// A limit as `usize`.
 pub(crate) fn count(limit: u32) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }

@@ -1,4 +1,4 @@
-//! Durations as Prometheus writes them: `1h30m`, whole numbers, units falling.
+//! Durations in Prometheus' notation, such as `1h30m`: integers with units, larger units first.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const UNITS: [(&str, u64); 7] = [
 /// Reads a Prometheus duration.
 ///
 /// # Errors
-/// In Prometheus' words when the text is none.
+/// If the text is not a duration, with Prometheus' error text.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     match text {
         "" => return Err("empty duration string".to_owned()),
@@ -42,14 +42,14 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         units_left = &units_left[at + 1..];
         let part = number.parse::<u64>().ok().and_then(|n| n.checked_mul(*unit_millis));
         let sum = part.and_then(|part| millis.checked_add(part));
-        // Beyond this Prometheus' 64-bit nanoseconds overflow.
+        // Prometheus has 64-bit nanoseconds, which overflow above this.
         millis = sum.filter(|m| *m <= i64::MAX as u64 / 1_000_000).ok_or("duration out of range")?;
         rest = tail;
     }
     Ok(Duration::from_millis(millis))
 }
 
-/// Writes a duration as Prometheus does; what is below a millisecond is cut off.
+/// Writes a duration as Prometheus does, rounded down to milliseconds.
 pub(crate) fn format(duration: Duration) -> String {
     let mut left = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if left == 0 {
@@ -57,7 +57,7 @@ pub(crate) fn format(duration: Duration) -> String {
     }
     let mut text = String::new();
     for (unit, millis) in UNITS {
-        // Years and weeks are written only where they divide the whole.
+        // Prometheus writes years and weeks only if nothing is left after them.
         let fits = !matches!(unit, "y" | "w") || left.is_multiple_of(millis);
         if fits && left >= millis {
             text.push_str(&format!("{}{unit}", left / millis));

@@ -1,26 +1,26 @@
-//! Answers as JSON. Written straight into one buffer: no tree for each entry.
+//! Encodes answers as JSON, directly into one buffer, without a tree of values.
 
 use logql::{Answer, Direction, ResultEntry, ResultStream, Sample, Series, format_value};
 use model::{Labels, TimestampNs};
 
 use crate::stats::AnswerStats;
 
-/// What the client asked to be told, from `X-Loki-Response-Encoding-Flags`.
+/// The flags of `X-Loki-Response-Encoding-Flags`: additions to the answer that the client asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EncodingFlags(Vec<String>);
 
 impl EncodingFlags {
-    /// Reads the header's text: a comma list without blanks.
+    /// Reads the header: flags separated by commas, without blanks.
     pub(crate) fn parse(text: &str) -> Self {
         Self(text.split(',').filter(|flag| !flag.is_empty()).map(str::to_owned).collect())
     }
 
-    /// Whether labels are to be told apart by where they came from.
+    /// True if the answer must show the source of each label.
     pub(crate) fn categorize_labels(&self) -> bool {
         self.0.iter().any(|flag| flag == "categorize-labels")
     }
 
-    /// Writes the flags as a further member of an object that has some already.
+    /// Writes the flags as another member of an object that has members.
     pub(crate) fn write_after(&self, out: &mut Vec<u8>) {
         if !self.0.is_empty() {
             out.extend_from_slice(b",\"encodingFlags\":");
@@ -29,15 +29,15 @@ impl EncodingFlags {
     }
 }
 
-/// All that goes into the answer of a query.
+/// Everything in the answer to a query.
 pub(crate) struct QueryAnswer<'a> {
     /// The result.
     pub(crate) answer: &'a Answer,
-    /// In which order entries come.
+    /// The order of entries.
     pub(crate) direction: Direction,
-    /// How labels are to be shown.
+    /// How the answer shows labels.
     pub(crate) flags: &'a EncodingFlags,
-    /// What a person should know.
+    /// Texts for a person.
     pub(crate) warnings: &'a [String],
     /// What it cost.
     pub(crate) stats: AnswerStats,
@@ -70,7 +70,7 @@ impl QueryAnswer<'_> {
             Answer::Streams(found) => list(out, found, plain_stream),
             Answer::Matrix(found) => list(out, found, series),
             Answer::Vector(found) => list(out, found, sample),
-            // The time of a scalar is in milliseconds: Loki's slip, which clients know.
+            // The time of a scalar is in milliseconds. This is a defect of Loki that clients rely on.
             Answer::Scalar { t_ms, v } => {
                 out.push(b'[');
                 integer(out, *t_ms);
@@ -82,7 +82,7 @@ impl QueryAnswer<'_> {
     }
 }
 
-/// How many entries or samples an answer holds.
+/// Number of entries or samples in an answer.
 pub(crate) fn count(answer: &Answer) -> u64 {
     match answer {
         Answer::Streams(found) => found.iter().map(|s| s.entries.len() as u64).sum(),
@@ -101,7 +101,7 @@ fn result_type(answer: &Answer) -> &'static str {
     }
 }
 
-/// A little more than most answers need, so that the buffer rarely grows.
+/// A size that is a little more than most answers need, so that the buffer rarely grows.
 fn estimate(answer: &Answer) -> usize {
     let of_entries =
         |s: &ResultStream| s.entries.iter().map(|e| e.line.len() + e.line.len() / 8 + 40).sum::<usize>() + 256;
@@ -115,23 +115,23 @@ fn estimate(answer: &Answer) -> usize {
 }
 
 /// One object of a categorised answer: all entries of one set of stream labels, in query direction.
-pub(crate) struct Categorised<'a> {
+pub(crate) struct CategorisedStream<'a> {
     labels: &'a Labels,
     entries: Vec<&'a ResultEntry>,
 }
 
-/// Puts the entries of equal stream labels together, whatever their other labels are.
-fn categorised(found: &[ResultStream], direction: Direction) -> Vec<Categorised<'_>> {
-    let mut groups: Vec<(String, Categorised<'_>)> = Vec::new();
-    let mut known = std::collections::HashMap::new();
+/// Merges the entries of equal stream labels, whatever their other labels are.
+fn categorised(found: &[ResultStream], direction: Direction) -> Vec<CategorisedStream<'_>> {
+    let mut groups: Vec<(String, CategorisedStream<'_>)> = Vec::new();
+    let mut positions = std::collections::HashMap::new();
     for stream in found {
-        let at = *known.entry(&stream.stream).or_insert_with(|| {
-            groups.push((stream.stream.to_string(), Categorised { labels: &stream.stream, entries: Vec::new() }));
+        let at = *positions.entry(&stream.stream).or_insert_with(|| {
+            groups.push((stream.stream.to_string(), CategorisedStream { labels: &stream.stream, entries: Vec::new() }));
             groups.len() - 1
         });
         groups[at].1.entries.extend(&stream.entries);
     }
-    // Streams are ordered by their text, which is not the order of their pairs.
+    // Streams are in the order of their text, which differs from the order of their pairs.
     groups.sort_by(|a, b| a.0.cmp(&b.0));
     let mut groups: Vec<_> = groups.into_iter().map(|(_, group)| group).collect();
     for group in &mut groups {
@@ -143,7 +143,7 @@ fn categorised(found: &[ResultStream], direction: Direction) -> Vec<Categorised<
     groups
 }
 
-fn categorised_stream(out: &mut Vec<u8>, stream: &Categorised<'_>) {
+fn categorised_stream(out: &mut Vec<u8>, stream: &CategorisedStream<'_>) {
     out.extend_from_slice(b"{\"stream\":");
     labels(out, stream.labels);
     out.extend_from_slice(b",\"values\":");
@@ -191,7 +191,7 @@ fn point(out: &mut Vec<u8>, t_ms: i64, value: f64) {
     out.push(b']');
 }
 
-/// Labels that came with an entry and labels that were read out of it.
+/// The structured metadata of an entry, and the labels parsed from its line.
 pub(crate) type Categories<'a> = (&'a [(String, String)], &'a [(String, String)]);
 
 /// `["ns","line"]`, with a third element when labels are categorised.
@@ -250,14 +250,14 @@ pub(crate) fn list<T>(out: &mut Vec<u8>, items: &[T], write: impl Fn(&mut Vec<u8
 
 /// A string with its quotes and escapes.
 pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("a vector takes every byte and a string has no keys to refuse");
+    serde_json::to_writer(out, text).expect("writing to a vector and encoding a string cannot fail");
 }
 
 fn integer(out: &mut Vec<u8>, number: i64) {
     out.extend_from_slice(number.to_string().as_bytes());
 }
 
-/// What a person should know, as a field with a comma behind it; nothing when there is nothing.
+/// Writes warnings as a field followed by a comma, or nothing if there are none.
 fn warnings(out: &mut Vec<u8>, warnings: &[String]) {
     if !warnings.is_empty() {
         out.extend_from_slice(b"\"warnings\":");
@@ -266,19 +266,19 @@ fn warnings(out: &mut Vec<u8>, warnings: &[String]) {
     }
 }
 
-/// `{"status":"success","data":[…]}` over texts, with warnings when there are any.
+/// `{"status":"success","data":[…]}` with texts, and with warnings if there are any.
 pub(crate) fn text_list(items: &[impl AsRef<str>], warnings: &[String]) -> Vec<u8> {
     data_list(items, warnings, |out, text| string(out, text.as_ref()))
 }
 
-/// As [`text_list`] over label sets.
+/// As [`text_list`], with label sets.
 pub(crate) fn labels_list(items: &[Labels], warnings: &[String]) -> Vec<u8> {
     data_list(items, warnings, labels)
 }
 
-fn data_list<T>(items: &[T], told: &[String], item: impl Fn(&mut Vec<u8>, &T)) -> Vec<u8> {
+fn data_list<T>(items: &[T], texts: &[String], item: impl Fn(&mut Vec<u8>, &T)) -> Vec<u8> {
     let mut out = b"{\"status\":\"success\",".to_vec();
-    warnings(&mut out, told);
+    warnings(&mut out, texts);
     out.extend_from_slice(b"\"data\":");
     list(&mut out, items, item);
     out.extend_from_slice(b"}\n");

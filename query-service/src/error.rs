@@ -16,34 +16,34 @@ use crate::duration;
 /// Why a request, or the service itself, failed.
 #[derive(Debug, ThisError)]
 pub enum Error {
-    /// A parameter is wrong, or a limit stops the request. The client must change it.
+    /// A parameter is wrong, or the request exceeds a limit. The client must change it.
     #[error("{0}")]
     BadRequest(String),
-    /// The tenant's header is absent or wrong.
+    /// The header that names the tenant is absent or wrong.
     #[error(transparent)]
     Tenant(#[from] TenantError),
-    /// Several tenants where one is needed.
+    /// The request names several tenants, but must name one.
     #[error("multiple org IDs present")]
     ManyTenants,
-    /// The query's text is wrong.
+    /// The text of the query is wrong.
     #[error(transparent)]
     Parse(#[from] ParseError),
     /// The query is blocked by policy.
     #[error("query blocked by policy")]
     Blocked,
-    /// Something that is off for this tenant.
+    /// A feature that is disabled for this tenant.
     #[error("{0}")]
     NotFound(&'static str),
-    /// The body is larger than is taken.
+    /// The body is too large.
     #[error("request body too large: more than {0} bytes")]
     BodyTooLarge(usize),
     /// The tenant may not query at all.
     #[error("querying is disabled, please contact your Loki operator")]
     QueryingDisabled,
-    /// Part of the API that is not there yet.
+    /// A part of the API that does not exist yet.
     #[error("{0} is not implemented yet")]
     NotImplemented(String),
-    /// The query ran for longer than it may.
+    /// The query took too long.
     #[error(
         "request timed out, decrease the duration of the request or add more label matchers (prefer exact match over \
          regex match) to reduce the amount of data processed"
@@ -52,13 +52,13 @@ pub enum Error {
     /// The rows cannot be read.
     #[error(transparent)]
     Read(reading::Error),
-    /// An owner could not do what an operator asked for.
+    /// An owner failed to flush.
     #[error("flush failed: {0}")]
     Flush(#[source] OwnerError),
     /// The service cannot start.
     #[error("{0}")]
     Start(String),
-    /// A mistake of ours.
+    /// A defect of this program.
     #[error("internal error: {0}")]
     Internal(String),
 }
@@ -69,7 +69,7 @@ impl Error {
         Self::BadRequest(text.into())
     }
 
-    /// A request for times before all that may be asked for.
+    /// The whole time of the request is older than this limit.
     pub(crate) fn lookback(limit: Duration) -> Self {
         let limit = duration::format(limit);
         Self::BadRequest(format!("this data is no longer available, it is past now - max_query_lookback ({limit})"))
@@ -123,7 +123,7 @@ impl From<reading::Error> for Error {
     }
 }
 
-/// A plain text answer with the headers every error has.
+/// A plain text response with the headers of errors.
 pub(crate) fn text_response(status: StatusCode, text: String) -> Response {
     let headers: [(HeaderName, HeaderValue); 2] = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),

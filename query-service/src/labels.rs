@@ -14,12 +14,13 @@ use serde_json::{Value, json};
 
 use crate::{check, encode, error::Error, request::Request, respond, service::QueryService};
 
-/// Labels that stay in the list of detected labels whatever their values look like.
+/// Labels that are always in the list of detected labels, whatever their values are.
 const ALWAYS_DETECTED: [&str; 4] = ["cluster", "namespace", "instance", "pod"];
 
 /// `/loki/api/v1/labels`
 pub(crate) async fn names(State(service): State<Arc<QueryService>>, request: Request) -> Result<Response, Error> {
-    let Found { streams, warnings } = streams(&service, &request, &optional_selector(&request)?, "labels").await?;
+    let StreamLabels { streams, warnings } =
+        streams(&service, &request, &optional_selector(&request)?, "labels").await?;
     let names: BTreeSet<&str> = streams.iter().flat_map(|labels| labels.iter().map(|(name, _)| name)).collect();
     Ok(respond::json(encode::text_list(&names.into_iter().collect::<Vec<_>>(), &warnings)))
 }
@@ -32,7 +33,7 @@ pub(crate) async fn values(
 ) -> Result<Response, Error> {
     let mut matchers = optional_selector(&request)?;
     matchers.push(check::present(&name)?);
-    let Found { streams, warnings } = streams(&service, &request, &matchers, "labels").await?;
+    let StreamLabels { streams, warnings } = streams(&service, &request, &matchers, "labels").await?;
     let values: BTreeSet<&str> = streams.iter().filter_map(|labels| labels.get(&name)).collect();
     Ok(respond::json(encode::text_list(&values.into_iter().collect::<Vec<_>>(), &warnings)))
 }
@@ -52,14 +53,15 @@ pub(crate) async fn series(State(service): State<Arc<QueryService>>, request: Re
 
 /// `/loki/api/v1/detected_labels`
 pub(crate) async fn detected(State(service): State<Arc<QueryService>>, request: Request) -> Result<Response, Error> {
-    let Found { streams, warnings } = streams(&service, &request, &optional_selector(&request)?, "labels").await?;
+    let StreamLabels { streams, warnings } =
+        streams(&service, &request, &optional_selector(&request)?, "labels").await?;
     let mut values: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (name, value) in streams.iter().flat_map(Labels::iter) {
         values.entry(name).or_default().insert(value);
     }
     let detected: Vec<Value> = values
         .iter()
-        .filter(|(name, values)| ALWAYS_DETECTED.contains(name) || is_telling(values))
+        .filter(|(name, values)| ALWAYS_DETECTED.contains(name) || is_informative(values))
         .map(|(name, values)| json!({"label": name, "cardinality": values.len()}))
         .collect();
     let mut answer = json!({});
@@ -69,8 +71,8 @@ pub(crate) async fn detected(State(service): State<Arc<QueryService>>, request: 
     respond::json_with_warnings(answer, warnings)
 }
 
-/// Whether a person can tell something by these values: not when all of them are ids or numbers, but for a switch.
-fn is_telling(values: &BTreeSet<&str>) -> bool {
+/// True if these values mean something to a person. Ids and numbers do not, except the values 0 and 1 of a switch.
+fn is_informative(values: &BTreeSet<&str>) -> bool {
     let is_switch = values.len() <= 2 && values.iter().all(|v| matches!(*v, "0" | "1"));
     is_switch || !values.iter().all(|v| is_uuid(v) || v.parse::<f64>().is_ok())
 }
@@ -81,31 +83,31 @@ fn is_uuid(text: &str) -> bool {
     lengths == [8, 4, 4, 4, 12] && groups.iter().all(|g| g.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// What streams have rows.
-struct Found {
+/// The streams that have rows.
+struct StreamLabels {
     /// Their distinct label sets.
     streams: BTreeSet<Labels>,
-    /// What a person should know about them.
+    /// Texts for a person.
     warnings: Vec<String>,
 }
 
-/// The streams with rows in the time asked for.
+/// The streams with rows in the time of the request.
 async fn streams(
     service: &QueryService,
     request: &Request,
     matchers: &[Matcher],
     kind: &'static str,
-) -> Result<Found, Error> {
+) -> Result<StreamLabels, Error> {
     let now = service.clock.now();
     let bounds = request.params.bounds(now)?.check_order_of_labels()?;
     let bounds = check::check_bounds_of_labels(bounds, now, &service.limits_all(&request.tenants))?;
     let time = TimeRange::closed(bounds.start, bounds.end);
     let found = service.streams_all(&request.tenants, matchers, time, &request.goal, kind).await?;
     let streams = found.parts.into_iter().map(|part| part.labels).collect();
-    Ok(Found { streams, warnings: found.warnings.into_iter().collect() })
+    Ok(StreamLabels { streams, warnings: found.warnings.into_iter().collect() })
 }
 
-/// The selector in `query`; none at all when it is absent, and then every stream matches.
+/// The matchers in the parameter `query`. Without it the list is empty, and every stream matches.
 fn optional_selector(request: &Request) -> Result<Vec<Matcher>, Error> {
     let text = request.params.get("query").trim();
     if text.is_empty() {
@@ -116,7 +118,7 @@ fn optional_selector(request: &Request) -> Result<Vec<Matcher>, Error> {
     Ok(matchers)
 }
 
-/// The selectors in `match[]` and `match`, at least one; the only one may be empty.
+/// The selectors in the parameters `match[]` and `match`: at least one. If there is only one it may be empty.
 fn selectors(request: &Request) -> Result<Vec<Vec<Matcher>>, Error> {
     let params = &request.params;
     let texts: Vec<&str> = params.all("match[]").chain(params.all("match")).map(str::trim).collect();
@@ -142,9 +144,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn telling_values() {
+    fn informative_values() {
         let check = |values: &[&str], expected: bool| {
-            assert_eq!(is_telling(&values.iter().copied().collect()), expected, "{values:?}");
+            assert_eq!(is_informative(&values.iter().copied().collect()), expected, "{values:?}");
         };
         check(&["web", "1"], true);
         check(&["1", "22.5"], false);

@@ -9,7 +9,7 @@ use prometheus::{
 
 use crate::{error::Error, stats::AnswerStats};
 
-/// Registered once for each service.
+/// The metrics of one service.
 pub(crate) struct Metrics {
     latency: HistogramVec,
     bytes_per_second: HistogramVec,
@@ -17,22 +17,23 @@ pub(crate) struct Metrics {
     downloaded_blocks_total: IntCounter,
     duration: HistogramVec,
     queue: Histogram,
-    /// Queries refused because of `blocked_queries`, by user.
+    /// Number of queries refused because of `blocked_queries`. Label: `user`, the tenant.
     blocked: IntCounterVec,
-    /// Tails that are open.
+    /// Number of open tails.
     pub(crate) tail_active: IntGauge,
-    /// Streams seen by the tails that are open.
+    /// Number of streams with entries in open tails.
     pub(crate) tail_active_streams: IntGauge,
     /// Bytes of frames sent to tails.
     pub(crate) tail_bytes: IntCounter,
-    /// Entries that slow tails did not get.
+    /// Number of entries that tails dropped because their client was too slow.
     pub(crate) tail_dropped: IntCounter,
 }
 
-/// What kind of query was answered.
+/// The labels of a query's metrics.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueryLabels {
-    /// `metric`, `filter` (entries, with a stage that rejects some), `limited` (entries), `labels`, `series`, `stats`, `volume`.
+    /// `metric`, `filter` (entries that a stage filters), `limited` (entries without a filter), `labels`, `series`,
+    /// `stats`, or `volume`.
     pub(crate) kind: &'static str,
     /// `range` or `instant`.
     pub(crate) range: &'static str,
@@ -52,44 +53,54 @@ impl Metrics {
         let rate_labels = ["status_code", "type", "range", "latency_type", "sharded"];
         Ok(Self {
             latency: HistogramVec::new(
-                HistogramOpts::new("loki_logql_querystats_latency_seconds", "Seconds a query took.")
+                HistogramOpts::new("loki_logql_querystats_latency_seconds", "Seconds from a query to its answer.")
                     .buckets(seconds.clone()),
                 &labels,
             )?,
             bytes_per_second: HistogramVec::new(
                 HistogramOpts::new(
                     "loki_logql_querystats_bytes_processed_per_seconds",
-                    "Bytes a query processed each second.",
+                    "Bytes that a query processed per second.",
                 )
                 .buckets(exponential_buckets(1e6, 2.0, 16)?),
                 &rate_labels,
             )?,
             bytes_total: IntCounterVec::new(
-                Opts::new("loki_logql_querystats_bytes_processed_total", "Bytes that queries processed."),
+                Opts::new(
+                    "loki_logql_querystats_bytes_processed_total",
+                    "Bytes of lines and metadata that queries processed.",
+                ),
                 &["tenant"],
             )?,
             downloaded_blocks_total: IntCounter::new(
                 "loki_logql_querystats_downloaded_chunk_total",
-                "Blocks that queries read rows of.",
+                "Number of blocks that queries read rows of.",
             )?,
             duration: HistogramVec::new(
-                HistogramOpts::new("logql_query_duration_seconds", "Seconds of evaluation.").buckets(seconds.clone()),
+                HistogramOpts::new("logql_query_duration_seconds", "Seconds of reading and evaluating a query.")
+                    .buckets(seconds.clone()),
                 &["query_type"],
             )?,
             queue: Histogram::with_opts(
                 HistogramOpts::new(
                     "loki_query_scheduler_queue_duration_seconds",
-                    "Seconds queries waited for their turn.",
+                    "Seconds that queries waited to run.",
                 )
                 .buckets(seconds),
             )?,
-            blocked: IntCounterVec::new(Opts::new("loki_blocked_queries", "Queries refused by policy."), &["user"])?,
-            tail_active: IntGauge::new("loki_querier_tail_active", "Tails that are open.")?,
-            tail_active_streams: IntGauge::new("loki_querier_tail_active_streams", "Streams seen by open tails.")?,
-            tail_bytes: IntCounter::new("loki_querier_tail_bytes_total", "Bytes sent to tails.")?,
+            blocked: IntCounterVec::new(
+                Opts::new("loki_blocked_queries", "Number of queries refused by policy."),
+                &["user"],
+            )?,
+            tail_active: IntGauge::new("loki_querier_tail_active", "Number of open tails.")?,
+            tail_active_streams: IntGauge::new(
+                "loki_querier_tail_active_streams",
+                "Number of streams with entries in open tails.",
+            )?,
+            tail_bytes: IntCounter::new("loki_querier_tail_bytes_total", "Bytes of frames sent to tails.")?,
             tail_dropped: IntCounter::new(
                 "millrace_query_tail_dropped_entries_total",
-                "Entries slow tails did not get.",
+                "Number of entries dropped because a tail's client was too slow.",
             )?,
         })
     }
@@ -119,7 +130,7 @@ impl Metrics {
     ) {
         let status = status.to_string();
         self.latency.with_label_values(&[status.as_str(), labels.kind, labels.range]).observe(took.as_secs_f64());
-        // Loki's line between queries that people wait for and others.
+        // Loki's boundary.
         let latency = if took < Duration::from_secs(10) { "fast" } else { "slow" };
         let rate = stats.bytes_per_second() as f64;
         let rate_labels = [status.as_str(), labels.kind, labels.range, latency, "false"];

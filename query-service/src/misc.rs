@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{error::Error, request::Request, respond, service::QueryService};
 
-/// The version of Loki whose behaviour this is. Grafana switches features by it.
+/// The version of Loki that this API emulates. Grafana enables features by it.
 const EMULATED_VERSION: &str = "3.8.0";
 
-/// The limits that Logs Drilldown wants to know.
+/// The limits that Logs Drilldown asks for.
 const DRILLDOWN_LIMITS: [&str; 18] = [
     "discover_log_levels",
     "discover_service_name",

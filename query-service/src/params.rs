@@ -1,4 +1,5 @@
-//! Parameters of a request: URL and form merged, and each kind of value with Loki's rules and error texts.
+//! Parameters of a request: those of the URL and of the form together. Each kind of value has Loki's rules and error
+//! texts.
 
 use std::time::Duration;
 
@@ -7,12 +8,12 @@ use model::TimestampNs;
 
 use crate::{duration, error::Error};
 
-/// The parameters of one request, decoded, in order; those of the body come first.
+/// The decoded parameters of one request, in order. Those of the body come first.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Params(Vec<(String, String)>);
 
 impl Params {
-    /// Decodes a form body and the query part of an URL.
+    /// Decodes a form body and the query part of a URL.
     pub(crate) fn decode(body: &[u8], url_query: &str) -> Result<Self, Error> {
         let body = std::str::from_utf8(body).map_err(|_| Error::bad("invalid UTF-8 in the form"))?;
         let mut pairs = Vec::new();
@@ -22,7 +23,7 @@ impl Params {
         Ok(Self(pairs))
     }
 
-    /// The first value of a parameter; empty when there is none.
+    /// The first value of a parameter, or an empty text.
     pub(crate) fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value)
     }
@@ -32,7 +33,7 @@ impl Params {
         self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// `start`, `end` and `since`, by the rules of section 1.4. The order of the two is not checked here.
+    /// The time range of `start`, `end` and `since`. Their order is not checked here.
     pub(crate) fn bounds(&self, now: TimestampNs) -> Result<Bounds, Error> {
         let end = self.time("end", now)?;
         let since = match self.get("since") {
@@ -43,7 +44,7 @@ impl Params {
         Ok(Bounds { start, end })
     }
 
-    /// A point in time, or `default` when the parameter is absent.
+    /// A point in time, or `default` if the parameter is absent.
     pub(crate) fn time(&self, name: &str, default: TimestampNs) -> Result<TimestampNs, Error> {
         let text = self.get(name);
         if text.is_empty() {
@@ -52,7 +53,7 @@ impl Params {
         parse_time(text).map_err(|e| Error::bad(format!("could not parse '{name}' parameter: {e}")))
     }
 
-    /// `limit`, 100 when absent.
+    /// `limit`; 100 if absent.
     pub(crate) fn limit(&self) -> Result<u32, Error> {
         let text = self.get("limit");
         if text.is_empty() {
@@ -65,7 +66,7 @@ impl Params {
         u32::try_from(number).map_err(|_| Error::bad(format!("limit value {number} is out of range [0, 4294967295]")))
     }
 
-    /// `direction`, backward when absent.
+    /// `direction`; backward if absent.
     pub(crate) fn direction(&self) -> Result<Direction, Error> {
         match self.get("direction") {
             "" => Ok(Direction::Backward),
@@ -75,7 +76,7 @@ impl Params {
         }
     }
 
-    /// `step`, cut to milliseconds; by default a 250th of the range.
+    /// `step`, rounded down to milliseconds; by default a 250th of the range.
     pub(crate) fn step(&self, bounds: Bounds) -> Result<Duration, Error> {
         let text = self.get("step");
         if text.is_empty() {
@@ -89,7 +90,7 @@ impl Params {
         })
     }
 
-    /// `interval`, zero when absent.
+    /// `interval`; zero if absent.
     pub(crate) fn interval(&self) -> Result<Duration, Error> {
         let text = self.get("interval");
         if text.is_empty() {
@@ -100,24 +101,24 @@ impl Params {
     }
 }
 
-/// The range of time a request names.
+/// The time range of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
     /// First nanosecond.
     pub(crate) start: TimestampNs,
-    /// Behind the last nanosecond, or the last one, as the endpoint says.
+    /// The last nanosecond, or the one after it, depending on the endpoint.
     pub(crate) end: TimestampNs,
 }
 
 impl Bounds {
-    /// The most points a series may have.
+    /// The largest number of points in a series.
     const POINTS_MAX: u128 = 11_000;
 
     fn seconds(self) -> u64 {
         self.end.since(self.start).as_secs()
     }
 
-    /// Refuses an end before the start, as queries do.
+    /// Refuses an end before the start, with the error of queries.
     pub(crate) fn check_order(self) -> Result<Self, Error> {
         if self.end < self.start {
             return Err(Error::bad("end timestamp must not be before or equal to start time"));
@@ -125,7 +126,7 @@ impl Bounds {
         Ok(self)
     }
 
-    /// Refuses an end before the start, as label and series requests do.
+    /// Refuses an end before the start, with the error of label and series requests.
     pub(crate) fn check_order_of_labels(self) -> Result<Self, Error> {
         if self.end < self.start {
             return Err(Error::lookback(Duration::ZERO));
@@ -133,7 +134,7 @@ impl Bounds {
         Ok(self)
     }
 
-    /// Refuses too fine a step.
+    /// Refuses a step that gives too many points.
     pub(crate) fn check_points(self, step: Duration) -> Result<(), Error> {
         if self.end.since(self.start).as_nanos() / step.as_nanos().max(1) > Self::POINTS_MAX {
             return Err(Error::bad(
@@ -148,7 +149,7 @@ impl Bounds {
 /// Reads a point in time: seconds with a fraction, whole seconds (up to 10 characters), nanoseconds, or RFC 3339.
 ///
 /// # Errors
-/// With Go's words for what is no integer.
+/// With Go's error text for texts that are not integers.
 pub(crate) fn parse_time(text: &str) -> Result<TimestampNs, String> {
     if text.contains('.')
         && let Ok(seconds) = text.parse::<f64>()
@@ -156,7 +157,7 @@ pub(crate) fn parse_time(text: &str) -> Result<TimestampNs, String> {
     {
         let whole = seconds.trunc();
         let millis = ((seconds - whole) * 1000.0).round();
-        // Float to integer conversions saturate, which is what a time beyond all times should do.
+        // Float to integer conversions saturate, which is right for times out of range.
         let nanos = (whole as i64).saturating_mul(1_000_000_000).saturating_add(millis as i64 * 1_000_000);
         return Ok(TimestampNs::from_nanos(nanos));
     }
@@ -168,7 +169,7 @@ pub(crate) fn parse_time(text: &str) -> Result<TimestampNs, String> {
 }
 
 fn parse_rfc3339(text: &str) -> Option<TimestampNs> {
-    // The parser behind this reads more forms than RFC 3339 has; the shape is checked first.
+    // The parser accepts more than RFC 3339, so the shape is checked first.
     let bytes = text.as_bytes();
     let dated = bytes.len() >= 20 && bytes[4] == b'-' && bytes[7] == b'-' && bytes[10] == b'T';
     let timed = dated && bytes[13] == b':' && bytes[16] == b':';
@@ -212,7 +213,7 @@ fn decode_form(text: &str, pairs: &mut Vec<(String, String)>) -> Result<(), Erro
     Ok(())
 }
 
-/// Undoes the encoding of a form: `+` is a blank, `%41` a byte. Bytes that are no UTF-8 become U+FFFD.
+/// Decodes a form's text: `+` is a blank and `%41` a byte. Bytes that are not UTF-8 become U+FFFD.
 pub(crate) fn decode_text(text: &str) -> Result<String, Error> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

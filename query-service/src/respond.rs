@@ -1,4 +1,4 @@
-//! Bodies and their headers.
+//! Responses: bodies and their headers.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -7,25 +7,25 @@ use serde_json::Value;
 
 use crate::error::{Error, text_response};
 
-/// A JSON answer from its bytes.
+/// A response with this JSON.
 pub(crate) fn json(body: Vec<u8>) -> Response {
     json_with(StatusCode::OK, body)
 }
 
-/// A JSON answer of some status.
+/// A response with this status and JSON.
 pub(crate) fn json_with(status: StatusCode, body: Vec<u8>) -> Response {
     let content_type = HeaderValue::from_static("application/json; charset=UTF-8");
     (status, [(header::CONTENT_TYPE, content_type)], body).into_response()
 }
 
-/// A JSON answer from a value.
+/// A response with this value as JSON.
 pub(crate) fn json_value(value: &impl Serialize) -> Result<Response, Error> {
     let mut body = serde_json::to_vec(value).map_err(|e| Error::Internal(e.to_string()))?;
     body.push(b'\n');
     Ok(json(body))
 }
 
-/// A JSON answer from an object; with what a person should know about it, when there is something.
+/// A response with this object as JSON, to which the warnings are added if there are any.
 pub(crate) fn json_with_warnings(mut object: Value, warnings: Vec<String>) -> Result<Response, Error> {
     if !warnings.is_empty() {
         object["warnings"] = warnings.into();
@@ -33,7 +33,7 @@ pub(crate) fn json_with_warnings(mut object: Value, warnings: Vec<String>) -> Re
     json_value(&object)
 }
 
-/// What an unknown path is answered with. The routers of this crate leave the fallback to whoever merges them.
+/// The response to unknown paths. The routers of this crate have no fallback; the caller that merges them adds this one.
 pub async fn not_found() -> Response {
     text_response(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())
 }

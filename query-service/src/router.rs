@@ -1,4 +1,4 @@
-//! Which path leads where.
+//! The paths of the API and their handlers.
 
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ use crate::{
 type Routes = MethodRouter<Arc<QueryService>>;
 
 impl QueryService {
-    /// All read endpoints and `POST /flush`. Unknown paths are left to the caller's fallback ([`crate::not_found`]), so
-    /// that routers of several services can be merged.
+    /// All endpoints that read, and `POST /flush`. There is no fallback for unknown paths, so that the caller can merge the
+    /// routers of several services and add [`crate::not_found`].
     pub fn router(self: &Arc<Self>) -> Router {
         let gzip = Gzip { bytes_min: self.config().gzip_bytes_min, processors: self.processors().clone() };
         let api = Router::new()
@@ -41,7 +41,7 @@ impl QueryService {
             .route("/drilldown-limits", get(misc::drilldown_limits))
             .route("/status/buildinfo", get(misc::build_info))
             .route("/tail", get(tail::open))
-            // Grafana hides what is answered 404.
+            // Grafana hides features whose endpoint has status 404.
             .route("/patterns", any(patterns))
             .route("/index/shards", not_implemented("index/shards"))
             .route("/detected_fields", not_implemented("detected_fields"))
@@ -60,7 +60,7 @@ impl QueryService {
     }
 }
 
-/// An endpoint that reads: GET, or POST with a form.
+/// An endpoint that reads. It takes GET, and POST with a form.
 fn read<H, T>(handler: H) -> Routes
 where
     H: Handler<T, Arc<QueryService>>,

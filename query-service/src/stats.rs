@@ -5,16 +5,16 @@ use std::time::Duration;
 use reading::ReadStats;
 use serde_json::{Value, json};
 
-/// All that an answer says about itself.
+/// The statistics of an answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AnswerStats {
-    /// What reading cost.
+    /// What the read cost.
     pub(crate) read: ReadStats,
-    /// From the start of the work to the answer.
+    /// Time from the start of the work to the answer.
     pub(crate) exec_time: Duration,
-    /// Before the start of the work.
+    /// Time before the start of the work.
     pub(crate) queue_time: Duration,
-    /// Entries or samples answered.
+    /// Number of entries or samples in the answer.
     pub(crate) entries_returned: u64,
 }
 
@@ -24,7 +24,7 @@ impl AnswerStats {
         per_second(self.read.bytes, self.exec_time)
     }
 
-    /// The object of section 5.5. What has no counterpart here is 0.
+    /// Loki's statistics object. Members that have no counterpart here are 0.
     pub(crate) fn to_json(self) -> Value {
         let read = &self.read;
         let exec_time = self.exec_time.as_secs_f64();

@@ -1,12 +1,12 @@
-//! `tail`: entries as they come, over a WebSocket.
+//! `tail`: sends new entries over a WebSocket as they are consumed.
 //!
 //! ```text
 //! Owner::tail ─batches─▶ query ─entries─▶ waiting (delay_for) ─▶ frames ─10 at most─▶ socket
 //! history (one query) ───────────────────▲                                 └─▶ dropped_entries
 //! ```
 //!
-//! The live part is joined before the history is read, so that nothing falls between them; entries that come in both
-//! are sent once. A client that is too slow loses entries and is told which.
+//! The live part begins before the history is read, so no entry is missed between them. Entries in both are sent once. If
+//! a client is too slow, entries are dropped, and the client learns which.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -46,17 +46,17 @@ use crate::{
     service::{QueryRequest, QueryService, QuerySpan},
 };
 
-/// Entries of one frame.
+/// Largest number of entries in one frame.
 const FRAME_ENTRIES_MAX: usize = 100;
-/// Frames that may wait for a slow client.
+/// Largest number of frames that wait for a slow client.
 const FRAMES_WAITING_MAX: usize = 10;
-/// Entries that are remembered as dropped.
+/// Largest number of dropped entries that the client learns of.
 const DROPPED_MAX: usize = 1000;
-/// Batches that may wait between the owner and a tail.
+/// Largest number of batches that wait between the owner and a tail.
 const BATCHES_WAITING_MAX: usize = 1024;
-/// Entries that may wait for their delay to pass; more are dropped as those of a slow client.
+/// Largest number of entries that wait for their delay. More are dropped.
 const DELAYED_MAX: usize = 100_000;
-/// How often the client is asked whether it is there.
+/// Time between pings to the client.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// `/loki/api/v1/tail`
@@ -65,7 +65,7 @@ pub(crate) async fn open(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     request: Request,
 ) -> Response {
-    // The request is judged first, so that its errors are told whether or not the client can upgrade.
+    // The request is checked first, so that the client gets its errors even if it cannot upgrade.
     let tail = match Tail::read(&service, &request) {
         Ok(tail) => tail,
         Err(error) => return text_response(error.status(), format!("{}\n", error.to_string().trim_end())),
@@ -80,7 +80,7 @@ pub(crate) async fn open(
     }
 }
 
-/// One tail, as asked for.
+/// One tail, as the client asked for it.
 struct Tail {
     tenant: TenantId,
     /// As the client wrote it.
@@ -94,32 +94,32 @@ struct Tail {
     start: TimestampNs,
     flags: EncodingFlags,
     is_drilldown: bool,
-    /// What the history must hold.
+    /// What the history must contain.
     goal: Arc<Goal>,
 }
 
 /// One entry on its way to the client.
 #[derive(Clone, Debug)]
 struct TailEntry {
-    /// All of the labels.
+    /// All labels.
     labels: Labels,
-    /// Those of the stream.
+    /// The labels of the stream.
     stream: Labels,
     entry: ResultEntry,
 }
 
-/// An entry that did not get through.
-struct Dropped {
+/// An entry that was dropped.
+struct DroppedEntry {
     labels: Labels,
     ts: TimestampNs,
 }
 
 /// Why a tail ends.
-enum End {
-    /// The client left, or the service stops: nothing to say.
-    Quiet,
-    /// Something the client should know.
-    Told(String),
+enum TailEnd {
+    /// The client left, or the service stops.
+    Silent,
+    /// The client learns the reason.
+    WithReason(String),
 }
 
 impl Tail {
@@ -178,34 +178,34 @@ impl Tail {
         let tail = async {
             let end = tokio::select! {
                 biased;
-                () = service.stopping.cancelled() => End::Quiet,
-                () = gone.cancelled() => End::Quiet,
-                () = until_closed(&mut client) => End::Quiet,
+                () = service.stopping.cancelled() => TailEnd::Silent,
+                () = gone.cancelled() => TailEnd::Silent,
+                () = until_closed(&mut client) => TailEnd::Silent,
                 () = tokio::time::sleep(service.config().tail_max_duration.get()) => {
-                    End::Told("reached tail max duration limit".to_owned())
+                    TailEnd::WithReason("reached tail max duration limit".to_owned())
                 }
                 end = self.follow(&service, &frames) => end,
             };
             let (code, text) = match end {
-                End::Quiet => (close_code::AWAY, String::new()),
-                End::Told(text) => (close_code::ERROR, text),
+                TailEnd::Silent => (close_code::AWAY, String::new()),
+                TailEnd::WithReason(text) => (close_code::ERROR, text),
             };
-            // A close frame holds at most 123 bytes of text.
+            // A close frame has room for 123 bytes of text.
             let text: String = text.chars().take(120).collect();
             let closing = Message::Close(Some(CloseFrame { code, reason: text.into() }));
-            // A client that does not read is not worth waiting for.
+            // Do not wait long for a client that does not read.
             let _ = tokio::time::timeout(Duration::from_secs(1), frames.send(closing)).await;
             drop(frames);
         };
         tokio::join!(writer, tail);
     }
 
-    /// Sends history and live entries until something ends it.
-    async fn follow(&self, service: &QueryService, frames: &mpsc::Sender<Message>) -> End {
+    /// Sends history and live entries until the tail ends.
+    async fn follow(&self, service: &QueryService, frames: &mpsc::Sender<Message>) -> TailEnd {
         let tails_max = check::count(service.limits(&self.tenant).max_concurrent_tail_requests);
         let Some(_slot) = TailSlot::take(service, &self.tenant, tails_max) else {
             let count = tails_max + 1;
-            return End::Told(format!(
+            return TailEnd::WithReason(format!(
                 "max concurrent tail requests limit exceeded, count > limit ({count} > {tails_max})"
             ));
         };
@@ -216,11 +216,11 @@ impl Tail {
             catch_up: CatchUp::Never,
         };
         let mut live = service.owner.tail(request);
-        // What was consumed before is in the history, what is consumed from now on comes live.
+        // Rows consumed before this are in the history. Rows consumed from now on come live.
         live.opened().await;
         let history = match self.history(service).await {
             Ok(history) => history,
-            Err(error) => return End::Told(error.to_string()),
+            Err(error) => return TailEnd::WithReason(error.to_string()),
         };
         let mut sent = AlreadySent::new(&history);
         let mut out = Outgoing::new(self, service, frames.clone());
@@ -237,17 +237,17 @@ impl Tail {
             };
             let Some(batch) = batch else {
                 out.flush();
-                return End::Told("all ingesters closed the connection".to_owned());
+                return TailEnd::WithReason("all ingesters closed the connection".to_owned());
             };
             if let Err(error) = self.take(&mut live, batch, &mut sent, &mut streams, &mut out) {
-                return End::Told(error.to_string());
+                return TailEnd::WithReason(error.to_string());
             }
             out.note_lost(live.dropped());
             out.flush();
         }
     }
 
-    /// Takes a batch and those that wait behind it.
+    /// Takes a batch and the batches that wait behind it.
     fn take(
         &self,
         live: &mut TailStream,
@@ -264,7 +264,7 @@ impl Tail {
             let mut entries = evaluate(&self.live, &batch)?;
             entries.retain(|entry| !sent.take(entry));
             out.push(entries);
-            // Frames are not held back for ever by a stream of batches.
+            // A steady stream of batches must not delay frames forever.
             next = if taken < FRAME_ENTRIES_MAX { live.try_recv() } else { None };
         }
         Ok(())
@@ -291,7 +291,7 @@ impl Tail {
     }
 }
 
-/// The parameters under which live batches are evaluated: everything that passes the pipeline.
+/// The parameters for live batches: all entries that pass the pipeline.
 fn live_params() -> QueryParams {
     QueryParams {
         start: TimestampNs::MIN,
@@ -304,7 +304,7 @@ fn live_params() -> QueryParams {
     }
 }
 
-/// What the query makes of one batch, oldest first.
+/// The entries of one batch that pass the query, oldest first.
 fn evaluate(query: &Query, batch: &Batch) -> Result<Vec<TailEntry>, Error> {
     let Some(scan) = query.scans().first() else { return Ok(Vec::new()) };
     let mut partial = scan.partial();
@@ -325,7 +325,7 @@ fn entries_of(answer: Answer) -> Vec<TailEntry> {
     entries
 }
 
-/// Entries of the history, each of which may come once more in the live part.
+/// Entries of the history. Each may come again in the live part.
 struct AlreadySent {
     hasher: RandomState,
     counts: HashMap<u64, u32>,
@@ -345,7 +345,7 @@ impl AlreadySent {
         self.hasher.hash_one((entry.labels.stream_hash(), entry.entry.ts.nanos(), &entry.entry.line))
     }
 
-    /// Whether the entry was sent already; each counts once.
+    /// True if the entry was sent with the history. Each entry of the history counts once.
     fn take(&mut self, entry: &TailEntry) -> bool {
         if self.counts.is_empty() {
             return false;
@@ -360,15 +360,15 @@ impl AlreadySent {
     }
 }
 
-/// Entries that wait for their delay, frames on their way, and what was dropped.
+/// The way to the client: entries that wait for their delay, frames, and dropped entries.
 struct Outgoing<'a> {
     delay: Duration,
     flags: &'a EncodingFlags,
     service: &'a QueryService,
     frames: mpsc::Sender<Message>,
     waiting: VecDeque<(Instant, TailEntry)>,
-    dropped: VecDeque<Dropped>,
-    /// Rows that the owner has counted as dropped, of which the client was told.
+    dropped: VecDeque<DroppedEntry>,
+    /// Number of rows that the owner dropped and the client learned of.
     lost: u64,
 }
 
@@ -389,12 +389,12 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// When the next entry may go.
+    /// When the next entry may be sent.
     fn due(&self) -> Option<Instant> {
         self.waiting.front().map(|(due, _)| *due)
     }
 
-    /// Notes rows that did not even get here. Which they were nobody knows, so each stands for itself without labels.
+    /// Notes rows that the owner dropped. Their labels are unknown, so each is a dropped entry without labels.
     fn note_lost(&mut self, lost: u64) {
         let news = lost.saturating_sub(self.lost).min(DROPPED_MAX as u64);
         self.lost = lost;
@@ -409,15 +409,15 @@ impl<'a> Outgoing<'a> {
         if self.dropped.len() == DROPPED_MAX {
             self.dropped.pop_front();
         }
-        self.dropped.push_back(Dropped { labels, ts });
+        self.dropped.push_back(DroppedEntry { labels, ts });
     }
 
-    /// Sends what is due, in frames; drops what does not fit.
+    /// Sends the entries that are due, in frames. Drops those for which no frame is free.
     fn flush(&mut self) {
         let now = Instant::now();
         let due = self.waiting.iter().take_while(|(due, _)| *due <= now).count();
         let mut ready: Vec<TailEntry> = self.waiting.drain(..due).map(|(_, entry)| entry).collect();
-        // Entries that came together are put in order of time.
+        // Entries of one flush are in the order of time.
         ready.sort_by_key(|e| e.entry.ts);
         for entries in ready.chunks(FRAME_ENTRIES_MAX) {
             if let Ok(place) = self.frames.try_reserve() {
@@ -437,8 +437,8 @@ fn far_away() -> Instant {
     Instant::now() + Duration::from_secs(86_400)
 }
 
-/// One frame: each entry as a stream of its own, in order.
-fn frame(entries: &[TailEntry], dropped: &[Dropped], flags: &EncodingFlags) -> String {
+/// Encodes one frame: each entry is a stream of its own, in order.
+fn frame(entries: &[TailEntry], dropped: &[DroppedEntry], flags: &EncodingFlags) -> String {
     let categorised = flags.categorize_labels();
     let mut out = b"{\"streams\":".to_vec();
     encode::list(&mut out, entries, |out, e| {
@@ -462,14 +462,14 @@ fn frame(entries: &[TailEntry], dropped: &[Dropped], flags: &EncodingFlags) -> S
     String::from_utf8(out).expect("JSON written from text is text")
 }
 
-/// Writes frames to the socket, and pings, until there are no more or the client is gone.
+/// Writes frames and pings to the socket until there are no more frames or the client is gone.
 async fn write_frames(
     mut sink: SplitSink<WebSocket, Message>,
     mut frames: mpsc::Receiver<Message>,
     service: Arc<QueryService>,
     gone: CancellationToken,
 ) {
-    let _told = gone.drop_guard();
+    let _tell_when_dropped = gone.drop_guard();
     let mut pings = interval(PING_INTERVAL);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -488,7 +488,7 @@ async fn write_frames(
     }
 }
 
-/// Waits until the client closes. What it says otherwise is of no interest.
+/// Waits until the client closes the connection. Ignores other messages.
 async fn until_closed(client: &mut (impl StreamExt<Item = Result<Message, axum::Error>> + Unpin)) {
     while let Some(Ok(message)) = client.next().await {
         if matches!(message, Message::Close(_)) {
@@ -497,7 +497,7 @@ async fn until_closed(client: &mut (impl StreamExt<Item = Result<Message, axum::
     }
 }
 
-/// One of the tenant's tails, counted while it is open.
+/// Counts one open tail of a tenant until it is dropped.
 struct TailSlot<'a> {
     service: &'a QueryService,
     tenant: TenantId,
@@ -529,7 +529,7 @@ impl Drop for TailSlot<'_> {
     }
 }
 
-/// The streams a tail has seen, for a gauge.
+/// Counts the streams with entries in a tail, for a metric.
 struct StreamCount<'a> {
     service: &'a QueryService,
     seen: HashSet<StreamHash>,
@@ -570,23 +570,23 @@ mod tests {
 
     #[test]
     fn frames() {
-        let check = |dropped: &[Dropped], flags: &str, expected: &str| {
+        let check = |dropped: &[DroppedEntry], flags: &str, expected: &str| {
             assert_eq!(frame(&[entry(5, "x")], dropped, &EncodingFlags::parse(flags)), expected);
         };
         check(&[], "", r#"{"streams":[{"stream":{"app":"web","t":"1"},"values":[["5","x"]]}]}"#);
         check(
-            &[Dropped { labels: Labels::from_pairs([("app", "web")]), ts: TimestampNs::from_nanos(7) }],
+            &[DroppedEntry { labels: Labels::from_pairs([("app", "web")]), ts: TimestampNs::from_nanos(7) }],
             "categorize-labels",
             r#"{"streams":[{"stream":{"app":"web"},"values":[["5","x",{"structuredMetadata":{"t":"1"}}]]}],"dropped_entries":[{"labels":{"app":"web"},"timestamp":"7"}],"encodingFlags":["categorize-labels"]}"#,
         );
     }
 
     #[test]
-    fn history_is_not_sent_twice() {
+    fn entries_of_the_history_are_sent_once() {
         let mut sent = AlreadySent::new(&[entry(1, "a"), entry(1, "a"), entry(2, "b")]);
         assert!(sent.take(&entry(1, "a")));
         assert!(sent.take(&entry(1, "a")));
-        assert!(!sent.take(&entry(1, "a")), "the third is a new one");
+        assert!(!sent.take(&entry(1, "a")), "the third one is new");
         assert!(!sent.take(&entry(1, "b")));
         assert!(sent.take(&entry(2, "b")));
     }

@@ -1,5 +1,5 @@
-//! How much there is: statistics and volumes. Rows are counted as if they were spread evenly over the time of
-//! their stream in each block, which is as exact as these answers need to be.
+//! Statistics and volumes of streams. They assume that the rows of a stream in one block are spread evenly over their time.
+//! This is exact enough for these answers.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -58,7 +58,7 @@ async fn volume(service: &QueryService, request: &Request, in_steps: bool) -> Re
     if !limits.volume_enabled {
         return Err(Error::NotFound("not found"));
     }
-    let question = Question::read(&request.params)?;
+    let selection = VolumeSelection::read(&request.params)?;
     let now = service.clock.now();
     let asked = request.params.bounds(now)?.check_order()?;
     let step = if in_steps { Some(request.params.step(asked)?) } else { None };
@@ -68,12 +68,12 @@ async fn volume(service: &QueryService, request: &Request, in_steps: bool) -> Re
     let bounds = check::check_bounds_of_labels(asked, now, &limits)?;
     let time = TimeRange::new(bounds.start, bounds.end);
     let StreamsRead { parts, stats, warnings } =
-        service.streams_all(&request.tenants, &question.matchers, time, &request.goal, "volume").await?;
+        service.streams_all(&request.tenants, &selection.matchers, time, &request.goal, "volume").await?;
 
     let buckets = Buckets::new(bounds, step);
     let mut groups: HashMap<Labels, BTreeMap<u64, f64>> = HashMap::new();
     for part in &parts {
-        for labels in question.groups(&part.labels) {
+        for labels in selection.groups(&part.labels) {
             buckets.add(part, groups.entry(labels).or_default());
         }
     }
@@ -81,23 +81,23 @@ async fn volume(service: &QueryService, request: &Request, in_steps: bool) -> Re
     if groups_max > 0 && groups.len() > groups_max {
         return Err(Error::bad(format!("the query hit the max number of series limit (limit: {groups_max} series)")));
     }
-    let answer = answer(groups, &buckets, question.limit);
+    let answer = answer(groups, &buckets, selection.limit);
     let stats = AnswerStats { read: stats, ..AnswerStats::default() };
     let (flags, direction) = (&request.flags, Direction::Backward);
     let warnings: Vec<String> = warnings.into_iter().collect();
     Ok(respond::json(QueryAnswer { answer: &answer, direction, flags, warnings: &warnings, stats }.to_bytes()))
 }
 
-/// What a request wants to know.
-struct Question {
+/// Which streams a request is about, and how it groups them.
+struct VolumeSelection {
     matchers: Vec<Matcher>,
-    /// The labels of groups; none: all.
+    /// The names of the labels that make a group. `None` means all labels.
     names: Option<Vec<String>>,
     by_label: bool,
     limit: usize,
 }
 
-impl Question {
+impl VolumeSelection {
     fn read(params: &Params) -> Result<Self, Error> {
         let text = params.get("query").trim();
         let mut matchers = if text.is_empty() { Vec::new() } else { logql::parse_matchers(text)? };
@@ -133,7 +133,7 @@ impl Question {
         self.names.as_ref().is_none_or(|names| names.iter().any(|n| n == name))
     }
 
-    /// The groups that a stream counts in.
+    /// The groups that the volume of a stream is added to.
     fn groups(&self, labels: &Labels) -> Vec<Labels> {
         let pairs = labels.iter().filter(|(name, _)| self.is_asked_for(name));
         if self.by_label {
@@ -144,7 +144,7 @@ impl Question {
     }
 }
 
-/// The times that volumes are added up for.
+/// The steps in time that volumes are added up for.
 struct Buckets {
     bounds: Bounds,
     step: Option<i64>,
@@ -160,7 +160,7 @@ impl Buckets {
         self.step.map_or(start, |step| start.saturating_sub(start.rem_euclid(step)))
     }
 
-    /// The part of bucket `i` that lies in the time asked for.
+    /// The part of bucket `i` that is in the time of the request.
     fn time(&self, i: u64) -> TimeRange {
         let Some(step) = self.step else {
             return TimeRange::new(self.bounds.start, self.bounds.end);
@@ -176,13 +176,13 @@ impl Buckets {
         u64::try_from(inside / step).unwrap_or(0)
     }
 
-    /// When the volume of bucket `i` is said to be, in milliseconds.
+    /// The timestamp of bucket `i` in the answer, in milliseconds.
     fn stamp(&self, i: u64) -> i64 {
         let end = self.time(i).end;
         if end >= self.bounds.end { self.bounds.end.millis() } else { end.millis() - 1 }
     }
 
-    /// Spreads the bytes of a part over the buckets it lies in.
+    /// Distributes the bytes of a part over its buckets.
     fn add(&self, part: &StreamStat, volumes: &mut BTreeMap<u64, f64>) {
         let last = TimestampNs::from_nanos(part.time.end.min(self.bounds.end).nanos().saturating_sub(1));
         for i in self.index_of(part.time.start)..=self.index_of(last.max(part.time.start)) {
@@ -194,7 +194,7 @@ impl Buckets {
     }
 }
 
-/// The largest groups, as a vector or, where there are several points in time, a matrix.
+/// The largest groups: as a matrix if there are several points in time, otherwise as a vector.
 fn answer(groups: HashMap<Labels, BTreeMap<u64, f64>>, buckets: &Buckets, limit: usize) -> Answer {
     let points = |volumes: BTreeMap<u64, f64>| -> Vec<(i64, f64)> {
         volumes.into_iter().map(|(i, bytes)| (buckets.stamp(i), bytes.round())).collect()
@@ -217,7 +217,7 @@ fn answer(groups: HashMap<Labels, BTreeMap<u64, f64>>, buckets: &Buckets, limit:
     Answer::Vector(series.into_iter().map(sample).collect())
 }
 
-/// How much of `of` lies in `within`.
+/// The fraction of `of` that is in `within`.
 fn share(of: TimeRange, within: TimeRange) -> f64 {
     if within.covers(&of) {
         return 1.0;

@@ -1,4 +1,6 @@
-//! Shapes, errors and small endpoints, through the router.
+//! Shapes of answers, errors, and small endpoints, through the router.
+
+#![allow(clippy::disallowed_methods, reason = "tests own what they start")]
 
 mod common;
 
@@ -69,7 +71,7 @@ async fn metric_queries() {
     let query = encode(r#"sum(count_over_time({app=~".+"}[1h]))"#);
     let path = format!("/loki/api/v1/query?query={query}&time={}", NOW.nanos());
     assert_eq!(world.result(&path).await, json!([{"metric": {}, "value": [1_700_000_000, "3"]}]));
-    // Ranges are aligned to their step: 25 s before the end is in the bucket that begins 40 s before it.
+    // Ranges are aligned to their step: the row 25 s before the end is in the bucket that begins 40 s before it.
     let query = encode(r#"count_over_time({app="web"}[20s])"#);
     let (start, end) = (seconds_ago(25).nanos(), NOW.nanos());
     let path = format!("/loki/api/v1/query_range?query={query}&start={start}&end={end}&step=20");

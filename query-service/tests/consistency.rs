@@ -1,5 +1,7 @@
-//! What answers hold at least: strong and eventual reads, read tokens, partitions that grow, owners that lag or are away,
-//! a store that is away.
+//! What answers must contain: strong and eventual reads, read tokens, partitions that are added, owners that lag or are
+//! unavailable, and outages of the store.
+
+#![allow(clippy::disallowed_methods, reason = "tests own what they start")]
 
 mod common;
 
@@ -32,7 +34,7 @@ fn path() -> String {
     range_path(r#"{app="web"}"#, "&limit=5000")
 }
 
-/// A world whose requests are eventual unless they say otherwise, and whose patience is short.
+/// A world whose requests are eventual by default, and do not wait long.
 fn eventual(partitions: u32) -> World {
     let config = Config {
         strong_wait_max: PromDuration::from_millis(1_000),
@@ -62,7 +64,7 @@ async fn eventual_reads_take_what_there_is_and_strong_ones_wait() {
     assert_eq!(world.owner.ends_asked.load(Ordering::Relaxed), 0, "an eventual read does not ask the log");
     assert_eq!(world.metric("millrace_query_reads_total", "eventual"), 1.0);
 
-    // By header and by parameter; every endpoint that reads rows.
+    // By header and by parameter, for every endpoint that reads rows.
     let api = "/loki/api/v1";
     for path in
         [path(), format!("{api}/series"), format!("{api}/labels"), format!("{api}/index/stats?query={{app=%22web%22}}")]
@@ -85,7 +87,7 @@ async fn eventual_reads_take_what_there_is_and_strong_ones_wait() {
     let (reply, ()) = tokio::join!(world.get_with(&path, (CONSISTENCY, "strong")), catches_up);
     assert_eq!(line_count(&reply), 20);
     assert_eq!(world.metric("millrace_query_strong_wait_seconds", ""), 1.0);
-    // The header goes before the parameter.
+    // The header wins over the parameter.
     world.owner.lag(1, 4);
     let reply = world.get_with(&format!("{path}&consistency=strong"), (CONSISTENCY, "eventual")).await;
     assert_eq!(line_count(&reply), 16);
@@ -112,7 +114,7 @@ async fn read_tokens_ask_for_what_a_push_wrote() {
     world.owner.append(1, &rows(10..20));
     world.owner.lag(0, 5);
     world.owner.lag(1, 5);
-    // Partition 1 lags, but is not asked for more than it has.
+    // Partition 1 lags, but the token does not ask for more than it has consumed.
     let path = path();
     let ask = async |tokens: &str| world.get_with(&path, (TOKEN, tokens)).await;
     assert_eq!(line_count(&ask(&token(&[(0, 5), (1, 5)])).await), 10);
@@ -165,9 +167,9 @@ async fn partitions_that_are_not_known_yet_are_asked_for() {
     world.owner.grow(2);
     world.owner.append(1, &rows(0..4));
     let path = path();
-    // A token is younger than what is known here; a strong read asks anyway.
+    // The token names a partition that the service does not know yet. A strong read asks the log anyway.
     assert_eq!(line_count(&world.get_with(&path, (TOKEN, &token(&[(1, 4)]))).await), 4);
-    // What was seen once stays known.
+    // A known partition stays known.
     assert_eq!(line_count(&world.get(&path).await), 4);
 }
 
@@ -186,7 +188,7 @@ async fn the_log_is_asked_once_for_a_request() {
 }
 
 #[tokio::test]
-async fn owners_that_are_away_for_a_while_cost_time_only() {
+async fn owners_that_are_unavailable_for_a_while_only_cost_time() {
     let world = eventual(2);
     world.owner.append(0, &rows(0..5));
     world.owner.append(1, &rows(5..9));
@@ -217,7 +219,7 @@ async fn owners_that_are_away_for_a_while_cost_time_only() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_short_is_no_answer() {
+async fn an_answer_that_is_short_is_not_accepted() {
     let world = eventual(1);
     world.owner.append(0, &rows(0..9));
     world.owner.lag(0, 4);
@@ -234,7 +236,7 @@ async fn an_answer_that_is_short_is_no_answer() {
     assert_eq!(line_count(&reply), 9);
     assert_eq!(world.metric("millrace_query_plans_again_total", "behind"), 3.0);
 
-    // An owner that keeps at it.
+    // An owner that always answers short.
     world.owner.lag(0, 4);
     world.owner.misbehaves.short.store(u64::MAX, Ordering::Relaxed);
     for path in [path, "/loki/api/v1/series".to_owned()] {
@@ -244,7 +246,7 @@ async fn an_answer_that_is_short_is_no_answer() {
 }
 
 #[tokio::test]
-async fn what_retention_removed_is_told_when_no_head_ever_lists_it() {
+async fn an_answer_without_removed_records_has_a_warning() {
     let world = eventual(2);
     world.owner.append(0, &rows(0..10));
     world.owner.append(1, &rows(10..15));
@@ -266,7 +268,7 @@ async fn what_retention_removed_is_told_when_no_head_ever_lists_it() {
         assert!(told.is_some_and(|told| told.contains("[3, 6) of partition 0 were removed")), "{path}");
     }
 
-    // A leader takes note of it: the head says so, and nothing is given up any more.
+    // A leader lists the records as lost. From then on plans know this from the head.
     let before = world.metric("millrace_query_removed_ranges_total", "");
     let mut lead = world.heads.acquire(PartitionId::new(0), "test", Offset::new(6)).await.expect("leadership");
     assert_eq!(lead.flushed_to(), Offset::new(6));
@@ -279,7 +281,7 @@ async fn what_retention_removed_is_told_when_no_head_ever_lists_it() {
 }
 
 #[tokio::test]
-async fn what_a_head_lists_by_now_is_not_lost() {
+async fn removed_records_that_a_newer_head_lists_are_not_lost() {
     let config = Config { head_age_max: PromDuration::from_hours(1), ..Config::default() };
     let world = World::of(1, config, Limits::default(), None);
     world.owner.append(0, &rows(0..10));
@@ -292,7 +294,7 @@ async fn what_a_head_lists_by_now_is_not_lost() {
 }
 
 #[tokio::test]
-async fn recent_reads_go_on_while_the_store_is_away() {
+async fn recent_rows_can_be_read_during_an_outage_of_the_store() {
     let config = Config {
         strong_wait_max: PromDuration::from_millis(400),
         head_wait_max: PromDuration::from_millis(50),
@@ -315,24 +317,24 @@ async fn recent_reads_go_on_while_the_store_is_away() {
         assert_eq!(line_count(&reply), 9, "memory has it");
     }
     assert!(world.metric("millrace_query_heads_stale_total", "") >= 2.0);
-    // What lies in blocks that are not known well enough cannot be read: an error, not less.
+    // Rows in blocks that cannot be read cause an error, not a shorter answer.
     let count = format!("/loki/api/v1/query?query=sum(rate({{app=%22web%22}}|=%223%22[10m]))&time={}", NOW.nanos());
     let reply = world.get(&count).await;
     assert!(reply.status.is_server_error(), "{}", reply.text());
 
-    // Memory moves on, and the head that says so cannot be read.
+    // Memory evicts rows, and the head that lists their block cannot be read.
     world.cut(1, 2).await;
     world.owner.evict(1, 2);
     let reply = world.get(&last_minute).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{}", reply.text());
-    // Records that the log no longer has are not called lost while nobody can look into heads.
+    // Records that the log no longer has are not called lost while heads cannot be read.
     world.owner.remove(1, 2);
     let reply = world.get(&last_minute).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{}", reply.text());
     assert!(reply.text().contains("were removed by the log's retention"), "{}", reply.text());
     assert_eq!(world.metric("millrace_query_removed_ranges_total", ""), 0.0);
 
-    // It comes back.
+    // The store comes back.
     world.faults.clear();
     let is_back = async {
         while world.get(&last_minute).await.status != StatusCode::OK {
@@ -358,14 +360,14 @@ async fn a_head_that_was_never_read_is_needed() {
 }
 
 #[tokio::test]
-async fn all_partitions_are_asked_at_one_time() {
+async fn partitions_are_asked_in_parallel() {
     let world = eventual(16);
     for partition in 0..16 {
         world.owner.append(partition, &rows(u64::from(partition)..u64::from(partition) + 1));
         world.owner.lag(partition, 1);
     }
     assert_eq!(world.owner.partitions().len(), 16);
-    // All lag; were they asked one after the other, the first ones would use up the time.
+    // All of them lag. If they were asked one after the other, the first ones would use up the time.
     let catch_up = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         (0..16).for_each(|partition| world.owner.lag(partition, 0));
@@ -376,10 +378,10 @@ async fn all_partitions_are_asked_at_one_time() {
     assert_eq!(world.owner.scans.load(Ordering::Relaxed), 16);
 }
 
-/// Rows come, are consumed late, become blocks and leave memory, owners go away and answer short, partitions are added:
-/// a strong read holds all that was appended before it began, each once, and nothing else.
+/// Rows are appended, consumed late, put into blocks and evicted; owners are unavailable and answer short; partitions are
+/// added. All the while a strong read has every row that was appended before it began, once, and no others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn strong_reads_hold_all_that_was_acknowledged() {
+async fn strong_reads_have_all_acknowledged_rows() {
     for seed in 0..4 {
         let config = Config { head_age_max: PromDuration::from_millis(20), ..Config::default() };
         let world = Arc::new(World::of(1, config, Limits::default(), None));
@@ -398,7 +400,7 @@ async fn strong_reads_hold_all_that_was_acknowledged() {
             let missing = (0..least).find(|number| found.binary_search(number).is_err());
             assert_eq!(missing, None, "seed {seed}: acknowledged before the query");
             assert!(found.last().is_none_or(|last| *last < most), "seed {seed}: {found:?}");
-            // What is eventual may be short, but not wrong.
+            // An eventual read may lack rows, but has no wrong ones.
             let eventual = numbers(&world.get_with(&path, (CONSISTENCY, "eventual")).await);
             let distinct: std::collections::BTreeSet<_> = eventual.iter().collect();
             assert_eq!(distinct.len(), eventual.len(), "seed {seed}: each once");
@@ -407,7 +409,7 @@ async fn strong_reads_hold_all_that_was_acknowledged() {
     }
 }
 
-/// No step appends more rows.
+/// The largest number of rows that one step appends.
 const STEP_ROWS_MAX: u64 = 6;
 
 async fn write(world: Arc<World>, acknowledged: Arc<AtomicU64>, mut rng: fastrand::Rng) {
@@ -422,7 +424,7 @@ async fn write(world: Arc<World>, acknowledged: Arc<AtomicU64>, mut rng: fastran
                 let count = rng.u64(1..=STEP_ROWS_MAX);
                 let of = |i: u64| row(&[("app", "web")], NOW.minus(Duration::from_secs(1 + i % 500)), &i.to_string());
                 world.owner.append(partition, &(first..first + count).map(of).collect::<Vec<_>>());
-                // Nothing of it is consumed yet.
+                // None of these rows is consumed yet.
                 world.owner.lag(partition, i64::try_from(count).expect("few"));
                 acknowledged.store(first + count, Ordering::SeqCst);
             }

@@ -1,8 +1,10 @@
-//! The exact read: whatever lies in memory, in blocks, or in both for a while, every row is in the answer once.
+//! The exact read: an answer has every row once, whether it is in memory, in a block, or in both for a while.
+
+#![allow(clippy::disallowed_methods, reason = "tests own what they start")]
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use common::{NOW, Row, World, encode, range_path, row};
 use fastrand::Rng;
@@ -12,10 +14,11 @@ use millrace_query_service::Config;
 use model::TimestampNs;
 use object_store::{ObjectKey, ObjectStore};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 const PARTITIONS: u32 = 3;
 
-/// Rows with few distinct times, so that many are equal, out of order, and with some words to look for.
+/// A random row. Rows have few distinct times, so that many are equal; they are out of order, and have words to search for.
 fn random_row(rng: &mut Rng, number: usize) -> Row {
     let apps = ["web", "db", "cache", "queue"];
     let app = apps[rng.usize(..apps.len())];
@@ -29,7 +32,7 @@ fn random_row(rng: &mut Rng, number: usize) -> Row {
     row
 }
 
-/// A query and what it means.
+/// A query, and the rows that it selects.
 struct Case {
     query: &'static str,
     app: fn(&str) -> bool,
@@ -57,14 +60,14 @@ async fn check_answers(world: &World, rows: &[Row], rng: &mut Rng, seed: u64) {
         let app = |row: &Row| row.labels.get("app").expect("an app").to_owned();
         let matching: Vec<&Row> = rows.iter().filter(|r| (case.app)(&app(r)) && (case.line)(&r.line)).collect();
 
-        // All of them.
+        // All rows.
         let mut expected: Vec<(i64, String)> = matching.iter().map(|r| (r.ts.nanos(), r.line.clone())).collect();
         let mut found = lines(&world.result(&range_path(case.query, "&limit=5000")).await);
         expected.sort();
         found.sort();
         assert_eq!(found, expected, "seed {seed}: {}", case.query);
 
-        // The newest or oldest of a part of the time. Which of several entries of one time are taken is not said.
+        // The newest or oldest in a part of the time. Among entries of one time, any may be in the answer.
         let limit = rng.usize(1..20);
         let (from, to) = (rng.u64(250..550), rng.u64(0..250));
         let (start, end) = (NOW.minus(Duration::from_secs(from)), NOW.minus(Duration::from_secs(to)));
@@ -89,7 +92,7 @@ async fn check_answers(world: &World, rows: &[Row], rng: &mut Rng, seed: u64) {
             assert_eq!(found, expected, "seed {seed}: {} {direction} {limit}", case.query);
         }
 
-        // Their number, in a window.
+        // The number of rows in one window.
         let window = rng.u64(1..600);
         let at = NOW.minus(Duration::from_secs(rng.u64(0..300)));
         let start = at.minus(Duration::from_secs(window));
@@ -99,7 +102,7 @@ async fn check_answers(world: &World, rows: &[Row], rng: &mut Rng, seed: u64) {
         let found = found[0]["value"][1].as_str().map_or(0, |v| v.parse().expect("a number"));
         assert_eq!(found, expected, "seed {seed}: {} in {window}s", case.query);
 
-        // Their number in each of many windows, which may overlap or leave gaps.
+        // The number of rows in each of many windows, which may overlap or have gaps between them.
         let (window, step) = (rng.i64(1..200), rng.i64(1..200));
         let (start, end) = (NOW.nanos() / 1_000_000_000 - 600, NOW.nanos() / 1_000_000_000);
         let query = encode(&format!("sum(count_over_time({}[{window}s]))", case.query));
@@ -123,7 +126,7 @@ async fn check_answers(world: &World, rows: &[Row], rng: &mut Rng, seed: u64) {
 async fn every_row_once_whatever_lies_where() {
     for seed in 0..12 {
         let mut rng = Rng::with_seed(seed);
-        // Some rounds plan from heads that are old on purpose.
+        // In some rounds the heads of plans are old on purpose.
         let head_age_max = limits::PromDuration::from_secs(if rng.bool() { 0 } else { 3600 });
         let world = World::with(PARTITIONS, Config { head_age_max, ..Config::default() }, limits::Limits::default());
         let mut rows: Vec<Row> = Vec::new();
@@ -135,7 +138,7 @@ async fn every_row_once_whatever_lies_where() {
                 let end = world.owner.end(partition);
                 let head = world.heads.read(model::PartitionId::new(partition)).await.expect("a head");
                 let flushed = head.map_or(0, |(head, _)| head.flushed_to.value());
-                // A cut may leave rows above it, and memory may keep rows below it.
+                // There may be rows above a cut, and memory may keep rows below it.
                 if rng.bool() && end > flushed {
                     let to = rng.i64(flushed + 1..=end);
                     world.cut(partition, to).await;
@@ -149,7 +152,7 @@ async fn every_row_once_whatever_lies_where() {
     }
 }
 
-/// Where a partition's memory begins.
+/// The offset at which a partition's memory begins.
 fn evicted(world: &World, partition: u32) -> i64 {
     use owner::Owner;
     Owner::held(&*world.owner, model::PartitionId::new(partition)).map_or(0, |held| held.start.value())
@@ -180,7 +183,7 @@ async fn an_answer_is_whole_or_an_error() {
     world.cut(0, 5).await;
     let path = range_path(r#"{app="web"}"#, "");
 
-    // Memory lost what no head lists.
+    // Memory evicted rows that no head lists.
     world.owner.evict(0, 7);
     let reply = world.get(&path).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{}", reply.text());
@@ -260,4 +263,120 @@ async fn a_limit_that_is_met_early_reads_little() {
         let looked_at = stats["summary"]["totalLinesProcessed"].as_u64().unwrap_or(u64::MAX);
         assert!(looked_at <= 200, "{direction}: {looked_at} of 4000 lines");
     }
+}
+
+/// Ratios of counts over the same rows. The selectors of the last two differ, but select the same streams.
+const RATIOS: [&str; 3] = [
+    r#"sum(count_over_time({app="web"}[1h])) / sum(count_over_time({app="web"}[1h]))"#,
+    r#"sum(rate({app="web"}[1h])) / sum(rate({app=~"w.b"}[1h]))"#,
+    r#"sum(bytes_over_time({app="web"} |= "row" [1h])) / sum(bytes_over_time({app=~"w.b", pod!="x"}[1h]))"#,
+];
+
+async fn check_ratios(world: &World) {
+    for query in RATIOS {
+        let path = format!("/loki/api/v1/query?query={}&time={}", encode(query), NOW.nanos());
+        assert_eq!(world.result(&path).await[0]["value"][1], "1", "{query}");
+        let (start, end) = (NOW.nanos() - 60_000_000_000, NOW.nanos());
+        let path = format!("/loki/api/v1/query_range?query={}&start={start}&end={end}&step=20", encode(query));
+        let result = world.result(&path).await;
+        let points = result[0]["values"].as_array().expect("points");
+        assert!(!points.is_empty() && points.iter().all(|point| point[1] == "1"), "{query}: {result}");
+    }
+}
+
+fn row_of(number: u64) -> Row {
+    let pod = (number % 3).to_string();
+    let ago = Duration::from_secs(1 + number % 300);
+    row(&[("app", "web"), ("pod", &pod)], NOW.minus(ago), &format!("row {number}"))
+}
+
+/// Every scan of memory appends a row, so a reader that asks memory once for each leg of a query gets different legs.
+#[tokio::test]
+async fn both_legs_see_one_moment_of_memory() {
+    let world = World::new(1);
+    world.owner.append(0, &(0..40).map(row_of).collect::<Vec<_>>());
+    world.cut(0, 20).await;
+    *world.owner.scans_append.lock() = Some(row_of(7));
+    check_ratios(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_legs_see_one_moment_under_ingest() {
+    let world = Arc::new(World::new(2));
+    world.owner.append(0, &(0..300).map(row_of).collect::<Vec<_>>());
+    let stop = CancellationToken::new();
+    let ingest = {
+        let (world, stop) = (world.clone(), stop.clone());
+        tokio::spawn(async move {
+            let mut number = 1000;
+            while !stop.is_cancelled() {
+                for partition in 0..2 {
+                    world.owner.append(partition, &(number..number + 20).map(row_of).collect::<Vec<_>>());
+                    number += 20;
+                    let end = world.owner.end(partition);
+                    world.cut(partition, end).await;
+                    world.owner.evict(partition, end);
+                    world.owner.append(partition, &[row_of(number)]);
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+    };
+    for _ in 0..10 {
+        check_ratios(&world).await;
+    }
+    stop.cancel();
+    ingest.await.expect("rows were ingested");
+}
+
+#[tokio::test]
+async fn legs_share_what_they_read() {
+    let world = World::new(1);
+    world.owner.append(0, &(0..400).map(row_of).collect::<Vec<_>>());
+    world.cut(0, 400).await;
+    world.owner.evict(0, 400);
+    let stats = async |query: &str| {
+        let path = format!("/loki/api/v1/query?query={}&time={}", encode(query), NOW.nanos());
+        let reply = world.get(&path).await.json();
+        let number = |pointer: &str| reply["data"]["stats"].pointer(pointer).and_then(Value::as_u64).expect("a number");
+        [
+            "/summary/totalLinesProcessed",
+            "/summary/totalBytesProcessed",
+            "/summary/subqueries",
+            "/querier/store/totalChunksRef",
+            "/querier/store/totalChunksDownloaded",
+            "/querier/store/chunk/compressedBytes",
+            "/index/totalStreams",
+            "/ingester/totalReached",
+        ]
+        .map(number)
+    };
+    let one = r#"sum(bytes_over_time({app="web"} |= "1" [1h]))"#;
+    let alone = stats(one).await;
+    assert!(alone.iter().all(|number| *number > 0), "{alone:?}");
+    assert_eq!(stats(&format!("{one} / {one}")).await, alone);
+    assert_eq!(stats(&format!("{one} / sum(count_over_time({{app=~\"w.b\"}} |~ \"2|3\" [1h]))")).await, alone);
+    // A stream that only one leg wants is read for this leg alone.
+    let part = r#"sum(bytes_over_time({pod="1"} |= "1" [1h]))"#;
+    assert_eq!(stats(&format!("{part} / {one}")).await[..2], alone[..2]);
+}
+
+#[tokio::test]
+async fn legs_of_different_times_are_exact() {
+    let world = World::new(1);
+    world.owner.append(0, &(0..300).map(row_of).collect::<Vec<_>>());
+    world.cut(0, 300).await;
+    world.owner.evict(0, 300);
+    let check = async |query: &str, expected: &str| {
+        let path = format!("/loki/api/v1/query?query={}&time={}", encode(query), NOW.nanos());
+        assert_eq!(world.result(&path).await[0]["value"][1], expected, "{query}");
+    };
+    // One row each second, from 1 to 300 seconds ago.
+    let count = |range: &str| format!(r#"sum(count_over_time({{app="web"}} |= "row" [{range}]))"#);
+    let sum = |ranges: &[&str]| ranges.iter().map(|range| count(range)).collect::<Vec<_>>().join(" + ");
+    check(&sum(&["100s", "200s"]), "298").await;
+    let late = r#"sum(count_over_time({app="web"} |= "row" [50s] offset 200s))"#;
+    check(&format!("{} + {late}", count("50s")), "99").await;
+    check(&format!("{} + {late} * 1000", count("1h")), "50300").await;
+    check(&format!("{late} + sum(count_over_time({{pod=\"1\"}}[1h])) * 1000"), "100050").await;
 }

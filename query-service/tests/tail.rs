@@ -1,5 +1,7 @@
 //! Tails over a real socket.
 
+#![allow(clippy::disallowed_methods, reason = "tests own what they start")]
+
 mod common;
 
 use std::{net::SocketAddr, time::Duration};
@@ -30,7 +32,7 @@ async fn connect(address: SocketAddr, query: &str, more: &str) -> Result<Socket,
     connect_async(url).await.map(|(socket, _)| socket)
 }
 
-/// The next frame; pings are passed over.
+/// The next frame. Ignores pings.
 async fn next(socket: &mut Socket) -> Value {
     loop {
         let message = tokio::time::timeout(Duration::from_secs(10), socket.next()).await.expect("a frame in time");
@@ -42,7 +44,7 @@ async fn next(socket: &mut Socket) -> Value {
     }
 }
 
-/// The next `count` lines, over as many frames as it takes.
+/// The next `count` lines, from any number of frames.
 async fn next_lines(socket: &mut Socket, count: usize) -> Vec<String> {
     let mut lines = Vec::new();
     while lines.len() < count {
@@ -54,7 +56,7 @@ async fn next_lines(socket: &mut Socket, count: usize) -> Vec<String> {
     lines
 }
 
-/// Waits for the closing, and says how.
+/// Waits for the close frame, and returns its code and reason.
 async fn closing(socket: &mut Socket) -> (CloseCode, String) {
     loop {
         let message = tokio::time::timeout(Duration::from_secs(10), socket.next()).await.expect("a frame in time");
@@ -156,6 +158,19 @@ async fn entries_wait_for_their_delay() {
 }
 
 #[tokio::test]
+async fn old_clients_send_a_filter_as_a_parameter() {
+    let world = World::new(1);
+    let address = serve(&world).await;
+    world.owner.append(0, &[row(&[("app", "web")], ago(9), "no"), row(&[("app", "web")], ago(8), "a \"1\"")]);
+    let filter = format!("&regexp={}", encode(r#""\d""#));
+    let mut socket = connect(address, r#"{app="web"} != "x""#, &filter).await.expect("an upgrade");
+    assert_eq!(next_lines(&mut socket, 1).await, ["a \"1\""]);
+    until_followed(&world, 1).await;
+    world.owner.append(0, &[row(&[("app", "web")], ago(2), "no"), row(&[("app", "web")], ago(1), "b \"2\"")]);
+    assert_eq!(next_lines(&mut socket, 1).await, ["b \"2\""]);
+}
+
+#[tokio::test]
 async fn refused_before_the_upgrade() {
     let world = World::new(1);
     let address = serve(&world).await;
@@ -169,7 +184,8 @@ async fn refused_before_the_upgrade() {
     check(r#"rate({app="web"}[1m])"#, "", "only log selector is supported").await;
     check(r#"{app="web"}"#, "&delay_for=6", "delay_for can't be greater than 5").await;
     check(r#"{app="web"}"#, "&limit=x", "strconv.Atoi: parsing \"x\": invalid syntax").await;
-    // Without an upgrade the parameters are judged first, too.
+    check(r#"{app="web"}"#, "&regexp=%28", "parse error : ").await;
+    // A request without an upgrade gets the errors of its parameters, too.
     let reply = world.get("/loki/api/v1/tail?query=%7B").await;
     assert!(reply.text().contains("parse error"), "{}", reply.text());
 }

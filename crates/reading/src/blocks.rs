@@ -131,7 +131,7 @@ fn fetch_error(job: &BlockJob, source: object_store::StoreError) -> Error {
 
 fn in_block(error: WorkError, job: &BlockJob) -> Error {
     match error {
-        WorkError::Block(source) => Error::Block { key: job.address.key.clone(), source },
+        WorkError::Block(source) => job.address.damaged(source),
         WorkError::Query(error) => error.into(),
         WorkError::Abandoned => Error::Abandoned,
     }

@@ -131,6 +131,16 @@ pub enum Remedy {
 }
 
 impl Error {
+    /// True if a block no longer exists: it was rewritten or removed.
+    pub fn is_block_gone(&self) -> bool {
+        matches!(self, Self::Fetch { source: StoreError::NotFound(_), .. })
+    }
+
+    /// True if the bytes of a block are not those that were written, or fewer.
+    pub fn is_block_damaged(&self) -> bool {
+        matches!(self, Self::Block { .. } | Self::Fetch { source: StoreError::Range { .. }, .. })
+    }
+
     /// What the caller can do.
     pub fn remedy(&self) -> Remedy {
         match self {

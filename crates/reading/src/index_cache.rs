@@ -1,4 +1,4 @@
-//! Opened block indexes, shared by all queries, bounded by the bytes they take.
+//! Opened block indexes. All queries share them, and their bytes in memory are bounded.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -6,7 +6,8 @@ use std::{
     time::Instant,
 };
 
-use block::BlockIndex;
+use block::{BlockError, BlockIndex};
+use catalogue::BlockEntry;
 use object_store::{ObjectKey, ObjectStore};
 use parking_lot::Mutex;
 use prometheus::IntGauge;
@@ -14,18 +15,30 @@ use tokio::sync::OnceCell;
 
 use crate::{error::Error, stats::ReadStats};
 
-/// Where a block lies and how to open it.
+/// Where a block lies, and how its index is read.
 #[derive(Clone, Debug)]
-pub(crate) struct BlockAddress {
-    /// The object.
-    pub(crate) key: String,
+pub struct BlockAddress {
+    /// The key of the object.
+    pub key: String,
     /// Its length.
-    pub(crate) bytes: u64,
-    /// The length of its tail, from which its index is read.
-    pub(crate) tail_bytes: u64,
+    pub bytes: u64,
+    /// The length of its tail, which has the index.
+    pub tail_bytes: u64,
 }
 
-/// The cache. What is used least recently goes first.
+impl BlockAddress {
+    pub(crate) fn damaged(&self, source: BlockError) -> Error {
+        Error::Block { key: self.key.clone(), source }
+    }
+}
+
+impl From<&BlockEntry> for BlockAddress {
+    fn from(entry: &BlockEntry) -> Self {
+        Self { key: entry.key.clone(), bytes: entry.bytes, tail_bytes: entry.tail_bytes }
+    }
+}
+
+/// Caches indexes. Evicts the least recently used first.
 pub(crate) struct IndexCache {
     store: Arc<dyn ObjectStore>,
     bytes_max: u64,
@@ -37,17 +50,17 @@ pub(crate) struct IndexCache {
 #[derive(Default)]
 struct Entries {
     by_key: HashMap<String, Entry>,
-    /// Tick of last use to key; ticks are unique.
+    /// Keys by the tick of their last use. Ticks are unique.
     by_use: BTreeMap<u64, String>,
     tick: u64,
     bytes: u64,
 }
 
 struct Entry {
-    /// Filled once, by whoever asks first; others wait for that.
+    /// Filled once, by the first request. Others wait for it.
     index: Arc<OnceCell<BlockIndex>>,
     used: u64,
-    /// Counted when the index is there.
+    /// 0 until the index is read.
     bytes: u64,
 }
 
@@ -62,7 +75,7 @@ impl Entries {
         entry.index.clone()
     }
 
-    /// Counts an index that has just been opened, and makes room for it.
+    /// Counts an index that was just opened, and evicts others to make room for it.
     fn opened(&mut self, key: &str, bytes: u64, bytes_max: u64) {
         let Some(entry) = self.by_key.get_mut(key) else { return };
         self.bytes += bytes - std::mem::replace(&mut entry.bytes, bytes);
@@ -86,7 +99,7 @@ impl IndexCache {
         Self { store, bytes_max, gauge, entries: Mutex::default() }
     }
 
-    /// The index of a block, from the cache or from one read of the block's tail.
+    /// The index of a block, from the cache or by one read of the block's tail.
     pub(crate) async fn open(&self, address: &BlockAddress, stats: &mut ReadStats) -> Result<BlockIndex, Error> {
         stats.index_requests += 1;
         let cell = self.entries.lock().touch(&address.key);
@@ -113,7 +126,7 @@ impl IndexCache {
         stats.fetches += 1;
         stats.index_bytes += tail.len() as u64;
         let opened = BlockIndex::open(address.bytes, tail);
-        let index = opened.map_err(|source| Error::Block { key: address.key.clone(), source })?;
+        let index = opened.map_err(|source| address.damaged(source))?;
         let mut entries = self.entries.lock();
         entries.opened(&address.key, index.memory_bytes() as u64, self.bytes_max);
         self.gauge.set(i64::try_from(entries.bytes).unwrap_or(i64::MAX));

@@ -37,6 +37,7 @@ mod retries;
 mod scan_times;
 
 mod block_query;
+mod block_rows;
 mod block_work;
 mod blocks;
 mod index_cache;
@@ -46,9 +47,11 @@ mod metrics;
 mod stats;
 
 pub use admission::{Admission, Admitted};
+pub use block_rows::{RowVisitor, WholeBlocks, rows_in_memory};
 pub use byte_limit::{ByteLimit, TooManyBytes};
 pub use config::Config;
 pub use error::{Error, Remedy};
 pub use goal::{Consistency, Goal, UnknownConsistency};
+pub use index_cache::BlockAddress;
 pub use reader::{Components, QueryRead, Reader, StreamsRead};
 pub use stats::ReadStats;

@@ -12,9 +12,9 @@ use owner::OwnerError;
 use crate::{
     blocks::BlockJob,
     error::Error,
-    heads::KnownHead,
+    heads::CachedHead,
     index_cache::BlockAddress,
-    retries::{Moved, Stop},
+    retries::{Moved, PlanFailure},
     scan_times::ScanTimes,
 };
 
@@ -24,13 +24,13 @@ const COMPACTED_TO: Offset = Offset::ZERO;
 /// Where the rows of one partition are.
 pub(crate) struct PartitionPlan {
     pub(crate) head: Arc<Head>,
-    /// Memory serves from here on; blocks serve all below that is not lost.
+    /// The first offset that memory is asked for. Rows below are in blocks, or lost.
     pub(crate) memory_from: Offset,
-    /// What an answer must hold everything below of.
+    /// An answer of memory must reach this offset.
     pub(crate) at_least: Option<Offset>,
 }
 
-/// The rows of all partitions.
+/// Where the rows of all partitions are.
 #[derive(Default)]
 pub(crate) struct Plan {
     pub(crate) partitions: Vec<PartitionPlan>,
@@ -40,18 +40,18 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Adds a partition of the log. Offsets below `skip_to` that no block holds are known to be gone.
+    /// Adds a partition of the log. Offsets below `skip_to` that are in no block were removed, and are skipped.
     pub(crate) fn add(
         &mut self,
-        known: KnownHead,
+        cached: CachedHead,
         skip_to: Option<Offset>,
         at_least: Option<Offset>,
         tenant: &TenantId,
         times: &ScanTimes,
-    ) -> Result<(), Stop> {
-        let head = known.head;
+    ) -> Result<(), PlanFailure> {
+        let head = cached.head;
         let mut memory_from = read::memory_from(&head, COMPACTED_TO);
-        // Memory has not been asked yet: for its place stands what it must at least answer with.
+        // Until memory answers, the plan holds the lowest offset that memory must cover.
         self.jobs.extend(jobs(blocks(&head, OffsetRange::new(memory_from, memory_from))?, tenant, times));
         self.warnings.extend(lost(&head, times));
         if let Some(skip_to) = skip_to.filter(|to| memory_from < *to) {
@@ -70,34 +70,35 @@ impl Plan {
 }
 
 impl PartitionPlan {
-    /// Checks that an answer of memory holds what it must, whoever gave it.
-    pub(crate) fn check(&self, held: OffsetRange) -> Result<(), Stop> {
+    /// Checks that an answer of memory covers the offsets that it must. No owner is trusted to check this itself.
+    pub(crate) fn check(&self, held: OffsetRange) -> Result<(), PlanFailure> {
         let partition = self.head.partition;
         if let Some(wanted) = self.at_least.filter(|wanted| held.end < *wanted) {
             let source = OwnerError::Deadline { partition, consumed: held.end, wanted };
-            return Err(Stop::Wait { partition, source });
+            return Err(PlanFailure::OwnerNotReady { partition, source });
         }
         let flushed_to = read::memory_from(&self.head, COMPACTED_TO);
-        // What was removed is not missed.
+        // Removed offsets are skipped, so memory need not cover them.
         let start = if held.start <= self.memory_from { held.start.min(flushed_to) } else { held.start };
         blocks(&self.head, OffsetRange::new(start, held.end)).map(|_| ())
     }
 }
 
-/// The blocks that a head and what memory holds make whole; or why they do not.
-fn blocks(head: &Head, held: OffsetRange) -> Result<&[BlockEntry], Stop> {
+/// The blocks of a plan with this head, and memory that holds these offsets; or why the two do not fit together.
+fn blocks(head: &Head, held: OffsetRange) -> Result<&[BlockEntry], PlanFailure> {
     let view = PartitionView { head, compacted_to: COMPACTED_TO, memory: Some(MemoryView { held }) };
     match read::plan(&view) {
         read::Plan::Read { blocks, .. } => Ok(blocks),
         read::Plan::Replan(why) => {
-            Err(Stop::PlanAgain { moved: Moved::Memory, text: format!("partition {}: {why}", head.partition) })
+            Err(PlanFailure::Outdated { moved: Moved::Memory, text: format!("partition {}: {why}", head.partition) })
         }
-        read::Plan::MissingTail { from, .. } => {
-            Err(Stop::Fail(Error::Internal(format!("partition {} lacks memory from {from} on", head.partition))))
-        }
+        read::Plan::MissingTail { from, .. } => Err(PlanFailure::Final(Error::Internal(format!(
+            "partition {} lacks memory from {from} on",
+            head.partition
+        )))),
         read::Plan::Broken(what) => {
-            tracing::error!(partition = %head.partition, what, "a head cannot be right");
-            Err(Stop::Fail(Error::Internal(format!("partition {}: {what}", head.partition))))
+            tracing::error!(partition = %head.partition, what, "a head is broken");
+            Err(PlanFailure::Final(Error::Internal(format!("partition {}: {what}", head.partition))))
         }
     }
 }
@@ -108,7 +109,7 @@ fn jobs(blocks: &[BlockEntry], tenant: &TenantId, times: &ScanTimes) -> Vec<Bloc
         let at = entry.tenants.binary_search_by(|t| t.tenant.cmp(tenant)).ok()?;
         let of_tenant = &entry.tenants[at];
         times.overlap(&of_tenant.time).then(|| BlockJob {
-            address: BlockAddress { key: entry.key.clone(), bytes: entry.bytes, tail_bytes: entry.tail_bytes },
+            address: BlockAddress::from(entry),
             time: of_tenant.time,
             line_bytes: of_tenant.line_bytes,
         })
@@ -116,8 +117,8 @@ fn jobs(blocks: &[BlockEntry], tenant: &TenantId, times: &ScanTimes) -> Vec<Bloc
     blocks.iter().filter_map(job).collect()
 }
 
-/// What to say about offsets that were lost. Nothing is known of their entries but that they had been pushed when the
-/// loss was noted, so a query that begins later cannot miss them.
+/// Warnings about lost offsets. All that is known of their entries is that they were pushed before the loss was noted, so
+/// a query about later times does not need them.
 fn lost(head: &Head, times: &ScanTimes) -> Vec<String> {
     let partition = head.partition;
     let text = |range: &OffsetRange, noted: TimestampNs| {
@@ -131,7 +132,7 @@ fn lost(head: &Head, times: &ScanTimes) -> Vec<String> {
     head.lost.iter().filter(|l| times.begin_by(l.recorded_at)).map(|l| text(&l.range, l.recorded_at)).collect()
 }
 
-/// What to say about records that are neither in blocks nor in the log, and of which no head says anything yet.
+/// A warning about records that are neither in blocks nor in the log, if no head lists them as lost yet.
 fn removed(head: &Head, range: OffsetRange) -> String {
     format!(
         "offsets {range} of partition {} were removed by the log's retention, and nothing says that they were stored \

@@ -28,7 +28,7 @@ use crate::{
     index_cache::IndexCache,
     metrics::Metrics,
     plan::{PartitionPlan, Plan},
-    retries::{Planning, Stop},
+    retries::{PlanAttempts, PlanFailure},
     scan_times::ScanTimes,
     stats::ReadStats,
 };
@@ -139,13 +139,13 @@ impl Reader {
         let _stop_work_when_dropped = abandoned.on_drop();
         let times = ScanTimes::new(query.scans().iter().map(|scan| scan.time()));
         let query = Arc::new(BlockQuery::new(tenant.clone(), query, abandoned));
-        let mut planning = Planning::new(self.wait_max);
-        let targets = self.targets(goal, &planning).await?;
+        let mut attempts = PlanAttempts::new(self.wait_max);
+        let targets = self.targets(goal, &attempts).await?;
         let request = QueryRequest { query, times, goal, targets };
         loop {
-            match self.try_query(&request, bytes, &mut planning).await {
+            match self.try_query(&request, bytes, &mut attempts).await {
                 Ok(read) => return Ok(read),
-                Err(stop) => planning.again(stop, &self.metrics).await?,
+                Err(failure) => attempts.again(failure, &self.metrics).await?,
             }
         }
     }
@@ -154,15 +154,15 @@ impl Reader {
         &self,
         request: &QueryRequest<'_>,
         bytes: &ByteLimit,
-        planning: &mut Planning,
-    ) -> Result<QueryRead, Stop> {
+        attempts: &mut PlanAttempts,
+    ) -> Result<QueryRead, PlanFailure> {
         let query = &request.query;
         let Plan { partitions, jobs, warnings } =
-            self.plan(&query.tenant, &request.times, request.targets, planning).await?;
+            self.plan(&query.tenant, &request.times, request.targets, attempts).await?;
         self.check_bytes(&jobs, query, bytes).await?;
         let mut stats = ReadStats { blocks_listed: jobs.len() as u64, ..ReadStats::default() };
         let mut partials: Vec<Partial> = query.query.scans().iter().map(|scan| scan.partial()).collect();
-        let memory = self.scan_memory(&partitions, request, planning);
+        let memory = self.scan_memory(&partitions, request, attempts);
         // A log query reads memory first: what it finds there may save all blocks.
         let block_stats = if query.query.kind() == QueryKind::Log {
             let (of_memory, cost) = memory.await?;
@@ -191,12 +191,12 @@ impl Reader {
         time: TimeRange,
         goal: &Goal,
     ) -> Result<StreamsRead, Error> {
-        let mut planning = Planning::new(self.wait_max);
-        let targets = self.targets(goal, &planning).await?;
+        let mut attempts = PlanAttempts::new(self.wait_max);
+        let targets = self.targets(goal, &attempts).await?;
         loop {
-            match self.try_streams(tenant, &matchers, time, (goal, targets), &mut planning).await {
+            match self.try_streams(tenant, &matchers, time, (goal, targets), &mut attempts).await {
                 Ok(read) => return Ok(read),
-                Err(stop) => planning.again(stop, &self.metrics).await?,
+                Err(failure) => attempts.again(failure, &self.metrics).await?,
             }
         }
     }
@@ -207,10 +207,10 @@ impl Reader {
         matchers: &Arc<[Matcher]>,
         time: TimeRange,
         (goal, targets): (&Goal, &Targets),
-        planning: &mut Planning,
-    ) -> Result<StreamsRead, Stop> {
-        let plan = self.plan(tenant, &ScanTimes::new([time]), targets, planning).await?;
-        let deadline = planning.deadline;
+        attempts: &mut PlanAttempts,
+    ) -> Result<StreamsRead, PlanFailure> {
+        let plan = self.plan(tenant, &ScanTimes::new([time]), targets, attempts).await?;
+        let deadline = attempts.deadline;
         let mut stats = ReadStats { blocks_listed: plan.jobs.len() as u64, ..ReadStats::default() };
         let in_memory = plan.partitions.iter().map(|p| {
             let partition = p.head.partition;
@@ -218,13 +218,13 @@ impl Reader {
             let at = Where { partition, tenant, from, at_least: p.at_least, deadline };
             let request = StreamsRequest { at, matchers, time };
             async move {
-                let reply = self.owner.streams(request).await.map_err(|e| Stop::of_owner(partition, e))?;
+                let reply = self.owner.streams(request).await.map_err(|e| PlanFailure::of_owner(partition, e))?;
                 p.check(reply.held)?;
-                Ok::<_, Stop>(reply)
+                Ok::<_, PlanFailure>(reply)
             }
         });
         let replies = try_join_all(in_memory).await?;
-        self.note_wait(goal, planning);
+        self.note_wait(goal, attempts);
         let mut parts: Vec<StreamStat> = replies.into_iter().flat_map(|reply| reply.streams).collect();
         stats.partitions = plan.partitions.len() as u64;
         let select = {
@@ -275,15 +275,15 @@ impl Reader {
         tenant: &TenantId,
         times: &ScanTimes,
         targets: &Targets,
-        planning: &mut Planning,
-    ) -> Result<Plan, Stop> {
+        attempts: &mut PlanAttempts,
+    ) -> Result<Plan, PlanFailure> {
         let mut plan = Plan::default();
-        let heads = self.heads.all(targets.partitions(), planning.freshness).await?;
-        planning.heads_are_stale = heads.iter().any(|known| known.is_stale);
-        for known in heads {
-            let partition = known.head.partition;
-            let (skip_to, at_least) = (planning.skip_to.get(&partition).copied(), targets.at_least(partition));
-            plan.add(known, skip_to, at_least, tenant, times)?;
+        let heads = self.heads.all(targets.partitions(), attempts.freshness).await?;
+        attempts.heads_are_stale = heads.iter().any(|cached| cached.is_stale);
+        for cached in heads {
+            let partition = cached.head.partition;
+            let (skip_to, at_least) = (attempts.skip_to.get(&partition).copied(), targets.at_least(partition));
+            plan.add(cached, skip_to, at_least, tenant, times)?;
         }
         for head in &self.older_heads {
             plan.add_older(head, tenant, times);
@@ -296,23 +296,23 @@ impl Reader {
         &self,
         partitions: &[PartitionPlan],
         request: &QueryRequest<'_>,
-        planning: &Planning,
-    ) -> Result<(Vec<Partial>, ReadStats), Stop> {
+        attempts: &PlanAttempts,
+    ) -> Result<(Vec<Partial>, ReadStats), PlanFailure> {
         let BlockQuery { query, tenant, .. } = &*request.query;
-        let deadline = planning.deadline;
+        let deadline = attempts.deadline;
         let asked = partitions.iter().map(|p| {
             let partition = p.head.partition;
             let (tenant, from) = (tenant.clone(), p.memory_from);
             let at = Where { partition, tenant, from, at_least: p.at_least, deadline };
             let request = ScanRequest { at, query: query.clone() };
             async move {
-                let reply = self.owner.scan(request).await.map_err(|e| Stop::of_owner(partition, e))?;
+                let reply = self.owner.scan(request).await.map_err(|e| PlanFailure::of_owner(partition, e))?;
                 p.check(reply.held)?;
-                Ok::<_, Stop>(reply)
+                Ok::<_, PlanFailure>(reply)
             }
         });
         let replies = try_join_all(asked).await?;
-        self.note_wait(request.goal, planning);
+        self.note_wait(request.goal, attempts);
         let mut merged: Vec<Partial> = query.scans().iter().map(|scan| scan.partial()).collect();
         for reply in replies {
             if reply.partials.len() != merged.len() {
@@ -352,15 +352,15 @@ impl Reader {
         Ok(limit.check(of_blocks.iter().sum())?)
     }
 
-    async fn targets<'a>(&self, goal: &'a Goal, planning: &Planning) -> Result<&'a Targets, Error> {
+    async fn targets<'a>(&self, goal: &'a Goal, attempts: &PlanAttempts) -> Result<&'a Targets, Error> {
         let count = || self.metrics.count_read(goal.consistency());
-        goal.targets(&*self.owner, planning.deadline, count).await
+        goal.targets(&*self.owner, attempts.deadline, count).await
     }
 
     /// Notes that all owners have answered and reached the offsets they had to.
-    fn note_wait(&self, goal: &Goal, planning: &Planning) {
+    fn note_wait(&self, goal: &Goal, attempts: &PlanAttempts) {
         if goal.asks_for_offsets() {
-            self.metrics.strong_wait_seconds.observe(planning.elapsed().as_secs_f64());
+            self.metrics.strong_wait_seconds.observe(attempts.elapsed().as_secs_f64());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! When a plan does not hold: what to wait for, and when to give up.
+//! What to do when a plan fails: wait, plan again, or give up.
 
 use std::{
     collections::BTreeMap,
@@ -11,102 +11,100 @@ use owner::OwnerError;
 
 use crate::{error::Error, heads::Freshness, metrics::Metrics};
 
-/// So many plans are made however late it is. More are made while there is time if memory has moved on: an owner that
-/// writes down what waited for a store that was away drops segments several times a second, and each time a plan may be
-/// too slow for it.
+/// Number of plans that are made even after the deadline. Before the deadline there may be more if memory evicts rows:
+/// after an outage of the store an owner flushes and evicts several times a second, and each time a plan may be too slow.
 const PLANS_LEAST: u32 = 6;
 
-/// So many plans must find that records were removed before the answer does without them: a head that lists them may
-/// be on its way.
+/// Number of plans that must find records removed before the answer omits them. Until then a head that lists them may
+/// still be published.
 const PLANS_BEFORE_LOST: u32 = 4;
 
-/// The first pause before a partition that nobody could answer for is asked for again, and the longest one.
+/// The first and the longest pause before a partition is asked for again that no owner could answer for.
 const WAIT_PAUSE: Duration = Duration::from_millis(5);
 const WAIT_PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// The longest pause before another plan.
 const PLAN_PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// Why a plan could not be carried out.
-pub(crate) enum Stop {
-    /// Newer heads help.
-    PlanAgain {
-        /// What moved on.
+/// Why a plan failed.
+pub(crate) enum PlanFailure {
+    /// A plan from newer heads may succeed.
+    Outdated {
+        /// What is no longer where the plan expected it.
         moved: Moved,
-        /// For people.
+        /// The reason for logs and errors.
         text: String,
     },
-    /// Retention removed what no head that was read knows of.
+    /// The log's retention removed records that no head lists.
     Removed { partition: PartitionId, range: OffsetRange },
-    /// Nobody answers for the partition as is wanted: soon somebody will.
-    Wait { partition: PartitionId, source: OwnerError },
-    /// Nothing helps.
-    Fail(Error),
+    /// No owner answers for the partition, or none has consumed far enough. This may change soon.
+    OwnerNotReady { partition: PartitionId, source: OwnerError },
+    /// Neither waiting nor planning again helps.
+    Final(Error),
 }
 
-/// What is no longer where the plan looked for it.
+/// What is no longer where the plan expected it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moved {
-    /// Records that an owner let go: newer heads list the blocks they are in.
+    /// Rows that an owner evicted. Newer heads list the blocks that have them.
     Memory,
-    /// A block that was rewritten or removed.
+    /// A block, which was rewritten or removed.
     Block,
 }
 
-impl From<Error> for Stop {
+impl From<Error> for PlanFailure {
     fn from(error: Error) -> Self {
         match error {
-            // A block that was rewritten or removed since the head was read.
             Error::Fetch { source: StoreError::NotFound(key), .. } => {
-                Self::PlanAgain { moved: Moved::Block, text: format!("block {key} is gone") }
+                Self::Outdated { moved: Moved::Block, text: format!("block {key} is gone") }
             }
-            other => Self::Fail(other),
+            other => Self::Final(other),
         }
     }
 }
 
-impl Stop {
+impl PlanFailure {
     pub(crate) fn of_owner(partition: PartitionId, error: OwnerError) -> Self {
         match error {
-            OwnerError::NotHeld { .. } => Self::PlanAgain { moved: Moved::Memory, text: error.to_string() },
+            OwnerError::NotHeld { .. } => Self::Outdated { moved: Moved::Memory, text: error.to_string() },
             OwnerError::Removed { range, .. } => Self::Removed { partition, range },
-            OwnerError::Query(error) => Self::Fail(error.into()),
-            source => Self::Wait { partition, source },
+            OwnerError::Query(error) => Self::Final(error.into()),
+            source => Self::OwnerNotReady { partition, source },
         }
     }
 
-    /// The word in metrics.
-    fn why(&self) -> &'static str {
+    /// The value of the metrics' label `reason`.
+    fn reason(&self) -> &'static str {
         match self {
-            Self::PlanAgain { moved: Moved::Memory, .. } => "not_held",
-            Self::PlanAgain { moved: Moved::Block, .. } => "block_gone",
+            Self::Outdated { moved: Moved::Memory, .. } => "not_held",
+            Self::Outdated { moved: Moved::Block, .. } => "block_gone",
             Self::Removed { .. } => "removed",
-            Self::Wait { source: OwnerError::NotLeading { .. }, .. } => "not_leading",
-            Self::Wait { source: OwnerError::Deadline { .. }, .. } => "behind",
-            Self::Wait { .. } => "unavailable",
-            Self::Fail(_) => "failed",
+            Self::OwnerNotReady { source: OwnerError::NotLeading { .. }, .. } => "not_leading",
+            Self::OwnerNotReady { source: OwnerError::Deadline { .. }, .. } => "behind",
+            Self::OwnerNotReady { .. } => "unavailable",
+            Self::Final(_) => "failed",
         }
     }
 }
 
-/// How often plans were made, how young the heads of the next one must be, and how long there is for it.
-pub(crate) struct Planning {
+/// The plans that one read makes until one of them succeeds.
+pub(crate) struct PlanAttempts {
     started: Instant,
     wait_max: Duration,
-    /// Nothing is waited for after this.
+    /// The read does not wait for owners after this.
     pub(crate) deadline: tokio::time::Instant,
     made: u32,
     wait_pause: Duration,
-    /// How young the heads of the next plan must be.
+    /// How old the heads of the next plan may be.
     pub(crate) freshness: Freshness,
-    /// The last plan was made from a head that could not be read anew.
+    /// The last plan used a head that is older than it should be.
     pub(crate) heads_are_stale: bool,
-    /// Where to begin in partitions whose records retention removed.
+    /// Where memory begins in partitions whose records retention removed.
     pub(crate) skip_to: BTreeMap<PartitionId, Offset>,
 }
 
-impl Planning {
-    /// The first plan, for which owners may be waited for so long.
+impl PlanAttempts {
+    /// The first plan. The read waits for owners up to `wait_max`.
     pub(crate) fn new(wait_max: Duration) -> Self {
         Self {
             started: Instant::now(),
@@ -120,54 +118,57 @@ impl Planning {
         }
     }
 
-    /// Since when it is planned.
+    /// The time since the read began.
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Prepares for another plan, unless what stopped the last one is final, or there were too many, or it is too late.
-    pub(crate) async fn again(&mut self, stop: Stop, metrics: &Metrics) -> Result<(), Error> {
+    /// Waits until another plan may succeed.
+    ///
+    /// # Errors
+    /// If the failure of the last plan is final, there were too many plans, or the deadline has passed.
+    pub(crate) async fn again(&mut self, failure: PlanFailure, metrics: &Metrics) -> Result<(), Error> {
         let is_late = tokio::time::Instant::now() >= self.deadline;
-        let why = stop.why();
-        match stop {
-            Stop::Fail(error) => return Err(error),
-            Stop::Wait { partition, source } => {
+        let reason = failure.reason();
+        match failure {
+            PlanFailure::Final(error) => return Err(error),
+            PlanFailure::OwnerNotReady { partition, source } => {
                 if is_late {
                     return Err(self.not_reached(partition, source));
                 }
-                // No new heads: if they are too old by now, whoever answers says so.
-                metrics.count_plan_again(why);
+                // The heads are not read again: if they are too old by now, the owner's answer will say so.
+                metrics.count_plan_again(reason);
                 tokio::time::sleep(self.wait_pause).await;
                 self.wait_pause = (self.wait_pause * 2).min(WAIT_PAUSE_MAX);
                 return Ok(());
             }
-            Stop::Removed { partition, range } => {
+            PlanFailure::Removed { partition, range } => {
                 if is_late {
                     return Err(Error::Owner { partition, source: OwnerError::Removed { partition, range } });
                 }
-                // While heads cannot be read anew nobody knows whether blocks hold what was removed.
+                // A stale head does not prove that no block has the removed records.
                 if self.made >= PLANS_BEFORE_LOST && !self.heads_are_stale {
                     tracing::warn!(%partition, %range, "retention removed records that no head lists; an answer lacks them");
                     metrics.removed_ranges.inc();
                     self.skip_to.insert(partition, range.end);
                 }
             }
-            Stop::PlanAgain { moved, text: reason } => {
-                // Owners move on, and a store that is away may come back; a block that is gone stays so.
+            PlanFailure::Outdated { moved, text } => {
+                // Memory changes and the store may come back, but a block that is gone stays gone.
                 let may_change = (moved == Moved::Memory || self.heads_are_stale) && !is_late;
                 if self.made >= PLANS_LEAST && !may_change {
-                    return Err(Error::Unsettled { reason });
+                    return Err(Error::Unsettled { reason: text });
                 }
-                tracing::debug!(reason, "planning the read again");
+                tracing::debug!(reason = text, "planning the read again");
                 if !self.heads_are_stale && is_late {
-                    // Reading blocks took that long; who is asked again needs time again.
+                    // Reading blocks took this long. Owners that are asked again need time again.
                     self.deadline = tokio::time::Instant::now() + self.wait_max;
                 }
             }
         }
-        metrics.count_plan_again(why);
+        metrics.count_plan_again(reason);
         if self.made > 1 {
-            // The head that says more may be on its way.
+            // A newer head may be published soon.
             let pause = Duration::from_millis(10 << self.made.min(PLANS_LEAST));
             tokio::time::sleep(pause.min(PLAN_PAUSE_MAX)).await;
         }
@@ -193,16 +194,16 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    fn moved() -> Stop {
-        Stop::PlanAgain { moved: Moved::Memory, text: "memory has moved on".to_owned() }
+    fn outdated() -> PlanFailure {
+        PlanFailure::Outdated { moved: Moved::Memory, text: "memory has evicted rows".to_owned() }
     }
 
-    async fn plans(planning: &mut Planning, each: Duration) -> u32 {
+    async fn plans(attempts: &mut PlanAttempts, each: Duration) -> u32 {
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
         let mut plans = 1;
         loop {
             advance(each).await;
-            match planning.again(moved(), &metrics).await {
+            match attempts.again(outdated(), &metrics).await {
                 Ok(()) => plans += 1,
                 Err(Error::Unsettled { .. }) => return plans,
                 Err(other) => panic!("{other}"),
@@ -213,9 +214,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn plans_are_made_again_while_there_is_time() {
         let wait_max = Duration::from_secs(10);
-        let quick = plans(&mut Planning::new(wait_max), Duration::from_millis(50)).await;
+        let quick = plans(&mut PlanAttempts::new(wait_max), Duration::from_millis(50)).await;
         assert!((15..30).contains(&quick), "{quick}");
-        let slow = plans(&mut Planning::new(wait_max), Duration::from_secs(30)).await;
-        assert_eq!(slow, PLANS_LEAST, "blocks that take long to read have their tries, too");
+        let slow = plans(&mut PlanAttempts::new(wait_max), Duration::from_secs(30)).await;
+        assert_eq!(slow, PLANS_LEAST, "slow reads of blocks get several tries, too");
     }
 }

@@ -25,8 +25,9 @@ fn shares() {
 fn groups() {
     let labels = Labels::from_pairs([("app", "web"), ("env", "prod"), ("pod", "1")]);
     let check = |url: &str, expected: &[&str]| {
-        let question = Question::read(&Params::decode(b"", url).expect("well-formed")).expect("a good question");
-        let found: Vec<String> = question.groups(&labels).iter().map(ToString::to_string).collect();
+        let selection =
+            VolumeSelection::read(&Params::decode(b"", url).expect("well-formed")).expect("a good selection");
+        let found: Vec<String> = selection.groups(&labels).iter().map(ToString::to_string).collect();
         assert_eq!(found, expected, "{url}");
     };
     check("query={}", &[r#"{app="web", env="prod", pod="1"}"#]);
@@ -36,11 +37,12 @@ fn groups() {
     check("query={app=\"web\"}&aggregateBy=labels", &[r#"{app=""}"#, r#"{env=""}"#, r#"{pod=""}"#]);
     check("query={app=\"web\"}&aggregateBy=labels&targetLabels=env", &[r#"{env=""}"#]);
 
-    let question = Question::read(&Params::decode(b"", "query={a=\"b\"}&targetLabels=env").expect("well-formed"));
-    let matchers: Vec<String> = question.expect("a good question").matchers.iter().map(ToString::to_string).collect();
+    let selection =
+        VolumeSelection::read(&Params::decode(b"", "query={a=\"b\"}&targetLabels=env").expect("well-formed"));
+    let matchers: Vec<String> = selection.expect("a good selection").matchers.iter().map(ToString::to_string).collect();
     assert_eq!(matchers, [r#"a="b""#, r#"env=~".+""#]);
     let refused =
-        |url: &str| Question::read(&Params::decode(b"", url).expect("well-formed")).err().map(|e| e.to_string());
+        |url: &str| VolumeSelection::read(&Params::decode(b"", url).expect("well-formed")).err().map(|e| e.to_string());
     assert_eq!(refused("aggregateBy=x").as_deref(), Some("invalid aggregation option"));
     assert!(refused("limit=-1").is_some());
     assert!(refused("limit=0").is_none());

@@ -1,4 +1,4 @@
-//! A log of rows, an owner that holds the newest of them, and blocks for the rest.
+//! A test world: a log of rows, an owner with the newest of them in memory, and blocks with the others.
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its part")]
 
@@ -55,7 +55,7 @@ pub fn row(labels: &[(&str, &str)], ts: TimestampNs, line: &str) -> Row {
     Row { tenant: TenantId::new("fake").expect("a name"), labels, ts, line: line.to_owned(), metadata: Vec::new() }
 }
 
-/// Rows of one stream as one batch; offsets count the rows of a partition.
+/// Rows of one stream as one batch. Each row has an offset of its own.
 pub fn batch(labels: &Labels, rows: &[(i64, &Row)]) -> Batch {
     let mut ends = vec![0u32];
     let mut data = Vec::new();
@@ -88,32 +88,32 @@ pub fn batch(labels: &Labels, rows: &[(i64, &Row)]) -> Batch {
     }
 }
 
-/// What one partition's owner holds: rows by offset, from `start` on.
+/// The memory of one partition: rows by offset, from `start` on.
 #[derive(Default)]
 struct Memory {
     start: i64,
     rows: BTreeMap<i64, Row>,
     end: i64,
-    /// So many of the last rows are in the log, but not consumed yet.
+    /// Number of the last rows that are in the log but not consumed yet.
     lag: i64,
-    /// What lies below `start` is nowhere.
+    /// Retention removed the rows below `start`, and no block has them.
     is_removed: bool,
 }
 
-/// How an owner misbehaves. Counts are of answers to come.
+/// How an owner misbehaves. Each field is the number of future answers that do.
 #[derive(Default)]
 pub struct Misbehaviour {
-    /// Says that nobody serves the partition.
+    /// Answers that no process serves the partition.
     pub not_leading: AtomicU64,
-    /// Says that it cannot be reached.
+    /// Answers that it is unavailable.
     pub unavailable: AtomicU64,
-    /// Answers without having consumed what is wanted.
+    /// Answers before it has consumed as far as requested.
     pub short: AtomicU64,
-    /// The log does not tell its ends.
+    /// Cannot ask the log for its ends.
     pub no_ends: AtomicU64,
 }
 
-/// Counts a misbehaviour down; true when it strikes.
+/// Counts a misbehaviour down. True if this answer misbehaves.
 fn strikes(left: &AtomicU64) -> bool {
     left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
 }
@@ -123,18 +123,20 @@ fn strikes(left: &AtomicU64) -> bool {
 pub struct FakeOwner {
     partitions: Mutex<Vec<Memory>>,
     tails: Mutex<Vec<(TailRequest, TailSender)>>,
-    /// Whether scans never answer.
+    /// True if scans never answer.
     pub stuck: AtomicBool,
-    /// What goes wrong.
+    /// What goes wrong in future answers.
     pub misbehaves: Misbehaviour,
-    /// How often the log was asked for its ends.
+    /// Number of times the log was asked for its ends.
     pub ends_asked: AtomicU64,
-    /// How many partitions are known before the log is asked; 0: all.
+    /// Number of partitions that are known before the log is asked; 0 means all.
     pub known_partitions: AtomicU64,
-    /// How many scans were asked for.
+    /// Number of scan requests.
     pub scans: AtomicU64,
-    /// How many flushes were asked for.
+    /// Number of flush requests.
     pub flushes: AtomicU64,
+    /// Appended to partition 0 by every scan, before it answers.
+    pub scans_append: Mutex<Option<Row>>,
 }
 
 impl FakeOwner {
@@ -144,7 +146,7 @@ impl FakeOwner {
         owner
     }
 
-    /// Appends rows, and hands them to tails. Answers their first offset.
+    /// Appends rows and passes them to tails. Returns their first offset.
     pub fn append(&self, partition: u32, rows: &[Row]) -> i64 {
         let mut partitions = self.partitions.lock();
         let memory = &mut partitions[partition as usize];
@@ -163,7 +165,7 @@ impl FakeOwner {
         first
     }
 
-    /// Forgets what lies below `to`.
+    /// Evicts the rows below `to`.
     pub fn evict(&self, partition: u32, to: i64) {
         let memory = &mut self.partitions.lock()[partition as usize];
         memory.start = to;
@@ -180,24 +182,24 @@ impl FakeOwner {
         self.partitions.lock()[partition as usize].rows.range(from..to).map(|(o, r)| (*o, r.clone())).collect()
     }
 
-    /// Ends all tails, as an owner that stops does.
+    /// Ends all tails, as a stopping owner does.
     pub fn close_tails(&self) {
         self.tails.lock().clear();
     }
 
-    /// How many tails are followed.
+    /// Number of open tails.
     pub fn tail_count(&self) -> usize {
         let mut tails = self.tails.lock();
         tails.retain(|(_, sender)| !sender.is_closed());
         tails.len()
     }
 
-    /// Leaves the last `rows` of a partition to be consumed later.
+    /// Lets the consumer of a partition lag by `rows` rows.
     pub fn lag(&self, partition: u32, rows: i64) {
         self.partitions.lock()[partition as usize].lag = rows;
     }
 
-    /// Retention removes what lies below `to`; no block has it.
+    /// Retention removes the rows below `to`. No block has them.
     pub fn remove(&self, partition: u32, to: i64) {
         self.evict(partition, to);
         self.partitions.lock()[partition as usize].is_removed = true;
@@ -208,7 +210,7 @@ impl FakeOwner {
         self.partitions.lock().resize_with(partitions as usize, Memory::default);
     }
 
-    /// What is held from `from` on, once it is consumed as far as is wanted.
+    /// The rows in memory from `from` on, once the partition is consumed up to `at_least`.
     async fn held(
         &self,
         partition: PartitionId,
@@ -290,6 +292,10 @@ impl Owner for FakeOwner {
         self.scans.fetch_add(1, Ordering::Relaxed);
         if self.stuck.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
+        }
+        let appended = self.scans_append.lock().clone();
+        if let Some(row) = appended {
+            self.append(0, &[row]);
         }
         let ScanRequest { at, query } = request;
         let (held, rows) = FakeOwner::held(self, at.partition, at.from, at.at_least, at.deadline).await?;
@@ -384,12 +390,12 @@ impl World {
         Self { owner, store, faults, heads, clock, registry, service, router, partitions }
     }
 
-    /// From now on the store does not answer.
+    /// From now on every request to the store fails.
     pub fn store_goes_away(&self) {
         self.faults.add(Fault::always(Effect::ErrorBefore));
     }
 
-    /// The value of a metric, over all of its labels that hold `label`; 0 when there is none.
+    /// The sum of a metric over all series with the label value `label` (all series if it is empty), or 0.
     pub fn metric(&self, name: &str, label: &str) -> f64 {
         let of_family = self.registry.gather().into_iter().filter(|family| family.name() == name);
         let value = |metric: &prometheus::proto::Metric| {
@@ -402,7 +408,7 @@ impl World {
         of_family.map(|family| family.get_metric().iter().filter(is_meant).map(value).sum::<f64>()).sum()
     }
 
-    /// Turns `[flushed-to, to)` of a partition into a block that the head lists. Memory keeps its rows.
+    /// Makes a block of the rows `[flushed-to, to)` of a partition, and lists it in the head. Memory keeps the rows.
     pub async fn cut(&self, partition: u32, to: i64) {
         let id = PartitionId::new(partition);
         let from = self.heads.read(id).await.expect("a head").map_or(0, |(head, _)| head.flushed_to.value());
@@ -414,7 +420,7 @@ impl World {
 
     async fn block(&self, partition: PartitionId, range: OffsetRange, rows: &[(i64, Row)]) -> catalogue::BlockEntry {
         let provenance = Provenance { log_id: LOG_ID.to_owned(), partition, range, created: NOW };
-        // Small pages and row groups, so that little data makes many of them.
+        // Pages and row groups are small, so that a few rows make many of them.
         let options = BlockOptions { row_group_rows_max: 64, line_page_bytes: 256, ..BlockOptions::default() };
         let mut writer = BlockWriter::new(options, provenance, &["trace".to_owned()]).expect("a writer");
         let mut tenants: Vec<&TenantId> = rows.iter().map(|(_, r)| &r.tenant).collect();
@@ -460,23 +466,23 @@ impl World {
         }
     }
 
-    /// A GET without headers.
+    /// Sends a GET without headers.
     pub async fn get(&self, path: &str) -> Reply {
         self.send(Request::get(path).body(Body::empty()).expect("a request")).await
     }
 
-    /// A GET with one header.
+    /// Sends a GET with one header.
     pub async fn get_with(&self, path: &str, header: (&str, &str)) -> Reply {
         self.get_with_all(path, &[header]).await
     }
 
-    /// A GET with headers.
+    /// Sends a GET with headers.
     pub async fn get_with_all(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
         let request = headers.iter().fold(Request::get(path), |request, (name, value)| request.header(*name, *value));
         self.send(request.body(Body::empty()).expect("a request")).await
     }
 
-    /// Any request.
+    /// Sends a request.
     pub async fn send(&self, request: Request<Body>) -> Reply {
         let response = self.router.clone().oneshot(request).await.expect("routers do not fail");
         let (parts, body) = response.into_parts();
@@ -497,7 +503,7 @@ async fn publish(heads: &Heads, partition: PartitionId, range: OffsetRange, entr
     lead.publish(range, Some(entry)).await.expect("published");
 }
 
-/// What a request was answered with.
+/// The response to a request.
 #[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
@@ -519,13 +525,13 @@ impl Reply {
     }
 }
 
-/// Encodes a value for an URL.
+/// Encodes a value for a URL.
 pub fn encode(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-/// The path of a range query over all times of the tests.
+/// The path of a range query over the time of all rows.
 pub fn range_path(query: &str, more: &str) -> String {
     let (start, end) = (NOW.nanos() - 600_000_000_000, NOW.nanos());
     format!("/loki/api/v1/query_range?query={}&start={start}&end={end}{more}", encode(query))

@@ -167,7 +167,7 @@ fn rows_of_one_time_keep_the_order_of_pushing() {
 }
 
 #[test]
-fn what_could_not_be_decoded_outside_the_cut_is_left_out() {
+fn quarantined_records_outside_the_cut_are_left_out() {
     let check = |start: i64, end: i64, expected: &[i64]| {
         let mut writer = SegmentWriter::new();
         for offset in [8, 9, 12] {
@@ -190,7 +190,7 @@ fn what_could_not_be_decoded_outside_the_cut_is_left_out() {
 }
 
 #[test]
-fn what_could_not_be_decoded_is_kept_as_it_was() {
+fn quarantined_records_are_kept_as_they_were() {
     let mut writer = SegmentWriter::new();
     writer.quarantine(Offset::new(8), Bytes::from_static(b"no record"), "not a record".to_owned());
     let block = encode(&cut_of(writer, 8, 9), "log", TimestampNs::from_secs(9), &BlockOptions::default()).unwrap();

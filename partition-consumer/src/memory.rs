@@ -44,7 +44,7 @@ pub(crate) struct OpenedAt {
     pub(crate) time: TimestampNs,
 }
 
-/// What this process is to a partition.
+/// The role of this process for a partition, and whether it leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeadStatus {
     /// The role that is published.

@@ -344,7 +344,7 @@ async fn blocks_that_hold_what_the_log_holds_are_the_same() {
 }
 
 #[tokio::test]
-async fn what_differs_is_named_by_partition_offsets_and_stream() {
+async fn differences_name_partition_offsets_and_stream() {
     let world = World::new();
     world.push_many(6);
     world.cut(P0, Some(Offset::new(5))).await;
@@ -664,7 +664,7 @@ async fn a_block_that_was_collected_before_it_was_listed_is_made_again() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_compared_is_said() {
+async fn ranges_that_cannot_be_compared_are_listed() {
     let world = World::new();
     world.log.trim(P0, Offset::ZERO);
     world.push_many(4);

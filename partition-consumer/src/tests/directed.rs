@@ -375,7 +375,7 @@ async fn tails_get_rows_as_they_come() {
     assert_eq!(rows, wanted(&["a0", "a1"]));
     assert!(rows > 0 && all.dropped() == 0);
     assert!(slow.dropped() > 0 && (slow.dropped() as usize) < wanted(&["a"]));
-    until("forgetting who left", || process.metric("millrace_consumer_tails", "") == 2.0).await;
+    until("the closed tail to be removed", || process.metric("millrace_consumer_tails", "") == 2.0).await;
     process.stop().await.unwrap();
     assert!(all.recv().await.is_none(), "a tail ends with its owner");
 }

@@ -44,7 +44,7 @@ async fn from_one_to_another_and_back_without_a_gap() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         fleet.group.give(ONE, Some(&to.name));
         fleet.led_by(ONE, &to.name).await;
-        until("the old owner to let go", || from.process().consumer.held(ONE).is_none()).await;
+        until("the old owner to drop the partition", || from.process().consumer.held(ONE).is_none()).await;
         assert_eq!(to.role(ONE), Some(PartitionRole::Leading));
         assert_eq!(fleet.leader(ONE).await.1, round as u64 + 2, "each hand-off is one change of the lead");
         assert_eq!(from.process().metric("millrace_consumer_fenced_total", ""), (round / 2 + 1) as f64);
@@ -86,7 +86,7 @@ async fn a_new_owner_reads_a_partition_before_taking_it() {
     b.process().fetch_to.send_replace(i64::MAX);
     fleet.led_by(ONE, "b").await;
     assert_eq!(fleet.read_strongly(ONE, true).await, 36);
-    until("a to let go", || a.process().consumer.held(ONE).is_none()).await;
+    until("a to drop the partition", || a.process().consumer.held(ONE).is_none()).await;
     assert_eq!(fleet.read_strongly(ONE, true).await, 36);
     fleet.check_all_in_blocks(ONE).await;
 }
@@ -205,7 +205,7 @@ async fn a_partition_that_comes_back_in_time_is_kept() {
     until("a to drain", || a.role(ONE) == Some(PartitionRole::Draining)).await;
     fleet.group.give(ONE, Some("a"));
     until("a to go on", || a.role(ONE) == Some(PartitionRole::Leading)).await;
-    until("b to let go", || b.role(ONE).is_none()).await;
+    until("b to drop the partition", || b.role(ONE).is_none()).await;
     assert_eq!(fleet.leader(ONE).await, ("a".to_owned(), 1));
     assert_eq!(fleet.read_strongly(ONE, true).await, 3);
     // Rows that are still in memory are not read again, even after another process has led.
@@ -311,7 +311,7 @@ async fn a_paused_process_drops_a_revoked_partition() {
     fleet.led_by(ONE, "b").await;
     fleet.world.push(&mut rng, ONE, 3, 10).await;
     a.process().gate.set_open(true);
-    until("a to let go", || a.process().consumer.held(ONE).is_none()).await;
+    until("a to drop the partition", || a.process().consumer.held(ONE).is_none()).await;
     assert_eq!(fleet.read_strongly(ONE, true).await, 6);
     fleet.check_all_in_blocks(ONE).await;
     assert_eq!(fleet.leader(ONE).await, ("b".to_owned(), 2));
@@ -363,7 +363,7 @@ async fn shutdown_hands_over_to_another_process() {
     until("b to know that a is gone", || b.control.view().process("a").is_none_or(|a| a.leaving)).await;
     let started = Instant::now();
     fleet.stop(b).await.unwrap();
-    assert!(started.elapsed() < patience / 2, "nobody is waited for");
+    assert!(started.elapsed() < patience / 2, "it waits for no other process");
     fleet.world.check_all_in_blocks(ONE).await;
 }
 
@@ -411,7 +411,7 @@ async fn followers_answer_and_never_lead() {
         a.process().consumer.flush().await.unwrap();
         consumer.flush().await.unwrap();
         // Rows in blocks are evicted as soon as the follower has read the head.
-        until("f to let go", || consumer.held(ONE).is_some_and(|held| held.start >= end)).await;
+        until("f to evict rows", || consumer.held(ONE).is_some_and(|held| held.start >= end)).await;
     }
     assert_eq!(fleet.leader(ONE).await, ("a".to_owned(), 1));
     // Without a leader it still answers, and does not take the lead.
@@ -557,7 +557,7 @@ async fn a_draining_process_answers_until_the_new_owner_does_and_leaves_room_for
     }
     assert_eq!((b.role(ONE), a.role(ONE)), (Some(PartitionRole::Leading), Some(PartitionRole::Draining)));
     b.process().fetch_to.send_replace(i64::MAX);
-    until("a to let go", || a.process().consumer.held(ONE).is_none()).await;
+    until("a to drop the partition", || a.process().consumer.held(ONE).is_none()).await;
     fleet.read_strongly(ONE, true).await;
     for partition in [ONE, TWO] {
         fleet.check_all_in_blocks(partition).await;
@@ -720,7 +720,7 @@ async fn a_new_owner_replays_rows_that_nobody_sent() {
     let found = BTreeSet::from_iter(all.iter().copied());
     assert!(found.is_superset(&pushed_from(offset(30))) && found.is_superset(&held_by(&b)));
     let (live, _) = taken(&mut plain);
-    assert!(live.len() <= 5, "who does not ask for it gets no rows from before");
+    assert!(live.len() <= 5, "a tail without catch-up gets no earlier rows");
     let (again, marks) = taken(&mut follow(&b, CatchUp::FromBefore, 1000));
     assert!(BTreeSet::from_iter(again.iter().copied()).is_superset(&held_by(&b)));
     assert_eq!(marks, [60]);
@@ -736,7 +736,7 @@ async fn a_new_owner_replays_rows_that_nobody_sent() {
     let c = fleet.start("c", patient());
     fleet.group.give(ONE, Some("c"));
     fleet.led_by(ONE, "c").await;
-    until("b to let go", || b.process().consumer.held(ONE).is_none()).await;
+    until("b to drop the partition", || b.process().consumer.held(ONE).is_none()).await;
     for _ in 0..5 {
         fleet.world.push(&mut rng, ONE, 5, 10).await;
     }

@@ -51,7 +51,7 @@ async fn the_best_holder_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_asking_again_cannot_change_ends_the_question() {
+async fn an_error_that_another_try_cannot_cure_ends_the_request() {
     let world = World::new();
     world.append("a");
     let leader = world.start("leader", Leading, 3).await;
@@ -200,7 +200,7 @@ async fn the_own_process_is_asked_directly() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_is_there() {
+async fn there_is_no_process() {
     let world = World::new();
     world.append("a");
     let reader = world.reader(0).await;

@@ -80,7 +80,7 @@ fn each_row_once() {
 }
 
 #[test]
-fn what_came_while_nobody_listened_is_replayed() {
+fn rows_between_two_openings_are_replayed() {
     // The next owner, or the same one after a restart, has the rows that the first one did not send.
     check("a1 a2 a! b~1 b~2 b~3 b~3 b=3 b4 +500 b5", "1 2 3 3 4 5");
     check("a1 a! b~2 b=2 +500 c~2 c3 b! +500", "1 2 3");
@@ -96,7 +96,7 @@ fn what_came_while_nobody_listened_is_replayed() {
 }
 
 #[test]
-fn what_waits_is_bounded() {
+fn waiting_batches_are_bounded() {
     let mut merge = Merge::new(HOLD);
     let (mut out, now) = (MergeOutput::default(), Instant::now());
     merge.take(1, batch(0), now, &mut out);

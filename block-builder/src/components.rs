@@ -1,4 +1,4 @@
-//! What a builder works with.
+//! The components of a builder.
 
 use std::sync::Arc;
 

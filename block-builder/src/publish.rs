@@ -1,4 +1,4 @@
-//! From a cut to a head that lists it: make the block, compare-and-swap the head, commit.
+//! Publishes cuts: makes the block, lists it by compare-and-swap of the head, and commits the offset.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -64,7 +64,7 @@ pub(crate) enum NotBuilt {
     },
 }
 
-/// How much a cut holds.
+/// Totals of the rows in a cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CutTotals {
     rows: u64,

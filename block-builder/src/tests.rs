@@ -1,4 +1,4 @@
-//! Encoding: every row once, in the block's order, with the metadata that counts.
+//! Encoding: a block has every row once, in its order, with the right metadata.
 
 use block::{BlockIndex, BlockOptions, BlockScan, Step, quarantined, verify};
 use bytes::Bytes;
@@ -113,7 +113,7 @@ proptest! {
         }
         let segment_rows = writer.rows();
         let cut = cut_of(writer, 2, offset + 7);
-        // A range inside the segment gives what the segment holds there, and nothing else.
+        // A range inside the segment gives exactly the rows there.
         for (start, end) in [(2, offset + 7), (5 + gap, offset + 7), (6, offset - gap), (offset, offset + 7)] {
             let range = OffsetRange::new(Offset::new(start), Offset::new(end.max(start + 1)));
             let cut = Cut { range, ..cut.clone() };
@@ -133,9 +133,8 @@ proptest! {
         prop_assert_eq!(block.summary.offsets, cut.range);
         prop_assert_eq!(verify(block.bytes.clone()).unwrap().problems, Vec::<String>::new());
         let found = read_block(&block.bytes, block.summary.tail_bytes);
-        // Within one (stream, time, offset), rows of slices with the same common metadata keep the order of pushing;
-        // which slice comes first is the record's business, so compare as sets there.
-        // Tenants ascend, and each stream's rows follow one another, sorted.
+        // Within one (stream, time, offset), only rows of slices with the same common metadata keep the order of pushing,
+        // so these rows are compared as sets. Tenants ascend, and each stream's rows are together and sorted.
         prop_assert!(found.is_sorted_by_key(|row| row.0.clone()));
         let runs: Vec<&[Row]> = found.chunk_by(|a, b| (&a.0, &a.1) == (&b.0, &b.1)).collect();
         let streams: std::collections::BTreeSet<_> = found.iter().map(|row| (&row.0, &row.1)).collect();
@@ -168,7 +167,7 @@ fn rows_of_one_time_keep_the_order_of_pushing() {
 }
 
 #[test]
-fn what_could_not_be_decoded_outside_the_cut_is_left_out() {
+fn quarantined_records_outside_the_cut_are_left_out() {
     let check = |start: i64, end: i64, expected: &[i64]| {
         let mut writer = SegmentWriter::new();
         for offset in [8, 9, 12] {
@@ -191,7 +190,7 @@ fn what_could_not_be_decoded_outside_the_cut_is_left_out() {
 }
 
 #[test]
-fn what_could_not_be_decoded_is_kept_as_it_was() {
+fn quarantined_records_are_kept_as_they_were() {
     let mut writer = SegmentWriter::new();
     writer.quarantine(Offset::new(8), Bytes::from_static(b"no record"), "not a record".to_owned());
     let block = encode(&cut_of(writer, 8, 9), "log", TimestampNs::from_secs(9), &BlockOptions::default()).unwrap();

@@ -1,4 +1,4 @@
-//! From a cut to a block in the store: encode and put. No head lists the block yet.
+//! Makes the block of a cut and puts it into the store. No head lists the block yet.
 
 use std::time::Instant;
 
@@ -111,7 +111,7 @@ pub(crate) fn block_entry(key: &ObjectKey, block: EncodedBlock) -> BlockEntry {
     }
 }
 
-/// What the consumer should do about an error of the store or the head.
+/// Converts an error of the store or the head into one that tells the consumer what to do.
 pub(crate) fn cut_error(partition: PartitionId, range: OffsetRange, error: &CatalogueError) -> CutError {
     let reason = error.to_string();
     match error {

@@ -1,4 +1,4 @@
-//! Blocks made by builders in other processes, over the real RPC: used when right, made here when not.
+//! Builders in other processes, over the real RPC. Owners use correct blocks and make all others themselves.
 
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
 #![allow(clippy::disallowed_methods, reason = "tests own what they start")]
@@ -35,7 +35,7 @@ impl Drop for World {
     }
 }
 
-/// A builder that owns, and its metrics.
+/// The builder of an owner, and its metrics.
 struct Owner {
     builder: Arc<Builder>,
     metrics: Registry,
@@ -62,7 +62,7 @@ impl World {
             record.entry(TimestampNs::from_secs(i as i64), format!("line {i}").as_bytes(), std::iter::empty());
             self.log.append(ONE, &tenant, record.finish(None)).await.unwrap();
         }
-        // One that cannot be decoded.
+        // This record cannot be decoded.
         self.log.append(ONE, &tenant, "no record".into()).await.unwrap();
     }
 
@@ -100,7 +100,7 @@ impl World {
         Owner { builder: Builder::new(config, components).unwrap(), metrics }
     }
 
-    /// A builder process, told of on the control topic.
+    /// Starts a builder process and publishes it on the control topic.
     async fn serve_builder(&self, log_id: &str) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -110,7 +110,7 @@ impl World {
         self.control("builder", Role::Builder, Some(address));
     }
 
-    /// An owner that knows of `builders` builders.
+    /// An owner that knows `builders` builders.
     async fn owner(&self, builders: usize, remote_timeout: Duration) -> Owner {
         let control = self.control("owner", Role::Consumer, None);
         let mut views = control.watch();
@@ -124,7 +124,7 @@ impl World {
         Cut { partition: ONE, range, segment, reason: CutReason::Full, opened: TimestampNs::from_secs(1) }
     }
 
-    /// Publishes the whole log as one cut; how many blocks builders made, and how many they failed to make.
+    /// Publishes the whole log as one cut. Returns how many blocks builders made, and how many they failed to make.
     async fn publish(&self, owner: &Owner) -> (u64, u64) {
         let marks = self.log.watermarks(ONE).await.unwrap();
         let mut lead: Box<dyn Lead> =
@@ -195,7 +195,7 @@ async fn a_builder_that_never_answers_costs_its_timeout_only() {
     assert_eq!(world.publish(&owner).await, (0, 1));
 }
 
-/// Only a defect could do that.
+/// Only a defect can cause this.
 #[tokio::test]
 async fn rows_that_the_owner_failed_to_read_are_listed_nevertheless() {
     let world = World::new().await;

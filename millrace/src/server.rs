@@ -122,12 +122,12 @@ struct Base {
     settings: Settings,
     registry: Registry,
     clock: Arc<dyn Clock>,
-    /// The one pool of this process.
-    processors: Processors,
     overrides: Arc<Overrides>,
     log: Log,
     store: Arc<dyn ObjectStore>,
     heads: Arc<Heads>,
+    /// All heavy work of the process takes its turns here.
+    processors: Processors,
     /// What the processes of an installation tell one another; none on one machine.
     control: Option<Arc<Control>>,
 }
@@ -155,8 +155,6 @@ impl Base {
         let registry = Registry::new();
         register_process_metrics(&registry, env!("CARGO_PKG_VERSION"))?;
         let clock = clock::system();
-        let processors = Processors::of_machine();
-        processors.register(&registry)?;
         let overrides = Arc::new(Overrides::load(settings.limits_config.clone(), settings.runtime_config.files())?);
         let log = Log::open(&settings, Some(&registry)).await?;
         let store = parts::open_store(&settings, &registry).await?;
@@ -169,7 +167,9 @@ impl Base {
                 Some(Control::new(settings.cluster.control.clone(), state, topic, &registry)?)
             }
         };
-        Ok(Self { role, settings, registry, clock, processors, overrides, log, store, heads, control })
+        let processors = Processors::of_machine();
+        processors.register(&registry)?;
+        Ok(Self { role, settings, registry, clock, overrides, log, store, heads, processors, control })
     }
 
     fn builder(&self) -> anyhow::Result<Arc<Builder>> {

@@ -1,6 +1,8 @@
-//! Measures what memory costs: bytes held per byte of lines, CPU to consume, time to select streams and to scan.
+//! Measures the cost of memory: held bytes per byte of lines, CPU to consume, and time to select streams and to scan.
 //!
-//! `cargo run --release -p millrace-partition-consumer --example measure [megabytes] [streams] [rows a slice]`
+//! `cargo run --release -p millrace-partition-consumer --example measure [megabytes] [streams] [rows per slice]`
+#![allow(clippy::disallowed_methods, reason = "an example owns what it starts")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it prints its measurements")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +21,7 @@ use runtime::Processors;
 use schemas::record::RecordBuilder;
 use tokio_util::sync::CancellationToken;
 
-/// Takes leads and publishes nothing.
+/// A sink that grants leads and publishes nothing.
 struct NoBlocks;
 
 struct NoLead(Offset);
@@ -51,7 +53,7 @@ impl Lead for NoLead {
     }
 }
 
-/// Resident bytes of this process, and the CPU time it used.
+/// The resident bytes and the CPU time of this process.
 fn process() -> (u64, Duration) {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = status.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);

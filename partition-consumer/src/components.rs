@@ -1,4 +1,4 @@
-//! What a consumer works with.
+//! The components of a consumer.
 
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use limits::{ByteSize, PromDuration};
 use serde::{Deserialize, Serialize};
 
-/// What a consumer is for.
+/// The purpose of a consumer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {

@@ -44,7 +44,7 @@ pub(crate) struct OpenedAt {
     pub(crate) time: TimestampNs,
 }
 
-/// What this process is to a partition.
+/// The role of this process for a partition, and whether it leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeadStatus {
     /// The role that is published.
@@ -189,7 +189,7 @@ impl PartitionMemory {
         let first = Arc::new(MemorySegment { segment: next, start: to, charge, opened: OnceLock::new() });
         let gone = {
             let mut state = self.state.lock();
-            assert!(state.consumed <= to, "what is not in blocks is not let go");
+            assert!(state.consumed <= to, "rows that are not in blocks are never dropped");
             state.flushed_since.clear();
             (state.consumed, state.flushed) = (to, to);
             std::mem::replace(&mut state.segments, [first].into())
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_lies_below_the_head_whole_goes() {
+    async fn only_segments_completely_below_the_head_are_evicted() {
         check(&[], 10, 10, &[]);
         check(&[], 13, 10, &[]);
         check(&[20, 30], 10, 10, &[(10, 20), (20, 30)]);
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_flushed_stays_for_the_grace() {
+    async fn flushed_segments_stay_for_the_grace_period() {
         let (memory, grace) = (memory(&[20, 30]), Duration::from_secs(10));
         memory.flushed_to(at(20), Instant::now());
         tokio::time::advance(Duration::from_secs(6)).await;
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_above_everything_begins_anew() {
+    async fn a_head_above_all_rows_restarts_the_memory() {
         let memory = memory(&[20]);
         memory.jump(at(25), Arc::default());
         assert_eq!((memory.held(), memory.flushed()), (OffsetRange::new(at(25), at(25)), at(25)));
@@ -425,8 +425,8 @@ mod tests {
     }
 
     #[tokio::test]
-    #[should_panic(expected = "what is not in blocks is not let go")]
-    async fn what_is_above_the_head_is_never_let_go() {
+    #[should_panic(expected = "rows that are not in blocks are never dropped")]
+    async fn rows_above_the_head_are_never_dropped() {
         memory(&[20]).jump(at(24), Arc::default());
     }
 }

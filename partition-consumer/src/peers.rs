@@ -1,4 +1,4 @@
-//! What other processes report about partitions. These are hints: they decide when to wait, and for whom. The head
+//! Reports of other processes about partitions. These are hints: they decide when to wait, and for which process. The head
 //! decides who leads.
 
 use std::sync::Arc;

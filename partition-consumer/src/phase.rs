@@ -4,7 +4,7 @@
 //!                    nobody leads, caught up, memory short, too long
 //!  assigned ─▶ Warming ───────────────────────────────────────▶ Leading ──▶ what is left is cut: End
 //!                 ▲  ▲                                          │    │      (alone, or nobody took it in time)
-//!                 │  └─ retention overtook it: lead anew ───────┘    │ fenced
+//!                 │  └─ retention overtook it: lead again ──────┘    │ fenced
 //!                 │                                                  ▼
 //!                 └─ assigned again, or the other one is gone ── Draining ──▶ another one answers: End
 //!

@@ -1,4 +1,4 @@
-//! What all tasks of a consumer share.
+//! The state that all tasks of a consumer share.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -32,7 +32,7 @@ pub(crate) struct Contents {
     streams: HashMap<(TenantId, Labels), BTreeMap<Offset, Digest>>,
     /// Records that could not be decoded.
     pub(crate) undecodable: BTreeSet<Offset>,
-    /// How much it is. Records count only where the log is read.
+    /// The amount of these entries. Records are counted only when the log is read.
     pub(crate) amount: Amount,
     /// A buffer for the bytes of one entry, reused.
     room: Vec<u8>,

@@ -1,4 +1,4 @@
-//! What the tasks of a replay share.
+//! The components, options and state that all tasks of a replay share.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,11 +33,11 @@ pub struct Components {
     pub random: Arc<dyn Random>,
     /// Decodes, encodes and compares.
     pub processors: Processors,
-    /// Where entries are sent. Only needed for [`Mode::Send`](super::Mode::Send).
+    /// The target to send entries to. Only needed for [`Mode::Send`](super::Mode::Send).
     pub target: Option<Arc<dyn Target>>,
-    /// Where the state is kept.
+    /// Stores the state.
     pub keep: Arc<dyn Keep>,
-    /// Counts what is done, for whoever watches.
+    /// Counts the progress, for display.
     pub progress: Arc<Progress>,
 }
 
@@ -68,7 +68,7 @@ impl Default for Options {
     }
 }
 
-/// What the tasks of a replay share.
+/// The context of all tasks of a replay.
 pub(crate) struct ReplayContext {
     pub(crate) components: Components,
     pub(crate) options: Options,

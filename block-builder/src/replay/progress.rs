@@ -1,4 +1,4 @@
-//! The progress of a replay, for whoever watches.
+//! The progress of a replay, for display.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -29,7 +29,7 @@ pub struct State {
     pub id: String,
     /// The log that is read.
     pub log_id: String,
-    /// What the replay does.
+    /// The job of the replay.
     pub job: Job,
     /// True when everything is done.
     pub finished: bool,
@@ -129,7 +129,7 @@ pub struct Difference {
     pub tenant: Option<TenantId>,
     /// The stream, if it is about one.
     pub stream: Option<String>,
-    /// What differs, as text.
+    /// A description of the difference.
     pub what: String,
 }
 

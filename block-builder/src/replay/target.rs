@@ -1,4 +1,4 @@
-//! Where entries are sent, and in which form.
+//! The target of a replay, and the batches that it receives.
 
 use std::time::Duration;
 
@@ -59,18 +59,18 @@ pub enum SendError {
     Refused(String),
 }
 
-/// Where entries are sent.
+/// Receives the entries of a replay.
 #[async_trait]
 pub trait Target: Send + Sync {
     /// Sends a batch. Returns when the target has stored it durably.
     async fn send(&self, batch: &Batch) -> Result<(), SendError>;
 
-    /// Whether batches go one after the other, also those of different partitions.
+    /// True when the target needs one batch at a time, over all partitions.
     fn is_sequential(&self) -> bool {
         false
     }
 
-    /// How far a sequential target has come, to be kept with the state: what lies behind was not acknowledged.
+    /// The position of a sequential target, which is saved with the state. Everything after it was not acknowledged.
     fn position(&self) -> Option<u64> {
         None
     }

@@ -1,4 +1,4 @@
-//! Replay over a log and a store in memory: every mode, stopped and resumed at every step, beside a live leader.
+//! Replay over a log and a store in memory, in every mode: stopped and resumed at every step, while a leader works.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -43,7 +43,7 @@ fn range(start: i64, end: i64) -> OffsetRange {
     OffsetRange::new(Offset::new(start), Offset::new(end))
 }
 
-/// A log, a store, and leaders that cut when they are told.
+/// A log, a store, and leaders that cut on command.
 struct World {
     clock: Arc<ManualClock>,
     log: Arc<MemoryLog>,
@@ -94,7 +94,7 @@ impl World {
         }
     }
 
-    /// What the log holds of a range, but for what `keep` leaves out.
+    /// The records of a range, except those that `keep` excludes.
     async fn segment(
         &self,
         partition: PartitionId,
@@ -145,7 +145,7 @@ impl World {
         self.heads.read(partition).await.unwrap().map(|(head, _)| head.blocks).unwrap_or_default()
     }
 
-    /// Lists another block in place of one, as a defect would have.
+    /// Lists another block in place of one, as a defect might.
     async fn replace(&self, partition: PartitionId, old: &BlockEntry, keep: impl Fn(Offset) -> bool) -> BlockEntry {
         let writer = self.segment(partition, old.range, keep).await;
         let new = self.put(partition, old.range, writer).await;
@@ -200,7 +200,7 @@ fn send() -> Mode {
     Mode::Send { target: "somewhere".to_owned(), as_tenant: tenant("three") }
 }
 
-/// Keeps the state in memory; stops, or fails, at the n-th time.
+/// Keeps the state in memory. Stops the replay, or fails, at the n-th save.
 #[derive(Default)]
 struct Book {
     kept: Mutex<Option<State>>,
@@ -216,7 +216,7 @@ impl Keep for Book {
         if self.fail_at.is_some_and(|at| times >= at) {
             return Err(Error::State { file: "memory".to_owned(), reason: "crashed".to_owned() });
         }
-        // What is kept must come back from a file as it was.
+        // The saved state must survive a round trip through a file.
         let text = serde_json::to_string(state).unwrap();
         assert_eq!(serde_json::from_str::<State>(&text).unwrap(), *state);
         *self.kept.lock() = Some(state.clone());
@@ -227,13 +227,13 @@ impl Keep for Book {
     }
 }
 
-/// Takes batches; fails now and then.
+/// A target that sometimes fails.
 #[derive(Default)]
 struct Taker {
     batches: Mutex<Vec<Batch>>,
     calls: AtomicUsize,
     fail_every: Option<usize>,
-    /// Fails although it was taken.
+    /// Reports a failure although the batch was accepted.
     fail_after: bool,
     refuse: bool,
 }
@@ -256,7 +256,7 @@ impl Target for Taker {
 /// partition, stream, time, line, metadata, offset
 type Row = (u32, String, i64, String, Vec<(String, String)>, i64);
 
-/// The entries of batches, repeats of a batch left out; a repeat must be the same.
+/// The entries of batches without repeated batches. A repeat must have the same content.
 fn rows(batches: &[Batch]) -> Vec<Row> {
     let mut seen: BTreeMap<String, Batch> = BTreeMap::new();
     let mut rows = Vec::new();
@@ -292,7 +292,7 @@ fn by_stream(rows: &[Row]) -> BTreeMap<(u32, String), Vec<Row>> {
     streams
 }
 
-/// What the log holds of tenant one, stream by stream, in its order.
+/// The entries of tenant one in the log, by stream, in log order.
 async fn expected(world: &World) -> BTreeMap<(u32, String), Vec<Row>> {
     let mut rows = Vec::new();
     for partition in [P0, P1] {
@@ -344,7 +344,7 @@ async fn blocks_that_hold_what_the_log_holds_are_the_same() {
 }
 
 #[tokio::test]
-async fn what_differs_is_named_by_partition_offsets_and_stream() {
+async fn differences_name_partition_offsets_and_stream() {
     let world = World::new();
     world.push_many(6);
     world.cut(P0, Some(Offset::new(5))).await;
@@ -379,7 +379,7 @@ async fn what_differs_is_named_by_partition_offsets_and_stream() {
     check(Tenants::All, &lines).await;
     check(Tenants::These(BTreeSet::from([tenant("two")])), &[]).await;
 
-    // The head lists counts that the block does not hold.
+    // The counts in the head differ from the block.
     let listed = BlockEntry { key: bad.key.clone(), ..good[1].clone() };
     let moved = ObjectKey::new(&format!("{}x", bad.key)).unwrap();
     let bytes = world.faults.get(&ObjectKey::new(&bad.key).unwrap()).await.unwrap().bytes;
@@ -404,7 +404,7 @@ async fn what_differs_is_named_by_partition_offsets_and_stream() {
 #[tokio::test]
 async fn windows_select_offsets_and_entries() {
     let world = World::new();
-    // At 10,001 s an entry from the past, at 10,002 s one of now, at 10,003 s one from the past again.
+    // An old entry comes at 10,001 s, a current one at 10,002 s, and another old one at 10,003 s.
     world.push(P0, "one", "web", &["late a"], Some(9_000));
     world.push(P0, "one", "web", &["now b"], None);
     world.push(P0, "one", "web", &["late c"], Some(9_001));
@@ -440,7 +440,7 @@ async fn windows_select_offsets_and_entries() {
     check(window(By::EntryTime, 9_000, 9_100, None), vec![], &["late a", "late c", "late d", "late e"], 1).await;
     check(window(By::EntryTime, 9_001, 9_003, Some(1_000)), vec![], &["late c", "late d"], 0).await;
     check(window(By::EntryTime, 9_000, 9_003, Some(1_000)), web, &["late a", "late c"], 0).await;
-    // With an age limit that no entry kept, the search ends before it finds them; that is what the limit says.
+    // With an age limit that these entries exceed, the search ends before it finds them, as the limit says.
     check(window(By::EntryTime, 9_000, 9_003, Some(1)), vec![], &[], 0).await;
     check(window(By::EntryTime, 10_002, 10_003, Some(1)), vec![], &["now b"], 0).await;
 }
@@ -464,7 +464,7 @@ async fn rebuilt_blocks_take_the_place_of_the_old_ones() {
     let job = world.job(Mode::Rebuild);
     let plans = plan(&*world.log, &world.heads, &job).await.unwrap();
     let estimate = plans[0].estimate(&job);
-    // The index does not list tenant one for the block that lacks its record; the log does.
+    // The head does not list tenant one for the block that lacks its record. The log shows that it should.
     assert_eq!((estimate.blocks, estimate.blocks_not_in_log, plans[0].cut_off), (2, 1, true));
     assert!(estimate.entries > 0 && estimate.line_bytes > 0 && estimate.unflushed_records_max == 0);
 
@@ -485,19 +485,19 @@ async fn rebuilt_blocks_take_the_place_of_the_old_ones() {
     assert_eq!(after[0], before[0]);
     assert_eq!(after[1], p0.rebuilt[0].new);
     assert!(after[2].key != damaged && after[2].rows == before[2].rows);
-    // Readers with older plans still find what they planned on.
+    // Readers with older plans still find the old blocks.
     assert!(world.faults.get(&ObjectKey::new(&bad.key).unwrap()).await.is_ok());
     let verified = world.run(world.job(Mode::Verify)).await;
     assert_eq!((verified.differences(), verified.partitions[0].cut_off), (0, true));
 
-    // The leader, which has not heard of it, goes on.
+    // The leader does not know of the swap, and goes on.
     world.push_many(1);
     world.cut(P0, None).await;
     assert_eq!(world.run(world.job(Mode::Verify)).await.differences(), 0);
 }
 
-/// Leaders cut, somebody trims, the store fails now and then, and blocks are rebuilt all the while: afterwards every block
-/// holds what the log holds.
+/// Blocks are rebuilt while leaders cut, heads are trimmed, and the store fails sometimes. Afterwards every block holds what
+/// the log holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocks_are_rebuilt_beside_a_live_leader() {
     for seed in 0..6 {
@@ -575,7 +575,7 @@ async fn everything_is_sent_once_in_the_order_of_each_stream() {
     assert!(text.contains("gave up after 40 tries: busy"), "{text}");
 }
 
-/// Runs a job to its end, with an end after every `every` steps: by a stop, or by a crash that keeps nothing of the last step.
+/// Runs a job to its end, interrupted after every `every` steps: by a stop, or by a crash that loses the last step.
 async fn in_pieces(world: &World, job: Job, every: usize, crash: bool, taker: &Arc<Taker>) -> (State, usize) {
     let mut state = world.state(job).await;
     for runs in 1..1000 {
@@ -664,7 +664,7 @@ async fn a_block_that_was_collected_before_it_was_listed_is_made_again() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_compared_is_said() {
+async fn ranges_that_cannot_be_compared_are_listed() {
     let world = World::new();
     world.log.trim(P0, Offset::ZERO);
     world.push_many(4);
@@ -719,7 +719,7 @@ async fn a_log_that_fails_for_a_while_is_asked_again() {
     let done = run(components, options(), state.clone(), Vec::new(), CancellationToken::new()).await.unwrap().state;
     assert_eq!((done.finished, done.differences(), Progress::get(&progress.retries)), (true, 0, 5));
     assert_eq!(Progress::get(&progress.offsets_done), Progress::get(&progress.offsets_total));
-    // Retention passes the reader: it says so, rather than comparing less.
+    // If retention overtakes the reader, it fails instead of comparing less.
     world.log.trim(P0, Offset::new(4));
     let components = world.components(Arc::new(Book::default()), None);
     let text = run(components, options(), state, Vec::new(), CancellationToken::new()).await.unwrap_err().to_string();

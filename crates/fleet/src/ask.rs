@@ -62,7 +62,7 @@ pub(crate) struct Candidates {
     pub(crate) newer: Option<OffsetRange>,
 }
 
-/// What sending a request needs.
+/// The settings and parts that sending a request needs.
 #[derive(Clone, Copy)]
 pub(crate) struct AskContext<'a> {
     pub(crate) config: &'a Config,
@@ -108,8 +108,11 @@ enum Source {
 
 /// What follows from an answer.
 enum NextStep<R> {
+    /// Return the answer.
     Answer(R),
+    /// Return the error.
     End(OwnerError),
+    /// Ask the next source.
     Next(OwnerError),
 }
 

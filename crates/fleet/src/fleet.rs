@@ -93,7 +93,7 @@ impl Owner for Fleet {
         (0..self.partition_count()).map(PartitionId::new).collect()
     }
 
-    /// What the best holder holds. For another process this is what it last reported.
+    /// The range that the best holder holds. For another process this is the last report.
     fn held(&self, partition: PartitionId) -> Option<OffsetRange> {
         let view = self.members.control.view();
         let holders = view.holders(partition);

@@ -274,7 +274,7 @@ impl LogTail {
     /// Evicts tails that were not read for [`LogTailConfig::idle_max`]. Returns true when nothing is left; then the
     /// sweeper ends.
     fn sweep(&self) -> bool {
-        // In this order: whoever adds a slot looks at the sweeper afterwards.
+        // The sweeper is locked first: readers add a slot and then look at the sweeper.
         let mut sweeper = self.sweeper.lock();
         let mut slots = self.slots.lock();
         let (now, idle_max) = (Instant::now(), self.config.idle_max.get());

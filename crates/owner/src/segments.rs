@@ -164,7 +164,7 @@ struct ScanGroups<'q> {
     same_matchers_as: Vec<usize>,
     groups: Vec<ScanGroup>,
     by_scans: HashMap<Vec<usize>, usize>,
-    /// Whether the matchers of each scan match the stream that is being sorted; `None` while that is not tested.
+    /// For each scan, whether its matchers match the current stream. `None` if they were not tested yet.
     matched: Vec<Option<bool>>,
     wanting: Vec<usize>,
 }
@@ -173,7 +173,7 @@ struct ScanGroups<'q> {
 struct ScanGroup {
     /// Positions in the query's list of scans, ascending; at least one.
     scans: Vec<usize>,
-    /// What all of them need together.
+    /// The union of their needs.
     needs: Needs,
 }
 

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_counted() {
+    fn rows_that_do_not_fit_are_counted() {
         let (sender, mut stream) = tail_channel(2);
         for rows in [1, 2, 3, 4] {
             sender.send(batch(rows));

@@ -92,7 +92,7 @@ fn why_take(
     let Intake { state, partition, .. } = *intake;
     let config = &state.config;
     if !state.peers.is_led(partition, intake.head_epoch) {
-        return Some("nobody leads it");
+        return Some("no other process leads it");
     }
     // Retention removed the next record. The leader may still hold it and make blocks of it, so it is not lost yet: the
     // leader's head shows where to go on.

@@ -1,5 +1,5 @@
-//! A fleet under everything at once, seeded: pushes, strong and weak reads, hand-offs, processes that join, leave, die
-//! and sleep, faults of log and store. Every answer is right, and at the end blocks have each acknowledged row once.
+//! Seeded chaos in a fleet: pushes, strong and weak reads, hand-overs, processes that join, leave, die and pause, and
+//! faults of log and store. Every answer is right, and at the end blocks have each acknowledged row once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ async fn a_fleet_answers_right_at_every_moment() {
     }
 }
 
-/// Settings of a member; each is a little different.
+/// The settings of a member. Each member has slightly different ones.
 fn config(rng: &mut fastrand::Rng) -> Config {
     let millis = |millis| Duration::from_millis(millis).into();
     Config {
@@ -165,7 +165,7 @@ async fn run(seed: u64, steps: usize) {
     }
 }
 
-/// Reads a partition again and again; each answer must be right. Returns how many there were.
+/// Reads a partition repeatedly. Each answer must be right. Returns the number of answers.
 async fn read_on(fleet: Arc<Fleet>, partition: PartitionId, strong: bool, done: CancellationToken) -> usize {
     let mut reads = 0;
     while !done.is_cancelled() {

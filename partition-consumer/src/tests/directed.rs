@@ -1,4 +1,4 @@
-//! One situation each.
+//! Tests of single situations.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ async fn cuts_say_why() {
     // By age.
     world.push(&mut rng, ONE, 1, 0).await;
     until("consuming", || process.metric("loki_ingester_memory_streams", "") > 0.0).await;
-    // The clock on the wall has no say in it, wherever it jumps to.
+    // The time of day may jump without an effect.
     for days in [400, 0, 800] {
         world.clock.set(TimestampNs::from_secs(1_800_000_000 + days * 86_400));
         tokio::time::sleep(Duration::from_millis(150)).await;
@@ -51,12 +51,12 @@ async fn cuts_say_why() {
     tokio::time::advance(Duration::from_secs(180)).await;
     tokio::time::resume();
     until("a cut by age", || flushed("max_age") == 1).await;
-    // What holds only gaps makes no block, and yet the head moves on.
+    // A range of gaps makes no block, but the head advances.
     let blocks = world.heads().read(ONE).await.unwrap().unwrap().0.blocks.len();
     world.log.skip(ONE, 5);
     process.consumer.flush().await.unwrap();
     assert_eq!(world.heads().read(ONE).await.unwrap().unwrap().0.blocks.len(), blocks);
-    // At the end.
+    // At shutdown.
     world.push(&mut rng, ONE, 1, 0).await;
     until("consuming", || process.metric("loki_ingester_memory_streams", "") > 0.0).await;
     let metrics = process.metrics.clone();
@@ -111,7 +111,7 @@ async fn retention_that_passes_a_running_consumer_is_recorded() {
     process.consumer.flush().await.unwrap();
     let (head, _) = world.heads().read(ONE).await.unwrap().unwrap();
     let lost: Vec<OffsetRange> = head.lost.iter().map(|lost| lost.range).collect();
-    // The one in flight may have been consumed before the trim.
+    // The record of the fetch in flight may have been consumed before the trim.
     assert!(lost.is_empty() || (lost.len() == 1 && lost[0].end == Offset::new(4)), "{lost:?}");
     assert_eq!(head.flushed_to, Offset::new(7));
     process.stop().await.unwrap();
@@ -165,7 +165,7 @@ async fn memory_is_bounded_while_the_store_is_away() {
             world.push(&mut rng, partition, 20, 200).await;
             pushed += 1;
         }
-        // One fetch of each partition may pass the cap, with what decoding costs.
+        // Memory may exceed the cap by one fetch of each partition and the cost of decoding it.
         assert!(process.consumer.memory_bytes() <= cap + 2 * 64_000, "{}", process.consumer.memory_bytes());
     }
     until("memory to be full", || process.metric("millrace_consumer_memory_full_total", "") > 0.0).await;
@@ -210,7 +210,7 @@ async fn at_the_cap_partitions_that_are_all_small_are_cut() {
 }
 
 #[tokio::test]
-async fn who_was_fenced_stops_serving() {
+async fn a_fenced_process_stops_serving() {
     let mut rng = fastrand::Rng::with_seed(8);
     let world = World::new(1, 8);
     let config = Config { fenced_pause: Duration::from_secs(3600).into(), ..small() };
@@ -219,7 +219,7 @@ async fn who_was_fenced_stops_serving() {
     world.push(&mut rng, ONE, 3, 10).await;
     let second = world.start("second", config, all_partitions(1));
     second.ready().await;
-    // It does not know yet, and what it says is right as far as it goes.
+    // The fenced process does not know it yet. Its answers are right as far as they reach.
     assert!(world.read(&first.consumer, ONE).await.is_some());
     let error = first.consumer.flush().await.unwrap_err();
     assert!(matches!(error, OwnerError::NotLeading { .. }), "{error}");
@@ -375,7 +375,7 @@ async fn tails_get_rows_as_they_come() {
     assert_eq!(rows, wanted(&["a0", "a1"]));
     assert!(rows > 0 && all.dropped() == 0);
     assert!(slow.dropped() > 0 && (slow.dropped() as usize) < wanted(&["a"]));
-    until("forgetting who left", || process.metric("millrace_consumer_tails", "") == 2.0).await;
+    until("the closed tail to be removed", || process.metric("millrace_consumer_tails", "") == 2.0).await;
     process.stop().await.unwrap();
     assert!(all.recv().await.is_none(), "a tail ends with its owner");
 }
@@ -499,7 +499,7 @@ async fn scans_answer_queries() {
     }
     let day = Duration::from_secs(86_400);
     for from in [0, 5, 22] {
-        // The window of an instant query excludes its start and includes its end: ask so that both do not matter.
+        // The window of an instant query excludes its start and includes its end. This range makes both irrelevant.
         let params = logql::Params { start: now, end: now, ..params(logql::Direction::Forward, 0) };
         let answer = ask(r#"sum(count_over_time({app=~"a.*"}[24h]))"#, params, from).await;
         let logql::Answer::Vector(samples) = answer else { panic!("an instant query answers with a vector") };

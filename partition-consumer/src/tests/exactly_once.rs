@@ -1,5 +1,5 @@
-//! Everything at once, seeded: pushes, reads, cuts, crashes, take-overs and faults of the store. At every moment a
-//! read has each row below its bound exactly once; at the end blocks have each acknowledged row exactly once.
+//! Seeded chaos: pushes, reads, cuts, crashes, take-overs and faults of the store. At every moment a read returns each row
+//! below its bound exactly once. At the end blocks have each acknowledged row exactly once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::{Config, Consumer};
 
 const PARTITIONS: u32 = 2;
 
-/// Who is asked, and how many times a take-over happened: across one, an answer may reach less far.
+/// The process to ask, and the number of take-overs so far. After a take-over an answer may reach less far than before.
 type Current = Mutex<(Arc<Consumer>, u64)>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -54,7 +54,7 @@ async fn run(seed: u64, steps: usize) {
             }
             60..=63 => world.push_garbage(&mut rng, partition),
             64..=66 => world.log.skip(partition, rng.u32(1..4)),
-            // No cut goes by it, back or forth.
+            // Cuts must not depend on the time of day, even if it jumps.
             67..=69 => {
                 let jump = Duration::from_secs(rng.u64(..200_000));
                 let now = world.clock.now();
@@ -87,7 +87,7 @@ async fn run(seed: u64, steps: usize) {
                 current.lock().0 = process.consumer.clone();
             }
             92..=93 => {
-                // Another takes over while this one still runs, and does not know.
+                // Another process takes over while this one still runs without knowing it.
                 if let Some(old) = old.take() {
                     old.kill();
                 }
@@ -107,12 +107,12 @@ async fn run(seed: u64, steps: usize) {
     world.store.clear();
     world.log.inject(|faults| *faults = Default::default());
     if let Some(old) = old.take() {
-        // It fights no longer for partitions.
+        // From now on it takes no partition back.
         old.kill();
     }
     process.ready().await;
     for partition in all_partitions(PARTITIONS) {
-        // An old one may have taken a partition back at the last moment; this one then takes it again.
+        // An old process may have taken a partition back at the last moment. Then this one takes it again.
         let mut flushed = process.consumer.flush().await;
         for _ in 0..50 {
             let end = world.log.watermarks(partition).await.unwrap().end;
@@ -139,7 +139,7 @@ fn take_over(current: &Current, next: &Process) {
     *current = (next.consumer.clone(), current.1 + 1);
 }
 
-/// Reads a partition again and again; each answer must be right. Returns how many there were.
+/// Reads a partition repeatedly. Each answer must be right. Returns the number of answers.
 async fn read_on(world: Arc<World>, current: Arc<Current>, partition: PartitionId, done: CancellationToken) -> usize {
     let mut reads = 0;
     let (mut reached, mut takeovers) = (Offset::ZERO, 0);

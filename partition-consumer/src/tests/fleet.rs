@@ -1,5 +1,5 @@
-//! Several processes over one log, one store and one control topic: a group that shares the partitions, and readers
-//! that ask whoever the topic names.
+//! Several processes over one log, one store and one control topic: a group that shares the partitions, and readers that
+//! ask the processes on the topic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::world::{Gate, Process, ProcessLog, Read, World, small};
 use crate::{Config, Consumer, Error, Mode};
 
-/// Times that fit a test, and no end that comes too early.
+/// Short times for tests, and long limits that no test should reach.
 pub(super) fn quick() -> Config {
     let millis = |millis| Duration::from_millis(millis).into();
     Config {
@@ -32,7 +32,7 @@ pub(super) fn quick() -> Config {
     }
 }
 
-/// The processes, and what they share.
+/// The processes and their shared parts.
 pub(super) struct Fleet {
     pub(super) world: Arc<World>,
     pub(super) group: Arc<Group>,
@@ -50,7 +50,7 @@ pub(super) struct Member {
     process: Option<Process>,
 }
 
-/// Who owns which partition, as Kafka's group does it: what is taken away is told before it is given to another one.
+/// Assigns partitions to processes as a Kafka group does: a revocation comes before the next assignment.
 #[derive(Default)]
 pub(super) struct Group(Mutex<GroupState>);
 
@@ -61,7 +61,7 @@ struct GroupState {
 }
 
 impl Group {
-    /// Gives a partition to a member, or to nobody.
+    /// Assigns a partition to a member, or to nobody.
     pub(super) fn give(&self, partition: PartitionId, to: Option<&str>) {
         let mut state = self.0.lock();
         let from = state.owners.get(&partition).cloned();
@@ -78,7 +78,7 @@ impl Group {
         }
     }
 
-    /// Shares all partitions evenly; moves as few as that takes.
+    /// Assigns all partitions evenly, with as few moves as possible.
     pub(super) fn balance(&self, partitions: u32) {
         let members: Vec<String> = self.0.lock().members.keys().cloned().collect();
         if members.is_empty() {
@@ -144,7 +144,7 @@ impl Fleet {
         })
     }
 
-    /// Starts a process; the group gives it nothing yet.
+    /// Starts a process without partitions.
     pub(super) fn start(self: &Arc<Self>, name: &str, config: Config) -> Member {
         let (assignments, receiver) = mpsc::unbounded_channel();
         let (gate, metrics) = (Gate::open(), prometheus::Registry::new());
@@ -172,7 +172,7 @@ impl Fleet {
         member
     }
 
-    /// Ends a process at once. The group gives its partitions to nobody yet.
+    /// Kills a process. Its partitions are not assigned to another one yet.
     pub(super) fn kill(&self, member: &Member) {
         self.running.lock().remove(&member.name);
         self.group.leave(&member.name);
@@ -180,7 +180,7 @@ impl Fleet {
         member.task.abort();
     }
 
-    /// Ends a process in good order.
+    /// Shuts a process down.
     pub(super) async fn stop(&self, mut member: Member) -> Result<(), Error> {
         let process = member.process.take().expect("a member that was started");
         let ended = process.stop().await;
@@ -190,7 +190,7 @@ impl Fleet {
         ended
     }
 
-    /// Reads as a query service does: asks who holds the partition, best first.
+    /// Reads as a query service does: asks the holders of the partition, best first.
     pub(super) async fn read(&self, partition: PartitionId, at_least: Option<Offset>) -> Read {
         let holders = self.observer.control.view().holders(partition);
         let consumers: Vec<Arc<Consumer>> = {
@@ -201,7 +201,7 @@ impl Fleet {
         self.world.read_from(&consumers, partition, at_least).await
     }
 
-    /// Reads until there is an answer that reaches the log's end of now. It must come at once when `gapless`.
+    /// Reads until an answer reaches the current end of the log. With `gapless`, the first try must succeed.
     pub(super) async fn read_strongly(&self, partition: PartitionId, gapless: bool) -> usize {
         let acknowledged: Vec<_> = {
             let ledger = self.world.ledger(partition).lock();
@@ -226,7 +226,7 @@ impl Fleet {
                 }
                 Read::Again => {}
                 Read::Nobody => {
-                    // What is named when it is asked must not be gone; who heard of a change asks those named now.
+                    // Holders on the topic must answer. Only a change of the topic meanwhile excuses a failure.
                     let now = self.holders(partition);
                     assert!(!gapless || named != now, "nobody answered for partition {partition}: {now:?}");
                     continue;
@@ -236,13 +236,13 @@ impl Fleet {
         }
     }
 
-    /// What the topic says of a partition: names, roles, epochs.
+    /// The names, roles and epochs of the holders of a partition on the topic.
     pub(super) fn holders(&self, partition: PartitionId) -> Vec<(String, PartitionRole, u64)> {
         let holders = self.observer.control.view().holders(partition);
         holders.into_iter().map(|holder| (holder.id, holder.role, holder.epoch)).collect()
     }
 
-    /// Reads all partitions again and again until `done`. Answers how many answers there were.
+    /// Reads all partitions repeatedly until `done`. Returns the number of answers.
     pub(super) fn readers(self: &Arc<Self>, gapless: bool, done: &CancellationToken) -> Vec<JoinHandle<usize>> {
         let partitions = self.world.log.partition_count();
         let reader = |partition| {
@@ -260,7 +260,7 @@ impl Fleet {
         (0..partitions).map(PartitionId::new).map(reader).collect()
     }
 
-    /// Pushes to all partitions, a little now and then, until `done`.
+    /// Pushes small records to all partitions until `done`.
     pub(super) fn pusher(self: &Arc<Self>, seed: u64, done: &CancellationToken) -> JoinHandle<()> {
         let (fleet, done, mut rng) = (self.clone(), done.clone(), fastrand::Rng::with_seed(seed));
         tokio::spawn(async move {
@@ -273,13 +273,13 @@ impl Fleet {
         })
     }
 
-    /// Who leads a partition by its head, with the epoch.
+    /// The leader of a partition and the epoch, according to its head.
     pub(super) async fn leader(&self, partition: PartitionId) -> (String, u64) {
         let head = self.world.heads().read(partition).await.unwrap();
         head.map_or((String::new(), 0), |(head, _)| (head.owner, head.epoch))
     }
 
-    /// Waits until the head says so.
+    /// Waits until the process leads the partition, according to its head.
     pub(super) async fn led_by(&self, partition: PartitionId, name: &str) {
         for _ in 0..2_000 {
             if self.leader(partition).await.0 == name {
@@ -290,7 +290,7 @@ impl Fleet {
         panic!("{name} does not lead partition {partition}: {:?}", self.holders(partition));
     }
 
-    /// Flushes whatever is led, until heads list all, and checks that blocks alone hold everything once.
+    /// Flushes until heads list everything, and checks that blocks alone hold each row once.
     pub(super) async fn check_all_in_blocks(&self, partition: PartitionId) {
         let end = self.world.log.watermarks(partition).await.unwrap().end;
         for _ in 0..1_000 {
@@ -332,7 +332,7 @@ impl Member {
         self.process.as_ref().expect("a member that was started")
     }
 
-    /// How it stands to a partition, as it says itself.
+    /// Its role for a partition, as it publishes it.
     pub(super) fn role(&self, partition: PartitionId) -> Option<PartitionRole> {
         let view = self.control.view();
         let state = view.process(&self.name)?.partition(partition)?;

@@ -1,4 +1,4 @@
-//! Partitions that go from one process to another: one situation each.
+//! Hand-over of partitions between processes, one situation per test.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::{Config, Mode};
 const ONE: PartitionId = PartitionId::new(0);
 const TWO: PartitionId = PartitionId::new(1);
 
-/// No time passes by itself but what the test waits for.
+/// Timers so long that only the events of the test matter.
 fn patient() -> Config {
     let hour = || Duration::from_secs(3600).into();
     Config { cut_age: hour(), head_poll: hour(), fenced_pause: hour(), ..quick() }
@@ -44,7 +44,7 @@ async fn from_one_to_another_and_back_without_a_gap() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         fleet.group.give(ONE, Some(&to.name));
         fleet.led_by(ONE, &to.name).await;
-        until("the old owner to let go", || from.process().consumer.held(ONE).is_none()).await;
+        until("the old owner to drop the partition", || from.process().consumer.held(ONE).is_none()).await;
         assert_eq!(to.role(ONE), Some(PartitionRole::Leading));
         assert_eq!(fleet.leader(ONE).await.1, round as u64 + 2, "each hand-off is one change of the lead");
         assert_eq!(from.process().metric("millrace_consumer_fenced_total", ""), (round / 2 + 1) as f64);
@@ -60,7 +60,7 @@ async fn from_one_to_another_and_back_without_a_gap() {
 }
 
 #[tokio::test]
-async fn who_is_given_a_partition_reads_it_before_taking_it() {
+async fn a_new_owner_reads_a_partition_before_taking_it() {
     let mut rng = fastrand::Rng::with_seed(31);
     let fleet = Fleet::new(1, 31);
     let (a, b) = (fleet.start("a", patient()), fleet.start("b", patient()));
@@ -74,7 +74,7 @@ async fn who_is_given_a_partition_reads_it_before_taking_it() {
     fleet.group.give(ONE, Some("b"));
     until("b to read", || b.process().consumer.warming() == [(ONE, offset(4))]).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
-    // Taken away, not caught up with: the old one leads and answers on, also for what comes now.
+    // The new owner has not caught up, so the old one still leads and answers, also for new rows.
     assert_eq!(
         (fleet.leader(ONE).await.0.as_str(), a.role(ONE), b.role(ONE)),
         ("a", Some(PartitionRole::Draining), Some(PartitionRole::Warming))
@@ -86,12 +86,12 @@ async fn who_is_given_a_partition_reads_it_before_taking_it() {
     b.process().fetch_to.send_replace(i64::MAX);
     fleet.led_by(ONE, "b").await;
     assert_eq!(fleet.read_strongly(ONE, true).await, 36);
-    until("a to let go", || a.process().consumer.held(ONE).is_none()).await;
+    until("a to drop the partition", || a.process().consumer.held(ONE).is_none()).await;
     assert_eq!(fleet.read_strongly(ONE, true).await, 36);
     fleet.check_all_in_blocks(ONE).await;
 }
 
-/// A takes `[0, flushed)` into blocks after B has read `[0, warmed)`; then B reads up to `read` and takes the lead.
+/// B reads `[0, warmed)`, A puts `[0, flushed)` into blocks, then B reads up to `read` and takes the lead.
 async fn check_takeover(seed: u64, config: Config, (warmed, flushed, read): (i64, i64, i64), first_range: (i64, i64)) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let fleet = Fleet::new(1, seed);
@@ -164,7 +164,7 @@ async fn the_head_lies_within_a_segment_that_has_ended() {
 
 #[tokio::test]
 async fn the_head_lies_above_what_was_read() {
-    // B is not caught up with, and has no more time.
+    // B has not caught up when its time to warm is over.
     let config = Config { warm_max: Duration::from_millis(100).into(), ..patient() };
     let mut rng = fastrand::Rng::with_seed(35);
     let fleet = Fleet::new(1, 35);
@@ -205,10 +205,10 @@ async fn a_partition_that_comes_back_in_time_is_kept() {
     until("a to drain", || a.role(ONE) == Some(PartitionRole::Draining)).await;
     fleet.group.give(ONE, Some("a"));
     until("a to go on", || a.role(ONE) == Some(PartitionRole::Leading)).await;
-    until("b to let go", || b.role(ONE).is_none()).await;
+    until("b to drop the partition", || b.role(ONE).is_none()).await;
     assert_eq!(fleet.leader(ONE).await, ("a".to_owned(), 1));
     assert_eq!(fleet.read_strongly(ONE, true).await, 3);
-    // Also after another one has taken it: what is still in memory is not read again.
+    // Rows that are still in memory are not read again, even after another process has led.
     b.process().fetch_to.send_replace(i64::MAX);
     a.process().consumer.flush().await.unwrap();
     fleet.world.push(&mut rng, ONE, 3, 10).await;
@@ -223,7 +223,7 @@ async fn a_partition_that_comes_back_in_time_is_kept() {
 }
 
 #[tokio::test]
-async fn who_dies_is_replaced_in_each_phase() {
+async fn a_process_that_dies_is_replaced_in_each_phase() {
     for (seed, phase) in
         ["old, while the new one reads", "new, while it reads", "new, after it took the lead", "old, while it drains"]
             .into_iter()
@@ -265,7 +265,7 @@ async fn who_dies_is_replaced_in_each_phase() {
 }
 
 #[tokio::test]
-async fn a_process_that_slept_notices_and_drains() {
+async fn a_paused_process_notices_its_fencing_and_drains() {
     let mut rng = fastrand::Rng::with_seed(50);
     let fleet = Fleet::new(1, 50);
     let config = Config { fenced_pause: Duration::from_millis(300).into(), ..quick() };
@@ -275,18 +275,18 @@ async fn a_process_that_slept_notices_and_drains() {
     fleet.world.push(&mut rng, ONE, 3, 10).await;
     until("a to read", || a.process().consumer.held(ONE).is_some_and(|held| held.end == offset(1))).await;
     a.process().gate.set_open(false);
-    // It is not told that the partition goes to another one.
+    // A does not learn that its partition is assigned to B.
     fleet.group.leave("a");
     fleet.group.give(ONE, Some("b"));
     fleet.led_by(ONE, "b").await;
     fleet.world.push(&mut rng, ONE, 3, 10).await;
     b.process().ready().await;
     b.process().consumer.flush().await.unwrap();
-    // What it holds is right as far as it goes, but reaches nothing new.
+    // The memory of A is right as far as it reaches, but has no new rows.
     assert_eq!(fleet.read_strongly(ONE, true).await, 6);
     a.process().gate.set_open(true);
     until("a to notice", || a.process().metric("millrace_consumer_fenced_total", "") == 1.0).await;
-    // Still assigned, as far as it knows: it stands by while the other one leads, and takes over when that dies.
+    // A was never revoked. It waits while B leads, and takes over when B dies.
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!((fleet.leader(ONE).await.0.as_str(), a.role(ONE)), ("b", Some(PartitionRole::Draining)));
     fleet.world.push(&mut rng, ONE, 3, 10).await;
@@ -299,7 +299,7 @@ async fn a_process_that_slept_notices_and_drains() {
 }
 
 #[tokio::test]
-async fn a_process_that_slept_and_lost_its_partition_lets_go() {
+async fn a_paused_process_drops_a_revoked_partition() {
     let mut rng = fastrand::Rng::with_seed(51);
     let fleet = Fleet::new(1, 51);
     let (a, b) = (fleet.start("a", quick()), fleet.start("b", quick()));
@@ -311,7 +311,7 @@ async fn a_process_that_slept_and_lost_its_partition_lets_go() {
     fleet.led_by(ONE, "b").await;
     fleet.world.push(&mut rng, ONE, 3, 10).await;
     a.process().gate.set_open(true);
-    until("a to let go", || a.process().consumer.held(ONE).is_none()).await;
+    until("a to drop the partition", || a.process().consumer.held(ONE).is_none()).await;
     assert_eq!(fleet.read_strongly(ONE, true).await, 6);
     fleet.check_all_in_blocks(ONE).await;
     assert_eq!(fleet.leader(ONE).await, ("b".to_owned(), 2));
@@ -319,7 +319,7 @@ async fn a_process_that_slept_and_lost_its_partition_lets_go() {
 }
 
 #[tokio::test]
-async fn shutdown_hands_over_when_somebody_can_take_over() {
+async fn shutdown_hands_over_to_another_process() {
     let mut rng = fastrand::Rng::with_seed(52);
     let fleet = Fleet::new(2, 52);
     let patience = Duration::from_secs(60);
@@ -357,18 +357,18 @@ async fn shutdown_hands_over_when_somebody_can_take_over() {
         assert_eq!(fleet.leader(partition).await, ("b".to_owned(), 2));
         fleet.check_all_in_blocks(partition).await;
     }
-    // Alone: cut at once.
+    // A is alone now, so it cuts at once.
     fleet.world.push(&mut rng, ONE, 10, 10).await;
     until("b to read", || b.process().consumer.held(ONE).is_some_and(|held| held.end == offset(3))).await;
     until("b to know that a is gone", || b.control.view().process("a").is_none_or(|a| a.leaving)).await;
     let started = Instant::now();
     fleet.stop(b).await.unwrap();
-    assert!(started.elapsed() < patience / 2, "nobody is waited for");
+    assert!(started.elapsed() < patience / 2, "it waits for no other process");
     fleet.world.check_all_in_blocks(ONE).await;
 }
 
 #[tokio::test]
-async fn shutdown_publishes_what_nobody_takes_in_time() {
+async fn shutdown_publishes_partitions_that_nobody_takes_in_time() {
     let mut rng = fastrand::Rng::with_seed(53);
     let fleet = Fleet::new(1, 53);
     let config = Config { handoff_max_at_shutdown: Duration::from_millis(300).into(), ..quick() };
@@ -378,7 +378,7 @@ async fn shutdown_publishes_what_nobody_takes_in_time() {
     fleet.world.push(&mut rng, ONE, 10, 10).await;
     until("a to read", || a.process().consumer.held(ONE).is_some_and(|held| held.end == offset(1))).await;
     until("a to see b", || a.control.view().process("b").is_some()).await;
-    // B lives, and gets nowhere.
+    // B is alive but makes no progress.
     b.process().gate.set_open(false);
     let started = Instant::now();
     fleet.stop(a).await.unwrap();
@@ -410,11 +410,11 @@ async fn followers_answer_and_never_lead() {
         assert_eq!((rows.len(), complete_to), (10 * round, end));
         a.process().consumer.flush().await.unwrap();
         consumer.flush().await.unwrap();
-        // What is in blocks goes, as soon as the follower has seen the head.
-        until("f to let go", || consumer.held(ONE).is_some_and(|held| held.start >= end)).await;
+        // Rows in blocks are evicted as soon as the follower has read the head.
+        until("f to evict rows", || consumer.held(ONE).is_some_and(|held| held.start >= end)).await;
     }
     assert_eq!(fleet.leader(ONE).await, ("a".to_owned(), 1));
-    // With the leader gone it answers on, and leads nothing.
+    // Without a leader it still answers, and does not take the lead.
     fleet.world.push(&mut rng, ONE, 10, 10).await;
     fleet.kill(&a);
     assert_eq!(fleet.read_strongly(ONE, true).await, 60);
@@ -424,7 +424,7 @@ async fn followers_answer_and_never_lead() {
 }
 
 #[tokio::test]
-async fn a_follower_that_retention_passes_goes_on_behind() {
+async fn a_follower_that_retention_overtakes_goes_on_after_the_gap() {
     let mut rng = fastrand::Rng::with_seed(55);
     let fleet = Fleet::new(1, 55);
     let a = fleet.start("a", quick());
@@ -449,7 +449,7 @@ async fn a_follower_that_retention_passes_goes_on_behind() {
 }
 
 #[tokio::test]
-async fn what_is_in_memory_is_not_lost_when_retention_takes_it() {
+async fn rows_in_memory_are_not_lost_when_retention_removes_them() {
     let mut rng = fastrand::Rng::with_seed(59);
     let fleet = Fleet::new(1, 59);
     let (a, b) = (fleet.start("a", patient()), fleet.start("b", patient()));
@@ -462,7 +462,7 @@ async fn what_is_in_memory_is_not_lost_when_retention_takes_it() {
     until("b to know of a", || b.control.view().leader(ONE).is_some()).await;
     fleet.group.give(ONE, Some("b"));
     until("b to read", || b.process().consumer.warming() == [(ONE, offset(5))]).await;
-    // The leader dies with all that it held; of the log only the end is left.
+    // The leader dies with its memory, and only the end of the log is left.
     fleet.kill(&a);
     fleet.world.log.trim(ONE, offset(7));
     fleet.group.give(ONE, Some("b"));
@@ -476,10 +476,10 @@ async fn what_is_in_memory_is_not_lost_when_retention_takes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_read_along_never_stops_those_who_cut() {
+async fn reading_along_never_stops_partitions_that_are_led() {
     let mut rng = fastrand::Rng::with_seed(56);
     let fleet = Fleet::new(2, 56);
-    // A cuts nothing of the first partition, so that what B reads of it cannot be let go.
+    // A does not cut the first partition, so B cannot evict its rows.
     let (a, b) = (
         fleet.start(
             "a",
@@ -509,12 +509,12 @@ async fn what_is_read_along_never_stops_those_who_cut() {
     let end = fleet.world.log.watermarks(ONE).await.unwrap().end;
     fleet.group.give(ONE, Some("b"));
     until("b to stop at its cap", || b.process().metric("millrace_consumer_memory_full_total", "") > 0.0).await;
-    // What it leads goes on meanwhile, by cuts that make room.
+    // The partition that B leads goes on, since its cuts free memory.
     for _ in 0..200 {
         fleet.world.push(&mut rng, TWO, 20, 200).await;
     }
     fleet.read_strongly(TWO, true).await;
-    // It takes the lead of the other one, since only cuts can make room, and gets to its end.
+    // B takes the lead of the first one, since only cuts free memory, and reads it to its end.
     fleet.led_by(ONE, "b").await;
     b.process().consumer.wait_consumed(ONE, end, Instant::now() + Duration::from_secs(10)).await.unwrap();
     assert!(b.process().consumer.memory_bytes() < small_cap());
@@ -525,7 +525,7 @@ async fn what_is_read_along_never_stops_those_who_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_drains_answers_until_the_new_one_does_and_leaves_room_for_what_it_leads() {
+async fn a_draining_process_answers_until_the_new_owner_does_and_leaves_room_for_its_own_partitions() {
     let mut rng = fastrand::Rng::with_seed(60);
     let fleet = Fleet::new(2, 60);
     let a = fleet.start("a", quick());
@@ -537,13 +537,13 @@ async fn who_drains_answers_until_the_new_one_does_and_leaves_room_for_what_it_l
     for _ in 0..5 {
         fleet.world.push(&mut rng, ONE, 20, 200).await;
     }
-    // B takes the lead after it has read too little for too long, and gets no further.
+    // B takes the lead when its time to warm is over, and makes no further progress.
     b.process().fetch_to.send_replace(3);
     until("b to know of a", || b.control.view().leader(ONE).is_some()).await;
     fleet.group.give(ONE, Some("b"));
     fleet.led_by(ONE, "b").await;
     assert_eq!(fleet.read_strongly(ONE, true).await, 100);
-    // A reads along what nobody cuts, until memory is short.
+    // A reads along a partition that nobody cuts, until memory is short.
     let stops = || a.process().metric("millrace_consumer_memory_full_total", "") > 0.0;
     for _ in 0..300 {
         fleet.world.push(&mut rng, ONE, 20, 200).await;
@@ -557,7 +557,7 @@ async fn who_drains_answers_until_the_new_one_does_and_leaves_room_for_what_it_l
     }
     assert_eq!((b.role(ONE), a.role(ONE)), (Some(PartitionRole::Leading), Some(PartitionRole::Draining)));
     b.process().fetch_to.send_replace(i64::MAX);
-    until("a to let go", || a.process().consumer.held(ONE).is_none()).await;
+    until("a to drop the partition", || a.process().consumer.held(ONE).is_none()).await;
     fleet.read_strongly(ONE, true).await;
     for partition in [ONE, TWO] {
         fleet.check_all_in_blocks(partition).await;
@@ -595,7 +595,7 @@ async fn one_two_four_two_and_more_partitions() {
     let fleet = Fleet::new(8, 58);
     let done = CancellationToken::new();
     let mut members = vec![fleet.start("p0", quick())];
-    // The group knows of four at first; the others come later.
+    // The group has four partitions at first. The others come later.
     fleet.group.balance(4);
     for partition in (0..4).map(PartitionId::new) {
         fleet.led_by(partition, "p0").await;
@@ -654,7 +654,7 @@ async fn one_two_four_two_and_more_partitions() {
     }
 }
 
-/// What has come out of a tail: rows by number, in order, and how far the partition was consumed as it says.
+/// The output of a tail: row numbers in order, and the consumed offset that it reports.
 fn taken(tail: &mut TailStream) -> (Vec<u64>, Vec<i64>) {
     let (mut rows, mut marks, mut last) = (Vec::new(), Vec::new(), -1);
     while let Some(TailBatch { offset, batch, is_replayed, .. }) = tail.try_recv() {
@@ -672,7 +672,7 @@ fn taken(tail: &mut TailStream) -> (Vec<u64>, Vec<i64>) {
 }
 
 #[tokio::test]
-async fn who_takes_over_replays_what_nobody_sent() {
+async fn a_new_owner_replays_rows_that_nobody_sent() {
     let mut rng = fastrand::Rng::with_seed(61);
     let fleet = Fleet::new(1, 60);
     let (a, b) = (fleet.start("a", patient()), fleet.start("b", patient()));
@@ -685,7 +685,7 @@ async fn who_takes_over_replays_what_nobody_sent() {
         let rows = ledger.acknowledged.iter().filter(|(row, offset)| row.tenant == "acme" && **offset >= from);
         rows.map(|(row, _)| row.id).collect()
     };
-    // Blocks are cut by size meanwhile: what lies in them is not held, and not replayed.
+    // Segments are cut by size meanwhile. Rows in blocks are evicted and not replayed.
     let held_by = |member: &Member| pushed_from(member.process().consumer.held(ONE).unwrap().start);
     let consumed = |member: &Member, to: i64| {
         let consumer = member.process().consumer.clone();
@@ -705,7 +705,7 @@ async fn who_takes_over_replays_what_nobody_sent() {
     assert!(sent.len() > 20);
     assert_eq!(BTreeSet::from_iter(sent), pushed_from(Offset::ZERO));
 
-    // Rows that nobody sends: there is no owner.
+    // Rows that no tail sends, since there is no owner.
     fleet.kill(&a);
     for _ in 0..30 {
         fleet.world.push(&mut rng, ONE, 5, 10).await;
@@ -720,7 +720,7 @@ async fn who_takes_over_replays_what_nobody_sent() {
     let found = BTreeSet::from_iter(all.iter().copied());
     assert!(found.is_superset(&pushed_from(offset(30))) && found.is_superset(&held_by(&b)));
     let (live, _) = taken(&mut plain);
-    assert!(live.len() <= 5, "who does not ask for it gets no rows from before");
+    assert!(live.len() <= 5, "a tail without catch-up gets no earlier rows");
     let (again, marks) = taken(&mut follow(&b, CatchUp::FromBefore, 1000));
     assert!(BTreeSet::from_iter(again.iter().copied()).is_superset(&held_by(&b)));
     assert_eq!(marks, [60]);
@@ -732,11 +732,11 @@ async fn who_takes_over_replays_what_nobody_sent() {
     let mut few = follow(&b, CatchUp::FromNow, 1000);
     assert_eq!(taken(&mut few), (vec![], vec![60]));
 
-    // To another one and back: what was sent is not replayed in the same tail.
+    // The partition moves away and back. The same tail does not replay rows it has sent.
     let c = fleet.start("c", patient());
     fleet.group.give(ONE, Some("c"));
     fleet.led_by(ONE, "c").await;
-    until("b to let go", || b.process().consumer.held(ONE).is_none()).await;
+    until("b to drop the partition", || b.process().consumer.held(ONE).is_none()).await;
     for _ in 0..5 {
         fleet.world.push(&mut rng, ONE, 5, 10).await;
     }

@@ -1,5 +1,5 @@
-//! A world to test in: a log, a store with faults, a clock that stands still, processes that start and die, and a
-//! ledger of what was pushed.
+//! The world of the tests: a log, a store with faults, a clock that stands still, processes that start and die, and a ledger
+//! of all pushed rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Components, Config, Consumer, Error};
 
-/// What identifies a row: its number, and everything that must come back with it.
+/// A row: its number identifies it, and the other fields must come back with it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Row {
     pub(super) id: u64,
@@ -40,17 +40,17 @@ pub(super) struct Row {
 
 type BlockRows = Vec<(Row, Offset)>;
 
-/// What a read came to.
+/// The outcome of a read.
 pub(super) enum Read {
-    /// Rows, and the offset that they are complete to.
+    /// The rows, and the offset up to which they are complete.
     Rows(Vec<Row>, Offset),
-    /// Memory has let go of what the head did not list yet: plan again.
+    /// Memory has evicted rows that the head of the plan does not list: plan again.
     Again,
     /// Nobody answers for the partition.
     Nobody,
 }
 
-/// What was pushed to one partition.
+/// The rows that were pushed to one partition.
 #[derive(Default)]
 pub(super) struct Ledger {
     /// Rows that may be in the log.
@@ -82,7 +82,7 @@ pub(super) struct Process {
     task: JoinHandle<Result<(), Error>>,
 }
 
-/// Stops a process from reaching anything outside, as when it is paused or cut off. What it holds can still be read.
+/// Cuts a process off from log and store, as if it were paused. Its memory can still be read.
 #[derive(Clone)]
 pub(super) struct Gate(Arc<watch::Sender<bool>>);
 
@@ -216,7 +216,7 @@ impl LogBus for ProcessLog {
     }
 }
 
-/// Small enough that a test cuts often.
+/// Sizes so small that tests cut often.
 pub(super) fn small() -> Config {
     let millis = |millis| Duration::from_millis(millis).into();
     Config {
@@ -235,7 +235,7 @@ pub(super) fn small() -> Config {
     }
 }
 
-/// Waits until `done`, at most ten seconds.
+/// Waits until `done` returns true, for at most ten seconds.
 pub(super) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..2_000 {
         if done() {
@@ -270,7 +270,7 @@ impl World {
         Heads::with(store, &self.log.log_id().0, retry, self.clock.clone()).unwrap()
     }
 
-    /// Heads as a reader without faults sees them.
+    /// The heads, read without faults.
     pub(super) fn heads(&self) -> Heads {
         self.heads_over(self.bare_store.clone())
     }
@@ -389,8 +389,7 @@ impl World {
         rows
     }
 
-    /// Reads a partition as a query does: head, then memory, then blocks. `None` when it must plan again, or nobody
-    /// serves the partition. The second value is the offset that the answer is complete to.
+    /// Reads a partition as a query does: head, then memory, then blocks.
     pub(super) async fn read(&self, consumer: &Consumer, partition: PartitionId) -> Option<(Vec<Row>, Offset)> {
         match self.read_from(&[consumer], partition, None).await {
             Read::Rows(rows, complete_to) => Some((rows, complete_to)),
@@ -398,7 +397,7 @@ impl World {
         }
     }
 
-    /// As [`World::read`], asking one after the other for an answer that reaches `at_least`.
+    /// As [`World::read`], but asks several processes in turn for an answer that reaches `at_least`.
     pub(super) async fn read_from(
         &self,
         consumers: &[&Consumer],
@@ -435,7 +434,7 @@ impl World {
         let (blocks, complete_to) = match plan(&view) {
             Plan::Read { blocks, complete_to, .. } => (blocks.to_vec(), complete_to),
             Plan::Replan(_) => {
-                // Eviction follows the head: whoever comes too late finds a newer head that lists what is gone.
+                // Eviction follows the head, so a newer head lists the evicted rows.
                 let (head, _) = self.heads().read(partition).await.unwrap().expect("a head that was there stays");
                 assert!(
                     held.start <= head.flushed_to,
@@ -470,7 +469,7 @@ impl World {
         Read::Rows(rows, complete_to)
     }
 
-    /// Checks that blocks alone hold all that was acknowledged, once, but for lost ranges.
+    /// Checks that blocks alone hold each acknowledged row once, except rows of lost ranges.
     pub(super) async fn check_all_in_blocks(&self, partition: PartitionId) {
         let (head, _) = self.heads().read(partition).await.unwrap().expect("the partition was led");
         let end = self.log.watermarks(partition).await.unwrap().end;
@@ -497,18 +496,18 @@ impl World {
 }
 
 impl Process {
-    /// Ends at once, in the middle of whatever it does.
+    /// Kills the process, in the middle of whatever it does.
     pub(super) fn kill(&self) {
         self.task.abort();
     }
 
-    /// Ends in good order.
+    /// Shuts the process down.
     pub(super) async fn stop(self) -> Result<(), Error> {
         self.token.cancel();
         self.task.await.expect("the process does not panic")
     }
 
-    /// Waits for an end that was not asked for.
+    /// Waits until the process ends by itself.
     pub(super) async fn end(self) -> Result<(), Error> {
         self.task.await.expect("the process does not panic")
     }

@@ -1,4 +1,4 @@
-//! What is read is what was written, whatever a scan found.
+//! Decoding gives what was encoded, for all results of scans.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
 /// The rows of one stream.
 fn batch(rows: &[Row], stream: usize) -> Batch {
     let rows: Vec<(usize, &Row)> = rows.iter().enumerate().filter(|(_, row)| row.stream == stream).collect();
-    // Bounds that do not begin at 0, as those of a part of a larger column.
+    // The bounds do not begin at 0, as in a slice of a larger column.
     let (mut offsets, mut data) = (vec![2], b"##".to_vec());
     for (_, row) in &rows {
         data.extend_from_slice(row.line.as_bytes());
@@ -90,10 +90,10 @@ proptest! {
         prop_assert!(query.scans()[0].fits(&read));
         prop_assert_eq!(read.stats(), partial.stats());
         prop_assert_eq!(encode(&read).unwrap().bytes.len(), body.bytes.len());
-        // Debug texts, since NaN equals nothing.
+        // Compares debug texts, since NaN does not equal itself.
         let answer = |partial: Partial| format!("{:?}", query.finish(vec![partial]).unwrap());
         prop_assert_eq!(answer(read.clone()), answer(partial.clone()));
-        // It merges with others as before.
+        // The decoded partial merges like the original.
         let merged = |mut one: Partial| {
             one.merge(scan(&query, &more));
             answer(one)
@@ -131,7 +131,7 @@ proptest! {
         let _ = decode::<Rows>(Some(&body)).map(Batch::try_from);
     }
 
-    /// Damage is noticed, or harmless.
+    /// Damaged bytes are refused or decode to a valid value; nothing panics.
     #[test]
     fn damaged_rows_are_read_or_refused(rows in rows(), at: usize, flip in 1u8..) {
         let mut bytes = encode(&Rows::from(&batch(&rows, 0))).unwrap().bytes.to_vec();
@@ -172,7 +172,7 @@ fn formats_are_checked() {
     check(Some(Body { format: 1, bytes: Bytes::new() }), short);
 }
 
-/// Labels are in it once, not once for each entry; equal sets share memory when they are read.
+/// A body has each label set once, not once per entry. Equal sets share memory after decoding.
 #[test]
 fn five_thousand_entries_are_small() {
     let query = prepare(r#"{env="test"}"#, Direction::Backward, 5000);

@@ -1,4 +1,4 @@
-//! Who is asked, in which order, and whose answer counts.
+//! Which processes are asked, in which order, and which answer counts.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,7 +33,7 @@ async fn the_best_holder_answers() {
         assert_eq!(reader.lines(0, Some(3)).await.unwrap(), ("a b c".to_owned(), 3), "{mode:?}");
         assert_eq!(asked(), [1, 1, 0, 0], "{mode:?}");
     }
-    // One that was told to be short is fine for who does not ask for more.
+    // An answer that ends early is fine for a reader that does not ask for more.
     assert_eq!(reader.lines(0, None).await.unwrap().1, 2);
     leader.owner.set(Mode::NotLeading);
     drained.owner.set(Mode::Stopped);
@@ -43,7 +43,7 @@ async fn the_best_holder_answers() {
     let streams = reader.fleet.streams(streams_request(1)).await.unwrap();
     assert_eq!((streams.streams.len(), streams.held.end), (2, Offset::new(3)));
 
-    // Nobody: the log.
+    // If nobody answers, the log does.
     follower.owner.set(Mode::NotLeading);
     asked();
     assert_eq!(reader.lines(1, Some(3)).await.unwrap(), ("b c".to_owned(), 3));
@@ -51,7 +51,7 @@ async fn the_best_holder_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_asking_again_cannot_change_ends_the_question() {
+async fn an_error_that_another_try_cannot_cure_ends_the_request() {
     let world = World::new();
     world.append("a");
     let leader = world.start("leader", Leading, 3).await;
@@ -61,7 +61,7 @@ async fn what_asking_again_cannot_change_ends_the_question() {
     leader.owner.set(Mode::Query);
     let error = reader.lines(0, None).await.unwrap_err();
     assert!(matches!(error, OwnerError::Query(logql::QueryError::SeriesLimit(3))), "{error}");
-    // The reader's head is too old.
+    // The head of the reader is too old.
     leader.owner.set(Mode::NotHeld(5, 9));
     let error = reader.lines(0, None).await.unwrap_err();
     assert!(matches!(error, OwnerError::NotHeld { held, .. } if held.start == Offset::new(5)), "{error}");
@@ -86,19 +86,19 @@ async fn a_holder_that_no_longer_has_it_is_not_asked() {
         }
     };
     knows(2).await;
-    // Only a newer head helps.
+    // Only a newer head can help.
     let error = reader.lines(1, None).await.unwrap_err();
     assert!(matches!(error, OwnerError::NotHeld { held, .. } if held.start == Offset::new(2)), "{error}");
     assert_eq!((leader.owner.asked(), reader.count("millrace_fleet_fallbacks_total")), (0, 0));
     assert_eq!(reader.lines(2, None).await.unwrap(), ("c".to_owned(), 3));
-    // Nor does the log help beside one that is silent.
+    // With a silent holder, the log cannot help either.
     let paused = world.start_as("paused", Draining, 3, Reach::Paused).await;
     knows(0).await;
     assert!(matches!(reader.lines(1, None).await, Err(OwnerError::NotHeld { .. })));
     assert_eq!(reader.count("millrace_fleet_fallbacks_total"), 0);
     paused.control.update(|state| state.partitions.clear());
     drop(reader.control.watch().wait_for(|view| view.holders(P).len() == 1).await.unwrap());
-    // Somebody else still has it.
+    // Another process still holds the rows.
     let _drained = world.start("drained", Draining, 3).await;
     knows(0).await;
     assert_eq!(reader.lines(1, None).await.unwrap(), ("b c".to_owned(), 3));
@@ -114,13 +114,13 @@ async fn processes_that_are_gone_or_paused() {
     let killed = world.start("killed", Leading, 7).await;
     let follower = world.start("follower", Following, 3).await;
     let reader = world.reader(4).await;
-    // The first is asked in vain, the second is silent, so the third answers.
+    // The first one fails, the second one is silent, so the third one answers.
     let began = Instant::now();
     assert_eq!(reader.lines(0, Some(1)).await.unwrap(), ("a".to_owned(), 1));
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!((killed.owner.asked(), follower.owner.asked()), (1, 0));
     assert!(reader.count("millrace_fleet_hedges_total") >= 1);
-    // Connections of the killed one break.
+    // The connections of the killed process break.
     killed.server.as_ref().unwrap().kill();
     let began = Instant::now();
     while reader.lines(0, Some(1)).await.unwrap().1 == 1 && follower.owner.asked() == 0 {}
@@ -140,13 +140,13 @@ async fn a_paused_leader_costs_a_moment_once() {
         assert_eq!(reader.lines(0, Some(1)).await.unwrap(), ("a".to_owned(), 1));
         began.elapsed()
     };
-    // Both patiences of the world's settings, 150 ms each.
+    // hedge_after and probe_timeout of this world, 150 ms each.
     let both = Duration::from_millis(290);
     let first = took().await;
     assert!(first >= both && first < Duration::from_secs(2), "{first:?}");
     assert_eq!(reader.count("millrace_fleet_fallbacks_total"), 1);
     assert!(reader.count("millrace_fleet_probes_failed_total") >= 1);
-    // It is known for a while. A slow machine may need several tries to show it.
+    // The process stays suspect for a while. A slow machine may need several tries to show this.
     let mut tries = 1;
     while took().await >= both {
         tries += 1;
@@ -167,13 +167,13 @@ async fn a_busy_holder_is_waited_for() {
     let asking = tokio::time::timeout(Duration::from_secs(2), reader.lines(0, None));
     assert!(asking.await.is_err());
     assert_eq!(reader.count("millrace_fleet_fallbacks_total"), 0);
-    // Who gave up is no longer worked for.
+    // Requests of clients that gave up are dropped.
     let began = Instant::now();
     while leader.owner.open.load(Ordering::SeqCst) > 0 {
         assert!(began.elapsed() < Duration::from_secs(10), "the question is still open");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // Another one is asked as well.
+    // Another process is asked as well.
     let follower = world.start("follower", Following, 8).await;
     drop(reader.control.watch().wait_for(|view| view.holders(P).len() == 2).await.unwrap());
     assert_eq!(reader.lines(0, None).await.unwrap().1, 1);
@@ -193,14 +193,14 @@ async fn the_own_process_is_asked_directly() {
     leader.owner.set(Mode::Stopped);
     assert_eq!(reader.lines(0, None).await.unwrap().1, 1);
     assert_eq!((own.owner.asked(), leader.owner.asked()), (1, 1));
-    // What its state does not tell yet.
+    // A partition that is not in the published state yet.
     own.control.update(|state| state.partitions.clear());
     assert_eq!(reader.lines(0, None).await.unwrap().1, 1);
     assert_eq!((own.owner.asked(), reader.count("millrace_fleet_fallbacks_total")), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_is_there() {
+async fn there_is_no_process() {
     let world = World::new();
     world.append("a");
     let reader = world.reader(0).await;
@@ -209,7 +209,7 @@ async fn nobody_is_there() {
     assert_eq!(reader.count("millrace_fleet_fallbacks_total"), 2);
     assert_eq!(reader.fleet.ends().await.unwrap(), [Offset::new(1)]);
     assert_eq!((reader.fleet.partitions(), reader.fleet.held(P)), (vec![P], None));
-    // What the log cannot give is an error, not a short answer.
+    // If the log cannot supply all rows, the result is an error, not an incomplete answer.
     let mut request = scan_request(0, Some(2));
     request.at.deadline = Instant::now() + Duration::from_millis(100);
     assert!(matches!(reader.fleet.scan(request).await, Err(OwnerError::Deadline { .. })));

@@ -24,7 +24,7 @@ async fn next(tail: &mut TailStream, count: usize) -> Vec<i64> {
     offsets
 }
 
-/// Waits until the process has so many readers.
+/// Waits until the process has this number of readers.
 async fn readers(process: &Process, count: usize) {
     let began = Instant::now();
     loop {
@@ -73,17 +73,17 @@ async fn a_hand_off_has_no_gap_and_no_repetition() {
     assert_eq!(next(&mut tail, 3).await, [3, 4, 5]);
     send(&new, [6]);
     old.control.update(|state| state.partitions.clear());
-    // What the old one sent before it stopped still counts.
+    // Rows that the old owner sent before it stopped still come.
     send(&old, [5]);
     assert_eq!(next(&mut tail, 1).await, [6]);
-    // It serves nothing any more: it is left after a moment.
+    // The old owner serves nothing any more, so the reader leaves it after a short time.
     readers(&old, 0).await;
     send(&new, [7, 8]);
     assert_eq!(next(&mut tail, 2).await, [7, 8]);
     assert_eq!(tail.dropped(), 0);
     assert!(tail.try_recv().is_none());
 
-    // Nobody reads any more: the owners hear of it.
+    // The owners notice that nobody reads any more.
     drop(tail);
     readers(&new, 0).await;
 }
@@ -103,7 +103,7 @@ async fn followers_and_the_own_process_count_too() {
     send(&own, [1, 2, 3]);
     send(&leader, [2, 3]);
     assert_eq!(next(&mut tail, 2).await, [2, 3]);
-    // The leader dies; the follower has everything.
+    // The leader dies. The follower has all rows.
     send(&own, [4]);
     leader.server.as_ref().unwrap().kill();
     assert_eq!(next(&mut tail, 1).await, [4]);
@@ -124,11 +124,11 @@ async fn a_broken_connection_is_made_anew() {
     // Ends the stream from the server's side.
     leader.owner.tails.lock().clear();
     readers(&leader, 1).await;
-    // What came meanwhile is replayed.
+    // Rows that came meanwhile are replayed.
     send_replayed(&leader, [1, 2]);
     send(&leader, [3]);
     assert_eq!(next(&mut tail, 2).await, [2, 3]);
-    // One that comes later replays, too.
+    // A process that starts later replays rows as well.
     let later = world.start("later", Following, 1).await;
     readers(&later, 1).await;
     assert_eq!(*leader.owner.catch_ups.lock(), [CatchUp::FromNow, CatchUp::FromBefore]);
@@ -159,7 +159,7 @@ async fn a_tail_opens_although_somebody_is_out_of_reach() {
     let reader = world.reader(2).await;
     let mut tail = reader.fleet.tail(request());
     timeout(Duration::from_secs(10), tail.opened()).await.expect("in bounded time");
-    // Nobody is there at all.
+    // There is no process at all.
     let empty = World::new().reader(0).await;
     let mut tail = empty.fleet.tail(request());
     timeout(Duration::from_secs(10), tail.opened()).await.expect("at once");

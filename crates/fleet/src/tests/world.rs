@@ -1,4 +1,4 @@
-//! Processes with owners that do as they are told.
+//! Processes with owners whose behaviour the tests choose.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,12 +27,12 @@ use crate::{Components, Config, Fleet, OwnerServer};
 
 pub(super) const P: PartitionId = PartitionId::new(0);
 
-/// What an owner says.
+/// The behaviour of an owner.
 #[derive(Clone, Debug)]
 pub(super) enum Mode {
-    /// What the log holds.
+    /// Answers with the rows of the log.
     Serve,
-    /// The same, with a range that ends here.
+    /// Answers with a range that ends at this offset.
     Short(i64),
     NotLeading,
     NotHeld(i64, i64),
@@ -40,20 +40,20 @@ pub(super) enum Mode {
     Unavailable,
     Stopped,
     Query,
-    /// Nothing, ever.
+    /// Never answers.
     Hang,
 }
 
-/// An owner that reads the log, or does not.
+/// An owner that reads the log, or fails as the test chooses.
 pub(super) struct TestOwner {
     log: Arc<LogTail>,
     pub(super) mode: Mutex<Mode>,
     pub(super) asked: AtomicUsize,
-    /// Questions that are waited for now.
+    /// Number of requests that run now.
     pub(super) open: AtomicUsize,
     pub(super) flushed: AtomicUsize,
     pub(super) tails: Mutex<Vec<TailSender>>,
-    /// What the tails that were opened asked for, one after the other.
+    /// The catch-up of each opened tail, in order.
     pub(super) catch_ups: Mutex<Vec<CatchUp>>,
     partitions: Vec<PartitionId>,
 }
@@ -78,12 +78,12 @@ impl TestOwner {
         *self.mode.lock() = mode;
     }
 
-    /// How often it was asked since the last call.
+    /// Number of requests since the last call.
     pub(super) fn asked(&self) -> usize {
         self.asked.swap(0, Ordering::SeqCst)
     }
 
-    /// What to say instead of an answer, and the end to show.
+    /// The error to return, if any, and the end to report.
     async fn mood(&self, partition: PartitionId) -> Result<Option<i64>, OwnerError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let _open = Open::new(&self.open);
@@ -151,7 +151,7 @@ impl Owner for TestOwner {
     }
 }
 
-/// What all processes share.
+/// The parts that all processes share.
 pub(super) struct World {
     pub(super) log: Arc<MemoryLog>,
     topic: MemoryControl,
@@ -182,12 +182,12 @@ impl Drop for Server {
     }
 }
 
-/// How the process is reached.
+/// How a process answers connections.
 pub(super) enum Reach {
     Served,
-    /// Connections are taken, and nothing is ever said.
+    /// Accepts connections and never answers.
     Paused,
-    /// Nobody listens there.
+    /// Refuses connections.
     Gone,
 }
 
@@ -265,7 +265,7 @@ impl World {
         (control, stop.drop_guard())
     }
 
-    /// A reader that knows `processes` processes beside itself.
+    /// A reader that knows `processes` other processes.
     pub(super) async fn reader(&self, processes: usize) -> Reader {
         self.reader_with(processes, config(), None).await
     }
@@ -295,7 +295,7 @@ impl World {
     }
 }
 
-/// Impatient, so that tests are short; a second is still far away.
+/// Short timeouts, so that tests are fast.
 pub(super) fn config() -> Config {
     let ms = PromDuration::from_millis;
     Config { hedge_after: ms(150), probe_timeout: ms(150), tail_retry: ms(20), tail_hold: ms(200), ..Config::default() }
@@ -305,7 +305,7 @@ pub(super) fn holding(role: PartitionRole, epoch: u64, start: i64) -> PartitionS
     PartitionState { partition: P, role, epoch, held: OffsetRange::new(Offset::new(start), Offset::new(start + 1)) }
 }
 
-/// Who asks.
+/// The process that asks.
 pub(super) struct Reader {
     pub(super) fleet: Arc<Fleet>,
     pub(super) control: Arc<Control>,
@@ -314,7 +314,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// The lines from `from` on, and where the answer ends.
+    /// The lines from `from` on, and the end of the answer.
     pub(super) async fn lines(&self, from: i64, at_least: Option<i64>) -> Result<(String, i64), OwnerError> {
         let request = scan_request(from, at_least);
         let query = request.query.clone();

@@ -1,4 +1,4 @@
-//! Messages say what was said.
+//! Messages keep their content.
 
 use model::{Labels, MatchOp};
 
@@ -31,7 +31,7 @@ fn errors_keep_their_kind() {
         let read = read_error(sent_error(error));
         assert_eq!((format!("{read:?}"), read.to_string()), (debug, text));
     }
-    // What a later version says is no reason to fail for good.
+    // An unknown error of a later version can be retried.
     assert!(matches!(read_error(proto::Error { kind: None }), OwnerError::Unavailable(_)));
     let unknown =
         proto::QueryFailed { error: Some(proto::Body { format: 9, ..Default::default() }), text: "t".to_owned() };
@@ -107,7 +107,7 @@ fn matchers_travel_as_a_selector() {
     check(&[]);
     check(&[("a", MatchOp::Equal, "x\ny\\\"\u{1}é")]);
     check(&[("a", MatchOp::Regex, r"x.y\\.+"), ("b", MatchOp::NotEqual, ""), ("c", MatchOp::NotRegex, "z|")]);
-    // A selector that matches streams without the label, which a query may not be.
+    // A selector that also matches streams without the label. Queries may not have such a selector.
     check(&[("a", MatchOp::NotEqual, "x")]);
     check(&[("a", MatchOp::Regex, ".*")]);
 }

@@ -16,7 +16,7 @@ fn tenant(name: &str) -> TenantId {
     TenantId::new(name).expect("a name")
 }
 
-/// One record of tenant `acme`, one line for each number, streams by the number's last digit.
+/// A record of tenant `acme` with one line per number. The last digit of the number selects the stream.
 fn record(numbers: impl IntoIterator<Item = u64>) -> Bytes {
     record_of("acme", numbers, "")
 }
@@ -147,12 +147,12 @@ async fn the_next_read_fetches_only_what_is_new() {
     world.append_lines(10..12);
     assert_eq!(world.scan(from(4)).await.unwrap(), ((4..12).collect(), range(0, 12)));
     assert_eq!(world.fetched(), first + (record([10]).len() + record([11]).len()) as u64);
-    // At its end: nothing, and that is an answer.
+    // At the end of the log the answer is empty.
     assert_eq!(world.scan(from(12)).await.unwrap(), (vec![], range(0, 12)));
 }
 
 #[tokio::test]
-async fn a_reader_outside_of_what_is_kept_begins_anew() {
+async fn a_read_outside_the_kept_rows_starts_again() {
     let world = World::new();
     world.append_lines(0..10);
     assert_eq!(world.scan(from(6)).await.unwrap(), ((6..10).collect(), range(6, 10)));
@@ -162,7 +162,7 @@ async fn a_reader_outside_of_what_is_kept_begins_anew() {
 }
 
 #[tokio::test]
-async fn gaps_and_garbage_are_passed() {
+async fn gaps_and_garbage_are_skipped() {
     let world = World::new();
     world.log.skip(P, 3);
     world.append_lines(0..2);
@@ -199,7 +199,7 @@ async fn streams_are_counted() {
 }
 
 #[tokio::test]
-async fn what_retention_removed_is_named() {
+async fn an_error_names_the_offsets_that_retention_removed() {
     let world = World::new();
     world.append_lines(0..10);
     world.log.trim(P, Offset::new(4));
@@ -209,10 +209,10 @@ async fn what_retention_removed_is_named() {
     };
     assert_eq!(removed(world.scan(from(1)).await.unwrap_err()), range(1, 4));
     assert_eq!(world.scan(from(4)).await.unwrap().0, (4..10).collect::<Vec<_>>());
-    // What is kept does not depend on what the log keeps.
+    // Kept rows do not depend on retention.
     world.log.trim(P, Offset::new(8));
     assert_eq!(world.scan(from(4)).await.unwrap().0, (4..10).collect::<Vec<_>>());
-    // A hole behind it does.
+    // A gap after them does.
     world.append_lines(10..20);
     world.log.trim(P, Offset::new(15));
     assert_eq!(removed(world.scan(from(4)).await.unwrap_err()), range(4, 15));
@@ -220,7 +220,7 @@ async fn what_retention_removed_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_wanted_at_least_is_waited_for() {
+async fn a_read_waits_for_the_offset_it_must_reach() {
     let world = World::new();
     world.append_lines(0..3);
     let ask = Ask { at_least: Some(5), patience: Duration::from_secs(2), ..from(1) };
@@ -233,7 +233,7 @@ async fn what_is_wanted_at_least_is_waited_for() {
     };
     let (found, ()) = tokio::join!(world.scan(ask), later);
     assert_eq!(found.unwrap(), ((1..5).collect(), range(1, 5)));
-    // A head that is ahead of the log, as after a leader change of a broker that lags.
+    // The head is ahead of the log, as after a change to a broker that lags.
     let error = world.scan(Ask { patience: Duration::from_secs(1), ..from(9) }).await.unwrap_err();
     assert!(matches!(error, OwnerError::Deadline { wanted, .. } if wanted == Offset::new(9)), "{error}");
 }
@@ -260,7 +260,7 @@ async fn a_tail_that_is_too_large_says_so() {
         assert!(text.contains(part), "{text}");
     }
     assert!(world.kept() <= 22_000, "{}", world.kept());
-    // Once heads list more, the rest fits: what lies below makes room.
+    // Once heads list more, the rest fits, since rows below are evicted.
     assert_eq!(world.scan(from(90)).await.unwrap().0, (90..100).collect::<Vec<_>>());
     for end in 101..140 {
         world.append_lines(end - 1..end);
@@ -271,7 +271,7 @@ async fn a_tail_that_is_too_large_says_so() {
 }
 
 #[tokio::test]
-async fn the_tail_that_was_not_asked_for_makes_room() {
+async fn the_least_recently_used_tail_makes_room() {
     let world = World::with(small(20_000, 22_000));
     for partition in [P, Q] {
         for number in 0..12 {
@@ -283,7 +283,7 @@ async fn the_tail_that_was_not_asked_for_makes_room() {
         assert_eq!(world.scan(Ask { partition, ..from(0) }).await.unwrap().0, all);
         assert!(world.kept() <= 24_000, "{}", world.kept());
     }
-    // While somebody reads the one, there is no room for the other.
+    // While one tail is being read, there is no room for the other.
     let held = world.tail.slot(P).lock_owned().await;
     let text = world.scan(Ask { partition: Q, ..from(0) }).await.unwrap_err().to_string();
     assert!(text.contains("log_tail.total_bytes_max"), "{text}");
@@ -307,7 +307,7 @@ async fn readers_share_one_fetch() {
     assert_eq!(world.fetched(), (0..50).map(payload).sum::<u64>(), "each record was fetched once");
 }
 
-/// Runs futures at one time, begun in their order.
+/// Runs futures concurrently, polled in their order.
 async fn futures<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     let mut pending: Vec<_> = all.map(|f| (Box::pin(f), None)).collect();
     std::future::poll_fn(move |cx| {
@@ -330,14 +330,14 @@ async fn futures<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_that_is_given_up_leaves_what_it_read() {
+async fn an_abandoned_read_keeps_what_it_fetched() {
     let world = World::with(small(1 << 20, 1 << 20));
     for number in 0..40 {
         world.append(P, record_of("acme", [number], &"x".repeat(1_000)));
     }
     world.log.inject(|faults| faults.fetch_delay = Duration::from_millis(100));
     let outcome = tokio::time::timeout(Duration::from_millis(450), world.scan(from(0))).await;
-    assert!(outcome.is_err(), "it takes much longer");
+    assert!(outcome.is_err(), "the read takes longer");
     let some = world.fetched();
     assert!(some > 0);
     let error = world.scan(Ask { patience: Duration::from_millis(250), ..from(0) }).await.unwrap_err();
@@ -348,7 +348,7 @@ async fn a_read_that_is_given_up_leaves_what_it_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_asks_for_is_let_go() {
+async fn idle_tails_are_evicted() {
     let config = LogTailConfig::default();
     let world = World::with(config.clone());
     world.append_lines(0..10);
@@ -361,7 +361,7 @@ async fn what_nobody_asks_for_is_let_go() {
         sleep(config.idle_max.get() / 2).await;
         world.scan(from(0)).await.unwrap();
     }
-    assert!(0 < world.kept() && world.kept() < both, "only the one that is read stays");
+    assert!(0 < world.kept() && world.kept() < both, "only the tail that is read stays");
     sleep(config.idle_max.get() * 2).await;
     assert_eq!(world.kept(), 0);
     assert!(world.tail.slots.lock().is_empty() && world.tail.sweeper.lock().is_none());
@@ -369,10 +369,10 @@ async fn what_nobody_asks_for_is_let_go() {
     assert!(world.tail.sweeper.lock().is_some());
 }
 
-/// Whatever is appended, read and given up in between, an answer is what a segment of all records gives: what an owner
-/// has in memory.
+/// Whatever is appended, read and abandoned in between, an answer equals a scan of a segment with all records, which is
+/// what an owner has in memory.
 #[tokio::test]
-async fn answers_are_those_of_memory() {
+async fn answers_equal_those_of_memory() {
     for seed in 0..60 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let config = LogTailConfig {
@@ -404,7 +404,7 @@ async fn answers_are_those_of_memory() {
                 flushed = Offset::new(rng.i64(flushed.value()..=end.value()));
             }
             if rng.u8(..4) == 0 {
-                // Somebody gives up early.
+                // A client gives up early.
                 let mut given_up = Box::pin(world.scan(from(flushed.value())));
                 let _ = std::future::poll_fn(|cx| std::task::Poll::Ready(given_up.as_mut().poll(cx).is_ready())).await;
             }

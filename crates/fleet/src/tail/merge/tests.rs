@@ -32,8 +32,8 @@ fn of_rows(offset: i64, offsets: Vec<i64>) -> TailBatch {
 
 const HOLD: Duration = Duration::from_millis(500);
 
-/// `a7`: source a sends offset 7; `a~7`: it replays offset 7; `a=7`: it says that it was at 7 before; `a!`: it is gone;
-/// `+300`: so many milliseconds pass.
+/// `a7`: source a sends offset 7. `a~7`: it replays offset 7. `a=7`: it reports that 7 was consumed before. `a!`: it is
+/// gone. `+300`: 300 milliseconds pass.
 fn check(script: &str, expected: &str) {
     let mut merge = Merge::new(HOLD);
     let (mut out, mut now) = (MergeOutput::default(), Instant::now());
@@ -63,40 +63,40 @@ fn each_row_once() {
     check("a1 a2 a2 a5", "1 2 2 5");
     check("a1 b1 a2 b2 b3 a3", "1 2 3");
     check("a1 b2 b3 a2 a3", "1 2 3");
-    // The other one takes over when the first is gone, or silent.
+    // The other source takes over when the first one is gone or silent.
     check("a1 b2 b3 a2 a! +499", "1 2");
     check("a1 b2 b3 a2 a! +500", "1 2 3");
     check("a1 b2 +499", "1");
     check("a1 b2 b3 +500 a2 b4 a4", "1 2 3 4");
     check("a1 a! b2 +499", "1");
     check("a1 a! b2 b3 +500 b4", "1 2 3 4");
-    // The one that is further behind misses nothing.
+    // Taking over from a source that lags loses no row.
     check("a1 c3 a! b2 b3 +500 b4 c4", "1 2 3 4");
     check("a1 c3 b2 b3 +500 b4", "1 2 3 4");
     check("a1 a2 b1 a! b3 b3 +500", "1 2 3 3");
     check("a1 a2 b3 a! a3 +500", "1 2 3");
-    // Of the same source offsets may not fall.
+    // Offsets of one source may not fall.
     check("a5 a4 a6", "5 6");
 }
 
 #[test]
-fn what_came_while_nobody_listened_is_replayed() {
-    // The next owner, or the same one again, has what the first did not send.
+fn rows_between_two_openings_are_replayed() {
+    // The next owner, or the same one after a restart, has the rows that the first one did not send.
     check("a1 a2 a! b~1 b~2 b~3 b~3 b=3 b4 +500 b5", "1 2 3 3 4 5");
     check("a1 a! b~2 b=2 +500 c~2 c3 b! +500", "1 2 3");
     check("a=4 a! b~3 b~4 b~5 b=5 b6 +500", "5 6");
-    // The first one is there, and only late.
+    // The first source is only late.
     check("a1 b~1 b~2 b~3 b=3 b4 a2 a3 a4 +500", "1 2 3 4");
-    // The partition comes back to who had it before, in the same opening.
+    // The partition returns to its first owner, in the same opening.
     check("a1 b~1 b=1 b2 a! +500 a~3 a=3 a4 b! +500", "1 2 3 4");
     check("a1 a~2 a=2 a3", "1 2 3");
-    // Nothing says what was there when the tail began.
+    // The consumed offset at the start of the tail is unknown.
     check("b~1 b~2 b=2 b3", "3");
     check("a=-1 a0 b=5 a1", "0 1");
 }
 
 #[test]
-fn what_waits_is_bounded() {
+fn waiting_batches_are_bounded() {
     let mut merge = Merge::new(HOLD);
     let (mut out, now) = (MergeOutput::default(), Instant::now());
     merge.take(1, batch(0), now, &mut out);
@@ -108,8 +108,8 @@ fn what_waits_is_bounded() {
 }
 
 proptest! {
-    /// A chain of owners. Each serves from before the end of the one before, or from behind it and replays what lies between
-    /// and some more; their rows come in any order that keeps each one's own.
+    /// A chain of owners. Each one starts to serve before the previous one ends, or later and then replays the rows between
+    /// and some more. Rows of one owner keep their order; otherwise they come in any order.
     #[test]
     fn nothing_is_lost_or_doubled_when_owners_change(
         lengths in proptest::collection::vec((1i64..8, -4i64..4), 1..5),
@@ -126,7 +126,7 @@ proptest! {
         }
         let mut merge = Merge::new(HOLD);
         let (mut out, now) = (MergeOutput::default(), Instant::now());
-        // The first owner's first row is there before the second owner serves.
+        // The first owner's first row comes before the second owner serves.
         merge.take(0, queues[0].pop_front().unwrap().unwrap(), now, &mut out);
         for pick in picks {
             let source = pick % queues.len();

@@ -76,7 +76,7 @@ impl QueuedRecord {
     }
 }
 
-/// What the queues of all partitions share.
+/// The part that the queues of all partitions share.
 struct Sender {
     config: KafkaConfig,
     context: Context,

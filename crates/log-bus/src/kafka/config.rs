@@ -264,6 +264,16 @@ impl KafkaConfig {
         client
     }
 
+    /// The settings that all clients in a consumer group share. Millrace commits offsets itself.
+    fn consumer(&self, role: &str, group: &str, offset_reset: &str) -> ClientConfig {
+        let mut client = self.client(role);
+        client.set("group.id", group);
+        client.set("enable.auto.commit", "false");
+        client.set("enable.auto.offset.store", "false");
+        client.set("auto.offset.reset", offset_reset);
+        client
+    }
+
     fn with_properties(&self, mut client: ClientConfig) -> ClientConfig {
         for (name, value) in &self.properties {
             client.set(name, value);
@@ -296,13 +306,9 @@ impl KafkaConfig {
 
     /// The settings of clients that read records and make requests about partitions and offsets.
     pub(super) fn reader(&self) -> ClientConfig {
-        let mut client = self.client("reader");
+        let mut client = self.consumer("reader", &self.group, "error");
         let fetch = self.fetch_bytes_max.bytes();
         let at_once = (fetch / 2).max(64 << 10);
-        client.set("group.id", &self.group);
-        client.set("enable.auto.commit", "false");
-        client.set("enable.auto.offset.store", "false");
-        client.set("auto.offset.reset", "error");
         client.set("enable.partition.eof", "true");
         client.set("isolation.level", "read_uncommitted");
         client.set("fetch.min.bytes", "1");
@@ -326,11 +332,7 @@ impl KafkaConfig {
 
     /// The settings of the client that is a member of the group and reads nothing.
     pub(super) fn member(&self) -> ClientConfig {
-        let mut client = self.client("member");
-        client.set("group.id", &self.group);
-        client.set("enable.auto.commit", "false");
-        client.set("enable.auto.offset.store", "false");
-        client.set("auto.offset.reset", "latest");
+        let mut client = self.consumer("member", &self.group, "latest");
         client.set("queued.max.messages.kbytes", "64");
         // Statistics are the client's sign of life, so there must be several per session.
         let statistics = (self.session_timeout.get().as_millis() / 4).clamp(100, 5000);
@@ -377,11 +379,7 @@ impl KafkaConfig {
 
     /// The settings of the client that reads the control topic.
     pub(super) fn control_reader(&self) -> ClientConfig {
-        let mut client = self.client("control-reader");
-        client.set("group.id", format!("{}-control", self.group));
-        client.set("enable.auto.commit", "false");
-        client.set("enable.auto.offset.store", "false");
-        client.set("auto.offset.reset", "earliest");
+        let mut client = self.consumer("control-reader", &format!("{}-control", self.group), "earliest");
         client.set("fetch.wait.max.ms", "100");
         client.set("fetch.error.backoff.ms", "100");
         client.set("queued.max.messages.kbytes", "4096");

@@ -1,4 +1,4 @@
-//! What the writer's thread and the readers of a log share.
+//! The state that the writer's thread and the readers of a log share.
 
 use std::sync::Arc;
 

@@ -180,7 +180,7 @@ impl S3Store {
     }
 }
 
-/// Bytes of an object, and what the answer says of all of it.
+/// A fetched part of an object, with the version and length of the whole object.
 struct FetchedPart {
     bytes: Bytes,
     version: Version,

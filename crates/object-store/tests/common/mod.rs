@@ -57,7 +57,7 @@ pub(crate) fn config_of(server: &S3Server) -> S3Config {
 }
 
 pub(crate) async fn connect(config: &S3Config) -> S3Store {
-    S3Store::connect(config, None).await.expect("the settings can work")
+    S3Store::connect(config, None).await.expect("the settings are valid")
 }
 
 pub(crate) fn key(text: &str) -> ObjectKey {
@@ -73,7 +73,7 @@ pub(crate) fn reason<T: fmt::Debug>(answer: Result<T, StoreError>) -> String {
 }
 
 pub(crate) fn problem<T: fmt::Debug>(answer: Result<T, S3Error>) -> String {
-    answer.expect_err("settings that cannot work").to_string()
+    answer.expect_err("the settings are invalid").to_string()
 }
 
 /// A request that the server received.

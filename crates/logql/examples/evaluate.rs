@@ -30,7 +30,7 @@ fn batches() -> Vec<Batch> {
         Batch {
             labels: Labels::from_pairs([("a", "b"), ("s", &format!("{stream}"))]),
             timestamps: (0..ROWS).map(|row| row * 3_600_000_000_000 / ROWS + stream).collect(),
-            lines: ByteColumn::new(offsets, data.into()),
+            lines: ByteColumn::new(offsets, data.into()).into(),
             metadata: Vec::new(),
             offsets: Vec::new(),
         }

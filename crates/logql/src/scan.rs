@@ -309,7 +309,7 @@ impl Scan {
         let batch = Batch {
             labels: labels.clone(),
             timestamps: vec![time.start.nanos()],
-            lines: ByteColumn::default(),
+            lines: Lines::Absent,
             metadata: Vec::new(),
             offsets: Vec::new(),
         };

@@ -13,10 +13,7 @@ impl Expr {
     }
 }
 
-fn for_each_of_metric<'a>(
-    expr: &'a MetricExpr,
-    visit: &mut impl FnMut(&'a LogExpr, Option<&'a RangeAggregation>),
-) {
+fn for_each_of_metric<'a>(expr: &'a MetricExpr, visit: &mut impl FnMut(&'a LogExpr, Option<&'a RangeAggregation>)) {
     match expr {
         MetricExpr::Range(range) => visit(&range.log, Some(range)),
         MetricExpr::Vector(vector) => for_each_of_metric(&vector.inner, visit),

@@ -79,7 +79,7 @@ fn batch(labels: &Labels, rows: &[(i64, usize)]) -> Batch {
     Batch {
         labels: labels.clone(),
         timestamps: rows.iter().map(|(second, _)| second * 1_000_000_000).collect(),
-        lines: ByteColumn::new(offsets, data.into()),
+        lines: ByteColumn::new(offsets, data.into()).into(),
         metadata: Vec::new(),
         offsets: Vec::new(),
     }

@@ -50,7 +50,7 @@ fn batch(rows: &[(i64, f64)]) -> Batch {
     Batch {
         labels: Labels::from_pairs([("a", "b")]),
         timestamps: rows.iter().map(|(second, _)| second * 1_000_000_000).collect(),
-        lines: ByteColumn::new(offsets, data.into()),
+        lines: ByteColumn::new(offsets, data.into()).into(),
         metadata: Vec::new(),
         offsets: Vec::new(),
     }

@@ -22,6 +22,20 @@ impl Needs {
     pub fn everything() -> Self {
         Self { lines: LineNeed::Content, metadata: MetadataNeed::All, offsets: true, text: Arc::default() }
     }
+
+    /// What two scans need together: a batch that has this serves both.
+    ///
+    /// Conditions on the text stay only if both scans have the same ones: a line that one of them does not want may be
+    /// wanted by the other.
+    #[must_use]
+    pub fn union(self, other: &Self) -> Self {
+        Self {
+            lines: self.lines.max(other.lines),
+            metadata: self.metadata.union(&other.metadata),
+            offsets: self.offsets || other.offsets,
+            text: if self.text == other.text { self.text } else { Arc::default() },
+        }
+    }
 }
 
 /// A condition on the stored line, for indexes and templates that can tell which lines fail it.
@@ -85,16 +99,6 @@ impl ByteClass {
     /// Whether every byte is in the set.
     pub fn is_full(&self) -> bool {
         self.0 == [u64::MAX; 4]
-    }
-
-    /// What two scans need together: a batch that has this serves both.
-    #[must_use]
-    pub fn union(self, other: &Self) -> Self {
-        Self {
-            lines: self.lines.max(other.lines),
-            metadata: self.metadata.union(&other.metadata),
-            offsets: self.offsets || other.offsets,
-        }
     }
 }
 

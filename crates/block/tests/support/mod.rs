@@ -195,7 +195,12 @@ pub(crate) fn any_columns() -> impl Strategy<Value = Needs> {
     let lines = prop_oneof![Just(LineNeed::None), Just(LineNeed::Lengths), Just(LineNeed::Content)];
     let names = proptest::sample::subsequence(KEYS.map(str::to_owned).to_vec(), 0..=KEYS.len());
     let metadata = prop_oneof![Just(MetadataNeed::None), Just(MetadataNeed::All), names.prop_map(MetadataNeed::Names)];
-    (lines, metadata, any::<bool>()).prop_map(|(lines, metadata, offsets)| Needs { lines, metadata, offsets, ..Needs::default() })
+    (lines, metadata, any::<bool>()).prop_map(|(lines, metadata, offsets)| Needs {
+        lines,
+        metadata,
+        offsets,
+        ..Needs::default()
+    })
 }
 
 pub(crate) fn any_time() -> impl Strategy<Value = TimeRange> {

@@ -1,0 +1,3 @@
+//! Cargo unifies features of build dependencies only for packages with a build script.
+
+fn main() {}

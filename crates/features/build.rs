@@ -1,3 +1,3 @@
-//! Only there because build dependencies count for packages with a build script.
+//! Cargo unifies features of build dependencies only for packages with a build script.
 
 fn main() {}

@@ -1,4 +1,5 @@
 //! `blocks ls|inspect|verify`: looks into the object store directly, with or without a running server.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints its answer")]
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -6,10 +7,10 @@ use anyhow::{Context as _, bail, ensure};
 use block::{Inspection, Provenance, TenantSummary};
 use bytes::Bytes;
 use catalogue::{BlockEntry, Head, Heads};
-use model::TimestampNs;
 use object_store::{ObjectKey, ObjectStore};
+use settings::Settings;
 
-use crate::{cli::BlocksCommand, parts, settings::Settings};
+use crate::{backends, cli::BlocksCommand, times::shown};
 
 pub(crate) async fn run(command: &BlocksCommand, settings: &Settings) -> anyhow::Result<()> {
     let folder = settings.store_folder();
@@ -19,7 +20,7 @@ pub(crate) async fn run(command: &BlocksCommand, settings: &Settings) -> anyhow:
         "there is no object store in {}: name its folder with --data-dir, or a bucket in a file with --config",
         folder.display()
     );
-    let store = parts::connect_store(settings, None).await?;
+    let store = backends::connect_store(settings, None).await?;
     match command {
         BlocksCommand::Ls => list(&store).await,
         BlocksCommand::Inspect { block } => {
@@ -107,11 +108,6 @@ fn print_inspection(found: &Inspection) {
     for (part, bytes) in found.parts() {
         println!("{part:<28} {bytes:>12} bytes");
     }
-}
-
-/// A time for people.
-pub(crate) fn shown(time: TimestampNs) -> String {
-    jiff::Timestamp::from_nanosecond(i128::from(time.nanos())).map_or_else(|_| time.to_string(), |t| t.to_string())
 }
 
 async fn verify_all(store: &Arc<dyn ObjectStore>) -> anyhow::Result<()> {

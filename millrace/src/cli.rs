@@ -1,8 +1,14 @@
-//! The command line: what can be said, and what it means for the configuration.
+//! The command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+use settings::Flags;
+
+use crate::{
+    replay::ReplayArgs,
+    roles::{ROLES, Role},
+};
 
 /// A log store whose write-ahead log is the log itself: push with any Loki or OTLP agent, ask in LogQL.
 ///
@@ -16,43 +22,18 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
-    pub(crate) server: ServerArgs,
+    pub(crate) flags: Flags,
+    /// Print the settings in force as YAML, and end
+    #[arg(long, global = true, help_heading = "Server settings")]
+    pub(crate) print_config: bool,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 }
 
-/// Settings that are given often, as flags. They may stand before or behind a command.
-#[derive(Args, Clone, Debug, Default)]
-pub(crate) struct ServerArgs {
-    /// Read settings from this YAML file (Loki's key names where Loki has the same setting)
-    #[arg(long, global = true, value_name = "FILE", env = "MILLRACE_CONFIG", help_heading = "Server settings")]
-    pub(crate) config: Option<PathBuf>,
-    /// Keep the local log in DIR/log and the objects in DIR/store [default: ./millrace-data]
-    #[arg(long, global = true, value_name = "DIR", env = "MILLRACE_DATA_DIR", help_heading = "Server settings")]
-    pub(crate) data_dir: Option<PathBuf>,
-    /// Listen here for HTTP, and for OTLP over gRPC [default: 127.0.0.1:3100]
-    #[arg(long, global = true, value_name = "HOST:PORT", env = "MILLRACE_HTTP", help_heading = "Server settings")]
-    pub(crate) http: Option<SocketAddr>,
-    /// Take the tenant from the X-Scope-OrgID header and refuse requests without it
-    #[arg(long, global = true, env = "MILLRACE_AUTH_ENABLED", num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Server settings")]
-    pub(crate) auth_enabled: Option<bool>,
-    /// Print the settings in force as YAML, and end
-    #[arg(long, global = true, help_heading = "Server settings")]
-    pub(crate) print_config: bool,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start everything in one process (the default)
-    All,
-    /// Take pushes and append them to the log; nothing else
-    Gateway,
-    /// Read the log, keep recent entries in memory, cut and store blocks
-    Consumer,
-    /// Turn everything that the log holds into blocks, then end
-    Builder,
-    /// Answer queries from memory and blocks; take no pushes
-    QueryService,
+    #[command(flatten)]
+    Role(RoleCommand),
     /// Send log files, or standard input, to a server
     Push(PushArgs),
     /// Ask a LogQL query
@@ -66,11 +47,47 @@ pub(crate) enum Command {
     /// Look into the blocks of the object store
     Blocks(BlocksArgs),
     /// Read a window of the log again: compare it with the blocks, make blocks anew, or send it on
-    Replay(crate::replay::ReplayArgs),
+    Replay(ReplayArgs),
     /// Work with configuration files
     Config(ConfigArgs),
     /// Check log, store, clock, disk and ports, and say what to do
     Doctor,
+}
+
+/// The command of a role. There is one for each of [`ROLES`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RoleCommand(pub(crate) &'static Role);
+
+impl RoleCommand {
+    fn named(name: &str) -> Option<Self> {
+        ROLES.into_iter().find(|role| role.name == name).map(Self)
+    }
+}
+
+impl FromArgMatches for RoleCommand {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let role = matches.subcommand_name().and_then(Self::named);
+        role.ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingSubcommand))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Subcommand for RoleCommand {
+    fn augment_subcommands(command: clap::Command) -> clap::Command {
+        command.subcommands(ROLES.map(|role| clap::Command::new(role.name).about(role.help)))
+    }
+
+    fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        Self::named(name).is_some()
+    }
 }
 
 /// Which server a client command talks to.
@@ -220,4 +237,22 @@ pub(crate) enum ConfigCommand {
         /// The file
         file: Option<PathBuf>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_role_is_a_command() {
+        Cli::command().debug_assert();
+        for role in ROLES {
+            let cli = Cli::try_parse_from(["millrace", role.name, "--http", "127.0.0.1:1"]).expect("a command");
+            assert!(matches!(cli.command, Some(Command::Role(RoleCommand(parsed))) if parsed.name == role.name));
+            assert!(cli.flags.http.is_some(), "flags may follow a role");
+        }
+        assert!(Cli::try_parse_from(["millrace", "nobody"]).is_err());
+    }
 }

@@ -1,4 +1,5 @@
 //! `doctor`: looks at what a server needs, and says what to do about what is wrong.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints its answer")]
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -8,8 +9,9 @@ use std::{
 
 use log_bus::{FetchLimits, KafkaLog, LocalLog, LogBus as _, LogError};
 use model::{Clock as _, Offset, SystemClock, TimestampNs};
+use settings::Settings;
 
-use crate::{blocks::shown, parts, settings::Settings};
+use crate::{backends, times::shown};
 
 /// Less free disk than this is a warning.
 const DISK_FREE_MIN: u64 = 2 << 30;
@@ -163,7 +165,7 @@ async fn check_store(settings: &Settings) -> Finding {
         true => (format!("bucket {}", settings.store.s3.bucket), "use a store with If-Match and If-None-Match on puts"),
         false => (folder.display().to_string(), "use a local file system"),
     };
-    let store = match parts::connect_store(settings, None).await {
+    let store = match backends::connect_store(settings, None).await {
         Ok(store) => store,
         Err(error) => return Finding::Bad(format!("{name}: {error:#}")),
     };

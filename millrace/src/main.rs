@@ -1,176 +1,139 @@
-//! The `millrace` binary: every role, all-in-one, and the command-line tool.
+//! The `millrace` binary: every server role, and the command-line tool.
+//!
+//! ```text
+//! main ─ cli ─┬─ roles ─ process ─ components (log, store, clock, …) ─ parts (gateway, consumer, …)
+//!             ├─ client           push, query, tail, labels, series: over HTTP, like any agent
+//!             ├─ blocks, replay   read the store and the log directly
+//!             └─ doctor           checks what a server needs
+//! ```
+//!
+//! Settings are in `crates/settings`. Services know nothing of roles or of each other; [`parts`] connects them.
+//!
+//! # To add a role
+//!
+//! 1. `roles/NAME.rs`: the role as a value, with its name, its help and its parts.
+//! 2. `roles.rs`: the module, and its line in `ROLES`. The command line follows from it.
+//!
+//! # To add a background task
+//!
+//! In a service that exists: `parts/SERVICE.rs`, one `with_task(name, phase, …)`. The task gets a token that is cancelled
+//! in its phase of the shutdown; if it ends before, the process stops, with its error if it has one.
+//!
+//! As a part of its own:
+//!
+//! 1. `parts/NAME.rs`: makes it of the process's components and returns a `Part` with routes and tasks.
+//! 2. `parts.rs`: its `PartKind`, and a line in `make`.
+//! 3. `roles/*.rs`: the part in each role that runs it.
+//! 4. If it has settings: a `Config` in its crate, a field in `crates/settings/src/lib.rs`, and a line in
+//!    `docs/millrace.yaml`.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own what they start"))]
+
+mod backends;
 mod blocks;
 mod cli;
 mod client;
 mod clock;
-mod cluster;
+mod components;
 mod doctor;
 mod log_metrics;
+mod membership;
 mod parts;
+mod process;
 mod replay;
-mod server;
-mod settings;
+mod roles;
+mod times;
+mod watchdog;
 
-use std::{
-    os::unix::process::CommandExt as _,
-    process::{self, ExitCode},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{io, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
+use settings::{Flags, Settings};
+use tokio::runtime::Runtime;
 
 use crate::{
-    cli::{Cli, Command, ConfigCommand},
-    server::Role,
-    settings::Settings,
+    cli::{Cli, Command, ConfigCommand, RoleCommand},
+    parts::PartKind,
+    roles::{ROLES, Role},
 };
 
-/// Pushes allocate and free megabytes on many threads; the system's allocator keeps too much of it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(cli: Cli) -> anyhow::Result<()> {
-    let settings = || Settings::load(&cli.server);
-    if cli.server.print_config {
-        print!("{}", settings()?.to_yaml()?);
-        return Ok(());
-    }
-    let role = match &cli.command {
-        None | Some(Command::All) => Role::All,
-        Some(Command::Gateway) => Role::Gateway,
-        Some(Command::Consumer) => Role::Consumer,
-        Some(Command::Builder) => Role::Builder,
-        Some(Command::QueryService) => Role::QueryService,
-        Some(Command::Push(args)) => return client::push::run(args),
-        Some(Command::Query(args)) => return client::query::run(args),
-        Some(Command::Tail(args)) => return runtime()?.block_on(client::tail::run(args)),
-        Some(Command::Labels(args)) => return client::labels(args),
-        Some(Command::Series(args)) => return client::series(args),
-        Some(Command::Blocks(args)) => return runtime()?.block_on(blocks::run(&args.command, &settings()?)),
-        Some(Command::Config(args)) => return check_config(&cli, &args.command),
-        Some(Command::Doctor) => return runtime()?.block_on(doctor::run(&settings()?)),
-        Some(Command::Replay(args)) => process::exit(replay::main(args, &cli.server)),
-    };
-    let settings = settings()?;
-    // Others hold little: a gateway spent a sixth of its CPU on pages that it gave back and asked for again.
-    if role.consumes(&settings) {
-        give_memory_back_at_once();
-    }
-    let runtime = runtime()?;
-    end_when_stuck(&runtime, BEAT);
-    let ended = runtime.block_on(server::run(role, settings));
-    // What did not end within the grace period, a client that hangs say, does not keep the process.
-    runtime.shutdown_timeout(EXIT_MAX);
-    ended
-}
-
-/// Ends the process when none of its worker threads has done anything for long: all of them wait for something that never comes.
-/// What is not stored is read again by whoever starts next; a process that hangs would hold on to its place.
-fn end_when_stuck(runtime: &tokio::runtime::Runtime, beat: Duration) {
-    let beats = Arc::new(AtomicU64::new(0));
-    let beating = beats.clone();
-    runtime.spawn(async move {
-        loop {
-            beating.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(beat).await;
-        }
-    });
-    thread::spawn(move || {
-        let (mut last, mut stuck) = (0, 0);
-        // Looks are counted, so that time in which the whole process was paused does not count.
-        while stuck < STUCK_BEATS {
-            thread::sleep(beat);
-            let now = beats.load(Ordering::Relaxed);
-            stuck = if now == last { stuck + 1 } else { 0 };
-            last = now;
-        }
-        eprintln!(
-            "error: no work was done for {:?}: every thread waits; ending, to be started again",
-            beat * STUCK_BEATS
-        );
-        process::exit(1);
-    });
-}
-
-const BEAT: Duration = Duration::from_secs(1);
-
-/// So many beats may be missing.
-const STUCK_BEATS: u32 = 30;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 /// How long threads may take to end after the work did.
 const EXIT_MAX: Duration = Duration::from_secs(2);
 
-/// What the allocator calls the time that it keeps freed memory before it gives it back.
-const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
+/// The exit code of `replay` for an error; 1 is for differences.
+const REPLAY_FAILED: u8 = 2;
 
-/// Starts this program again in the same process with an allocator that gives freed memory back at once. It reads its
-/// options from the environment before `main`, so there is no other way to set them without unsafe code. Measured with
-/// `loadtest bench`, medians of three: peak memory while ingesting 522 to 471 MB, CPU 6.8 to 7.5 s per raw GB. Returns when the option is set, or nothing can be done.
-fn give_memory_back_at_once() {
-    if std::env::var_os(PURGE_DELAY).is_some() {
-        return;
-    }
-    let mut arguments = std::env::args_os();
-    let mut again = process::Command::new("/proc/self/exe");
-    again.arg0(arguments.next().unwrap_or_else(|| "millrace".into())).args(arguments).env(PURGE_DELAY, "0");
-    // It only returns on failure, and then this process is as good, but larger.
-    let _ = again.exec();
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let failed = match &cli.command {
+        Some(Command::Replay(_)) => ExitCode::from(REPLAY_FAILED),
+        _ => ExitCode::FAILURE,
+    };
+    run(&cli).unwrap_or_else(|error| {
+        print_error(&error);
+        failed
+    })
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+#[expect(clippy::print_stderr, reason = "the error of a command is for a person")]
+fn print_error(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let settings = || Settings::load(&cli.flags);
+    if cli.print_config {
+        io::Write::write_all(&mut io::stdout(), settings()?.to_yaml()?.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match &cli.command {
+        None => serve(ROLES[0], settings()?)?,
+        Some(Command::Role(RoleCommand(role))) => serve(role, settings()?)?,
+        Some(Command::Push(args)) => client::push::run(args)?,
+        Some(Command::Query(args)) => client::query::run(args)?,
+        Some(Command::Tail(args)) => async_runtime()?.block_on(client::tail::run(args))?,
+        Some(Command::Labels(args)) => client::labels(args)?,
+        Some(Command::Series(args)) => client::series(args)?,
+        Some(Command::Blocks(args)) => async_runtime()?.block_on(blocks::run(&args.command, &settings()?))?,
+        Some(Command::Config(args)) => check_config(&cli.flags, &args.command)?,
+        Some(Command::Doctor) => async_runtime()?.block_on(doctor::run(&settings()?))?,
+        Some(Command::Replay(args)) => {
+            let code = async_runtime()?.block_on(replay::run(args, &cli.flags, &settings()?))?;
+            return Ok(ExitCode::from(u8::try_from(code).unwrap_or(REPLAY_FAILED)));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a server until it is told to end.
+fn serve(role: &'static Role, settings: Settings) -> anyhow::Result<()> {
+    // Other parts free little at once: a gateway would only return pages and ask for them again.
+    if role.runs(PartKind::Consumer, &settings) {
+        // No other thread runs yet. Where the option cannot be set, the process works, with a higher peak of memory.
+        let _ = allocator::return_memory_immediately();
+    }
+    let runtime = async_runtime()?;
+    watchdog::end_when_stuck(&runtime, watchdog::BEAT)?;
+    let ended = runtime.block_on(process::run(role, settings));
+    // Work that did not end within the grace period must not keep the process, for example a client that hangs.
+    runtime.shutdown_timeout(EXIT_MAX);
+    ended
+}
+
+fn async_runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
-fn check_config(cli: &Cli, command: &ConfigCommand) -> anyhow::Result<()> {
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
+fn check_config(flags: &Flags, command: &ConfigCommand) -> anyhow::Result<()> {
     let ConfigCommand::Check { file } = command;
-    let mut args = cli.server.clone();
-    args.config = file.clone().or(args.config);
-    let settings = Settings::load(&args)?;
+    let mut flags = flags.clone();
+    flags.config = file.clone().or(flags.config);
+    let settings = Settings::load(&flags)?;
     let overrides = limits::Overrides::load(settings.limits_config.clone(), settings.runtime_config.files())?;
     println!("the settings are good; {} tenants have limits of their own", overrides.tenants().len());
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ROLE: &str = "MILLRACE_TEST_STUCK";
-
-    /// Runs in processes of its own, each of one worker thread.
-    #[test]
-    fn a_process_without_a_free_thread_ends() {
-        if let Ok(role) = std::env::var(ROLE) {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            end_when_stuck(&runtime, Duration::from_millis(100));
-            if role == "stuck" {
-                runtime.spawn(async { thread::sleep(Duration::from_secs(60)) });
-            }
-            return thread::sleep(Duration::from_secs(6));
-        }
-        let ended = |role: &str| {
-            let mut this = process::Command::new(std::env::current_exe().unwrap());
-            this.args(["tests::a_process_without_a_free_thread_ends", "--exact", "--nocapture"]).env(ROLE, role);
-            let output = this.output().unwrap();
-            (output.status.success(), String::from_utf8_lossy(&output.stderr).contains("no work was done for 3s"))
-        };
-        assert_eq!(ended("stuck"), (false, true));
-        assert_eq!(ended("free"), (true, false));
-    }
 }

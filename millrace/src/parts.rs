@@ -1,149 +1,60 @@
-//! The two things that everything stands on, opened once: the log and the object store.
+//! The parts of a process: each service as its routes and its background tasks.
 //!
-//! ```text
-//! kafka.brokers empty     journal of this machine      else   Apache Kafka
-//! store.s3.bucket empty   folder store/                else   S3
-//! ```
+//! [`make`] makes the parts of a role in the order in which data flows. What one part needs of another goes through
+//! [`Made`]: the consumer needs a builder, the query service asks a consumer in the same process directly.
+//!
+//! A new part is a file here, a [`PartKind`] and a line in [`make`].
+
+mod builder;
+mod consumer;
+mod flush_and_end;
+mod gateway;
+mod limits;
+mod membership;
+mod part;
+mod query_service;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::Context as _;
-use log_bus::{KafkaControl, KafkaLog, LocalLog, LogBus, LogError};
-use object_store::{FolderStore, ObjectStore, S3Store, SelfTestError, StoreError};
-use prometheus::Registry;
-use tokio::time::Instant;
+use block_builder::Builder;
+use partition_consumer::Consumer;
 
-use crate::{log_metrics::LogMetrics, settings::Settings};
+pub(crate) use part::{BackgroundTask, Part, PartKind, Phase};
 
-/// Kafka or S3 that cannot be reached when a process starts is waited for so long; everything of an installation is often
-/// started at once.
-const START_PATIENCE: Duration = Duration::from_secs(60);
-/// Between two tries.
-const START_PAUSE: Duration = Duration::from_secs(2);
+use crate::components::Components;
 
-/// The log of this process.
-pub(crate) enum Log {
-    /// The journal, which belongs to this process.
-    Local(Arc<LocalLog>),
-    /// A topic, shared with others.
-    Kafka(Arc<KafkaLog>),
+/// Services that other parts of the same process use.
+#[derive(Default)]
+struct Made {
+    builder: Option<Arc<Builder>>,
+    consumer: Option<Arc<Consumer>>,
 }
 
-impl Log {
-    /// Opens or connects to the log that the settings name.
-    pub(crate) async fn open(settings: &Settings, metrics: Option<&Registry>) -> anyhow::Result<Self> {
-        if settings.kafka.is_set() {
-            let connect = || KafkaLog::connect(settings.kafka_config(), metrics);
-            return Ok(Self::Kafka(patiently("Kafka", log_may_come, connect).await?));
-        }
-        let log = Arc::new(LocalLog::open(settings.local_log())?);
-        if let Some(registry) = metrics {
-            registry.register(Box::new(LogMetrics::new(log.clone())?))?;
-        }
-        Ok(Self::Local(log))
+/// Makes the parts of these kinds, and those that every process has.
+pub(crate) async fn make(kinds: &[PartKind], components: &Components) -> anyhow::Result<Vec<Part>> {
+    let has = |kind| kinds.contains(&kind);
+    let mut made = Made::default();
+    let mut parts = vec![limits::part(components)?];
+    parts.extend(components.control.clone().map(membership::part));
+    if has(PartKind::Builder) || has(PartKind::Consumer) {
+        made.builder = Some(builder::make(components, has(PartKind::Builder))?);
     }
-
-    pub(crate) fn bus(&self) -> Arc<dyn LogBus> {
-        match self {
-            Self::Local(log) => log.clone(),
-            Self::Kafka(log) => log.clone(),
-        }
+    if let Some(builder) = made.builder.as_ref().filter(|_| has(PartKind::Builder)) {
+        parts.push(builder::part(builder));
     }
-
-    /// Completes pending appends to the journal, or ends the background tasks of the log on Kafka.
-    pub(crate) async fn close(&self) {
-        match self {
-            Self::Local(log) => log.close().await,
-            Self::Kafka(log) => log.close().await,
-        }
+    if let Some(builder) = made.builder.as_ref().filter(|_| has(PartKind::Consumer)) {
+        let consumer = consumer::make(components, builder.clone())?;
+        parts.push(consumer::part(components, &consumer));
+        made.consumer = Some(consumer);
     }
-}
-
-/// The object store that the settings name.
-pub(crate) async fn connect_store(
-    settings: &Settings,
-    metrics: Option<&Registry>,
-) -> anyhow::Result<Arc<dyn ObjectStore>> {
-    if settings.uses_s3() {
-        return Ok(Arc::new(S3Store::connect(&settings.store.s3, metrics).await?));
+    if has(PartKind::Gateway) {
+        parts.push(gateway::part(components)?);
     }
-    Ok(Arc::new(FolderStore::open(settings.store_folder())?))
-}
-
-/// As [`connect_store`]; refuses a store that does not keep what a store must promise.
-pub(crate) async fn open_store(settings: &Settings, metrics: &Registry) -> anyhow::Result<Arc<dyn ObjectStore>> {
-    let store = connect_store(settings, Some(metrics)).await?;
-    let test = || object_store::self_test(store.as_ref());
-    patiently("the object store", store_may_come, test).await.context("the object store cannot be used")?;
-    Ok(store)
-}
-
-/// The control topic that the settings name.
-pub(crate) async fn open_control(settings: &Settings) -> anyhow::Result<Arc<KafkaControl>> {
-    let config = settings.kafka_config();
-    Ok(patiently("the control topic", log_may_come, || KafkaControl::connect(&config)).await?)
-}
-
-/// Tries again while what failed may pass by itself.
-async fn patiently<T, E: std::fmt::Display>(
-    what: &str,
-    may_pass: fn(&E) -> bool,
-    open: impl AsyncFn() -> Result<T, E>,
-) -> Result<T, E> {
-    let until = Instant::now() + START_PATIENCE;
-    loop {
-        match open().await {
-            Err(error) if may_pass(&error) && Instant::now() < until => {
-                tracing::warn!(%error, "waiting for {what}");
-                tokio::time::sleep(START_PAUSE).await;
-            }
-            outcome => return outcome,
-        }
+    if has(PartKind::QueryService) {
+        parts.push(query_service::part(components, made.consumer.clone()).await?);
     }
-}
-
-fn log_may_come(error: &LogError) -> bool {
-    matches!(error, LogError::Unavailable(_))
-}
-
-/// A put whose answer was lost may have happened; the next test has a key of its own.
-fn store_may_come(error: &SelfTestError) -> bool {
-    matches!(error, SelfTestError::Failed { error: StoreError::Unavailable { .. } | StoreError::Precondition(_), .. })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use object_store::{Effect, Fault, Faults, MemoryStore};
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn what_may_pass_is_waited_for_and_no_longer_than_said() {
-        let tries = AtomicU32::new(0);
-        let fails = |times: u32| {
-            let tries = &tries;
-            tries.store(0, Ordering::Relaxed);
-            async move || match tries.fetch_add(1, Ordering::Relaxed) {
-                n if n < times => Err(LogError::Unavailable("not yet".to_owned())),
-                n => Ok(n),
-            }
-        };
-        assert!(matches!(patiently("it", log_may_come, fails(3)).await, Ok(3)));
-        let began = Instant::now();
-        assert!(patiently("it", log_may_come, fails(u32::MAX)).await.is_err());
-        assert!((START_PATIENCE..START_PATIENCE + 2 * START_PAUSE).contains(&began.elapsed()));
-        let refused = patiently("it", log_may_come, async || Err::<(), _>(LogError::Stopped("for good".to_owned())));
-        assert!(matches!(refused.await, Err(LogError::Stopped(_))));
+    if let Some(consumer) = made.consumer.filter(|_| has(PartKind::FlushAndEnd)) {
+        parts.push(flush_and_end::part(consumer));
     }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_store_that_loses_replies_for_a_while_passes_in_the_end() {
-        let store = Faults::new(Arc::new(MemoryStore::new()), 1);
-        store.add(Fault { times: Some(3), ..Fault::always(Effect::ErrorAfter) });
-        let test = || object_store::self_test(&store);
-        patiently("the store", store_may_come, test).await.unwrap();
-    }
+    Ok(parts)
 }

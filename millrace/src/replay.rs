@@ -4,6 +4,7 @@
 //! args ─▶ job ─▶ plan ─▶ state file ─▶ block_builder::replay::run ─▶ report
 //!                  └─ --dry-run: prints it, and ends
 //! ```
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints its report and its progress")]
 
 mod args;
 mod file;
@@ -19,33 +20,24 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use block_builder::replay::{
-    By, Components, Job, Keep as _, Mode, Options, Progress, State, StateFile, Target, Tenants, Window, plan, run,
+    By, Components, Job, Keep as _, Mode, Options, Progress, State, StateFile, Target, Tenants, Window, plan,
 };
 use catalogue::Heads;
 use limits::Overrides;
 use log_bus::{KafkaConfig, KafkaLog, LocalLog, LogBus};
 use model::{Matcher, PartitionId, TenantId};
+use runtime::Tasks;
+use settings::{Flags, Settings};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use args::ReplayArgs;
 
-use crate::{cli::ServerArgs, clock, parts, settings::Settings};
+use crate::{backends, clock};
 
-/// Answers: 0 done, or the same; 1 different, or not all could be rebuilt; 2 an error; 130 stopped by a signal.
-pub(crate) fn main(args: &ReplayArgs, server: &ServerArgs) -> i32 {
-    let outcome =
-        Settings::load(server).and_then(|settings| crate::runtime()?.block_on(replay(args, server, &settings)));
-    match outcome {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            2
-        }
-    }
-}
-
-async fn replay(args: &ReplayArgs, server: &ServerArgs, settings: &Settings) -> anyhow::Result<i32> {
-    let clock = clock::system();
+/// Does what `args` say, and returns the exit code: 0 when it is done, or nothing differs; 1 for differences, or blocks
+/// that could not be rebuilt; 130 when a signal stopped it.
+pub(crate) async fn run(args: &ReplayArgs, flags: &Flags, settings: &Settings) -> anyhow::Result<i32> {
+    let clock = clock::system()?;
     let resumed = args.resume.as_deref().map(State::load).transpose()?;
     let job = match &resumed {
         Some(state) => state.job.clone(),
@@ -53,7 +45,7 @@ async fn replay(args: &ReplayArgs, server: &ServerArgs, settings: &Settings) -> 
     };
     let matchers = matchers_of(&job.selector)?;
     let log = open_log(settings).await?;
-    let store = parts::connect_store(settings, None).await?;
+    let store = backends::connect_store(settings, None).await?;
     let heads = Heads::new(store.clone(), &log.log_id().0)?;
     if args.dry_run || resumed.is_none() {
         let plans = plan(&*log, &heads, &job).await?;
@@ -73,7 +65,7 @@ async fn replay(args: &ReplayArgs, server: &ServerArgs, settings: &Settings) -> 
         let target = open_target(&state, false)?;
         keep.keep(&state).await?;
         let components = components(log, heads, store, clock, target, &keep);
-        return go(args, server, components, keep, state, matchers).await;
+        return execute(args, flags, components, keep, state, matchers).await;
     }
     let state = resumed.context("a replay is new or resumed")?;
     if state.finished {
@@ -83,7 +75,7 @@ async fn replay(args: &ReplayArgs, server: &ServerArgs, settings: &Settings) -> 
     let keep = StateFile::new(args.resume.clone().unwrap_or_default());
     let target = open_target(&state, true)?;
     let components = components(log, heads, store, clock, target, &keep);
-    go(args, server, components, keep, state, matchers).await
+    execute(args, flags, components, keep, state, matchers).await
 }
 
 fn components(
@@ -108,9 +100,9 @@ fn components(
 }
 
 /// Runs it, shows how far it is, and says at the end what was found or how to go on.
-async fn go(
+async fn execute(
     args: &ReplayArgs,
-    server: &ServerArgs,
+    flags: &Flags,
     components: Components,
     keep: StateFile,
     state: State,
@@ -124,8 +116,9 @@ async fn go(
     let stop = CancellationToken::new();
     let progress = components.progress.clone();
     let (began, done) = (Instant::now(), CancellationToken::new());
-    let watching = tokio::spawn(watch::watch(progress.clone(), done.clone()));
-    let signalled = tokio::spawn({
+    let tasks = Tasks::new("replay");
+    tasks.spawn("progress", watch::watch(progress.clone(), done.clone()));
+    tasks.spawn("signal", {
         let (stop, done) = (stop.clone(), done.clone());
         async move {
             if done.run_until_cancelled(telemetry::shutdown_signal()).await.is_some() {
@@ -134,10 +127,10 @@ async fn go(
             }
         }
     });
-    let outcome = run(components, options, state, matchers, stop).await;
+    let outcome = block_builder::replay::run(components, options, state, matchers, stop).await;
     done.cancel();
-    let _ = tokio::join!(watching, signalled);
-    let how_to_go_on = format!("to go on:  {}", resume_command(args, server, &keep));
+    tasks.finish().await;
+    let how_to_go_on = format!("to go on:  {}", resume_command(args, flags, &keep));
     let state = match outcome {
         Ok(outcome) => outcome.state,
         Err(error) => {
@@ -173,15 +166,15 @@ fn print_speed(progress: &Progress, took: Duration) {
 }
 
 /// What a person types to go on.
-fn resume_command(args: &ReplayArgs, server: &ServerArgs, keep: &StateFile) -> String {
+fn resume_command(args: &ReplayArgs, flags: &Flags, keep: &StateFile) -> String {
     let mut words = vec!["millrace".to_owned(), "replay".into(), "--resume".into(), keep.path().display().to_string()];
     let mut add = |flag: &str, value: Option<String>| {
         if let Some(value) = value {
             words.extend([flag.to_owned(), value]);
         }
     };
-    add("--config", server.config.as_ref().map(|path| path.display().to_string()));
-    add("--data-dir", server.data_dir.as_ref().map(|path| path.display().to_string()));
+    add("--config", flags.config.as_ref().map(|path| path.display().to_string()));
+    add("--data-dir", flags.data_dir.as_ref().map(|path| path.display().to_string()));
     add("--rate", args.rate.map(|rate| rate.to_string()));
     let quoted = words.into_iter().map(|word| {
         let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+=:,".contains(c));
@@ -199,8 +192,8 @@ async fn open_log(settings: &Settings) -> anyhow::Result<Arc<dyn LogBus>> {
     }
     let folder = settings.log_folder();
     ensure!(folder.is_dir(), "there is no local log in {}: name its folder with --data-dir", folder.display());
-    let log = tokio::task::spawn_blocking(move || LocalLog::open_view(folder)).await?;
-    Ok(Arc::new(log?))
+    // Nothing else runs yet that this could block.
+    Ok(Arc::new(LocalLog::open_view(folder)?))
 }
 
 fn open_target(state: &State, goes_on: bool) -> anyhow::Result<Option<Arc<dyn Target>>> {

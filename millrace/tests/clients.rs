@@ -1,5 +1,10 @@
 //! Clients nobody here wrote push unchanged: the OpenTelemetry SDK of Python (HTTP and gRPC), and Loki clients of
 //! PyPI and npm. `make test` installs them; without that these tests say so and are skipped.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests own what they start, and say what they skip"
+)]
 
 mod common;
 

@@ -1,4 +1,9 @@
 //! A log line's whole journey through the real binary: push, query, kill, flush, stop, blocks.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests own what they start, and say what they skip"
+)]
 
 mod common;
 

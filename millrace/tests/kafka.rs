@@ -1,4 +1,9 @@
 //! The real binary on a real Kafka broker and an S3 server, through the commands of an operator.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests own what they start, and say what they skip"
+)]
 
 mod common;
 

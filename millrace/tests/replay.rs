@@ -1,4 +1,9 @@
 //! `replay` as a person uses it: the real binary on the local log, beside the server and without it.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests own what they start, and say what they skip"
+)]
 
 mod common;
 

@@ -1,6 +1,7 @@
-//! Nothing but dependencies: cargo builds a dependency once for each set of features that the chosen members want of it.
-//! Members without other members below them depend on this crate, which wants all of them at once; so there is one
-//! set, and `cargo test -p` of one crate finds built what `--workspace` built. It holds tokio's `test-util`, which tests
-//! want: that costs one look at a flag for each look at the clock.
+//! Nothing but dependencies, so that test builds of single crates reuse what a test build of the workspace compiled.
+//!
+//! Cargo compiles a dependency once for each set of features that the selected packages want. Every crate of the
+//! workspace has this one as a *dev-dependency*, and this one wants all features that the workspace wants anywhere. So
+//! every test build wants the same sets. Product builds do not see it (docs/adr/0016-shared-features.md).
 
 #![forbid(unsafe_code)]

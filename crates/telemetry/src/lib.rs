@@ -9,6 +9,7 @@
 //! - [`StageCpu`]: CPU time by stage of the pipeline.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own what they start"))]
 
 mod admin;
 mod context;

@@ -1,11 +1,11 @@
-//! The wish to end, as a signal.
+//! Signals that end the process.
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Waits for SIGTERM or SIGINT. A second one ends the process at once, for those who cannot wait for draining.
+/// Waits for SIGTERM or SIGINT. A second signal ends the process immediately, without draining.
 ///
 /// # Errors
-/// When the process may not listen for signals.
+/// When the process cannot listen for signals.
 pub async fn shutdown_signal() -> std::io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let name = tokio::select! {
@@ -13,6 +13,7 @@ pub async fn shutdown_signal() -> std::io::Result<()> {
         _ = interrupt.recv() => "SIGINT",
     };
     tracing::info!(signal = name, "stopping; a second signal ends at once");
+    #[expect(clippy::disallowed_methods, reason = "it holds nothing and only ever ends the process")]
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}

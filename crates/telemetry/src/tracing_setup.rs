@@ -98,7 +98,11 @@ impl Drop for TracingGuard {
         if let Some(provider) = &self.provider
             && let Err(error) = provider.shutdown_with_timeout(Duration::from_secs(3))
         {
-            eprintln!("the last spans could not be sent: {error}");
+            // Logging may have ended.
+            #[expect(clippy::print_stderr, reason = "the exporter is gone, and this is the last thing to say")]
+            {
+                eprintln!("the last spans could not be sent: {error}");
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
 //! The client commands: what talks to a server over its public HTTP API, as any agent or dashboard would.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "commands print their answers")]
 
 pub(crate) mod push;
 pub(crate) mod query;

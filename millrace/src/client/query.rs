@@ -7,7 +7,10 @@ use model::TimestampNs;
 use serde_json::Value;
 
 use super::{Client, labels_of};
-use crate::cli::{Output, QueryArgs};
+use crate::{
+    cli::{Output, QueryArgs},
+    times::shown_to_nanos,
+};
 
 pub(crate) fn run(args: &QueryArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.client);
@@ -79,7 +82,7 @@ pub(super) fn print_streams(out: &mut impl Write, streams: &[Value], output: Out
     for (nanos, labels, line) in entries {
         match output {
             Output::Raw => writeln!(out, "{line}")?,
-            _ => writeln!(out, "{} {labels} {line}", rfc3339(TimestampNs::from_nanos(nanos)))?,
+            _ => writeln!(out, "{} {labels} {line}", shown_to_nanos(TimestampNs::from_nanos(nanos)))?,
         }
     }
     Ok(())
@@ -88,12 +91,7 @@ pub(super) fn print_streams(out: &mut impl Write, streams: &[Value], output: Out
 fn print_point(out: &mut impl Write, indent: &str, point: &Value) -> io::Result<()> {
     let millis = (point[0].as_f64().unwrap_or_default() * 1000.0).round() as i64;
     let value = point[1].as_str().unwrap_or_default();
-    writeln!(out, "{indent}{} {value}", rfc3339(TimestampNs::from_millis(millis)))
-}
-
-/// As `2026-01-02T15:04:05.123456789Z`.
-fn rfc3339(time: TimestampNs) -> String {
-    jiff::Timestamp::from_nanosecond(i128::from(time.nanos())).map_or_else(|_| time.to_string(), |t| format!("{t:.9}"))
+    writeln!(out, "{indent}{} {value}", shown_to_nanos(TimestampNs::from_millis(millis)))
 }
 
 #[cfg(test)]

@@ -59,6 +59,7 @@ impl Target for FileTarget {
         let bytes = encode(batch, self.packed).map_err(|error| refused(error.to_string()))?;
         let (file, length) = (self.file.clone(), bytes.len() as u64);
         // A failed write is not tried again: what it left is cut off when the replay goes on.
+        #[expect(clippy::disallowed_methods, reason = "blocking I/O, one write at a time")]
         let written = tokio::task::spawn_blocking(move || {
             let mut file = file.lock();
             file.write_all(&bytes)?;

@@ -34,6 +34,7 @@ impl Target for HttpTarget {
     async fn send(&self, batch: &Batch) -> Result<(), SendError> {
         let (agent, url, tenant, id) = (self.agent.clone(), self.url.clone(), self.tenant.clone(), batch.id.clone());
         let body = encode(batch);
+        #[expect(clippy::disallowed_methods, reason = "the HTTP client blocks")]
         let sent = tokio::task::spawn_blocking(move || push(&agent, &url, &tenant, &id, &body?)).await;
         sent.unwrap_or_else(|error| Err(SendError::Refused(format!("the push was lost: {error}"))))
     }

@@ -2,7 +2,7 @@
 
 use block_builder::replay::{Amount, By, Job, Mode, OldBlock, PartitionPlan, PartitionState, State, Tenants};
 
-use crate::blocks::shown;
+use crate::times::shown;
 
 /// What a replay would do.
 pub(super) fn print_plan(job: &Job, plans: &[PartitionPlan]) {

@@ -4,38 +4,24 @@
 //! evicted some of them, it answers so, and the head is read again. For the same reason the last head that was read is
 //! good enough during an outage of the store: the rows that memory still has can be read.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use catalogue::{Head, Heads};
+use catalogue::{
+    Head, Heads,
+    driver::{Freshness, HeadView},
+};
 use futures_util::future::try_join_all;
 use model::PartitionId;
 use parking_lot::RwLock;
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 
 use crate::{error::Error, metrics::Metrics};
 
 /// How long a failed read of a head is not tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-
-/// How old the heads of a plan may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Freshness {
-    /// As old as the settings allow.
-    Recent,
-    /// Read after this moment, because a plan with an older one failed.
-    Since(Instant),
-}
-
-/// The head of one partition.
-#[derive(Clone, Debug)]
-pub(crate) struct CachedHead {
-    pub(crate) head: Arc<Head>,
-    /// It is older than it should be, because the store is unavailable.
-    pub(crate) is_stale: bool,
-}
 
 /// Caches the heads of all partitions.
 pub(crate) struct HeadCache {
@@ -76,7 +62,7 @@ impl HeadCache {
 
     /// The heads of all partitions, in order: of `partitions` partitions, or of more if there were more in an earlier
     /// call. The head of a partition that was never led is empty.
-    pub(crate) async fn all(&self, partitions: usize, freshness: Freshness) -> Result<Vec<CachedHead>, Error> {
+    pub(crate) async fn all(&self, partitions: usize, freshness: Freshness) -> Result<Vec<HeadView>, Error> {
         let slots = self.slots(partitions);
         let ids = (0..).map(PartitionId::new);
         try_join_all(ids.zip(&slots).map(|(partition, slot)| self.one(partition, slot, freshness))).await
@@ -100,15 +86,15 @@ impl HeadCache {
         partition: PartitionId,
         slot: &Mutex<HeadSlot>,
         freshness: Freshness,
-    ) -> Result<CachedHead, Error> {
+    ) -> Result<HeadView, Error> {
         let mut slot = slot.lock().await;
         if let Some(LastRead { began_at, head }) = &slot.last_read {
             let is_young = match freshness {
-                Freshness::Recent => began_at.elapsed() < self.age_max,
-                Freshness::Since(moment) => *began_at >= moment,
+                Freshness::Cached => began_at.elapsed() < self.age_max,
+                Freshness::ReadAfter(moment) => *began_at >= moment,
             };
             if is_young {
-                return Ok(CachedHead { head: head.clone(), is_stale: false });
+                return Ok(HeadView { head: head.clone(), is_stale: false });
             }
         }
         let failed_recently = slot.failed.as_ref().is_some_and(|(at, _)| at.elapsed() < RETRY_PAUSE);
@@ -123,7 +109,7 @@ impl HeadCache {
                     let unled = || Arc::new(Head::unled(self.heads.log_id(), partition));
                     let head = found.map_or_else(unled, |(head, _)| head);
                     *slot = HeadSlot { last_read: Some(LastRead { began_at, head: head.clone() }), failed: None };
-                    return Ok(CachedHead { head, is_stale: false });
+                    return Ok(HeadView { head, is_stale: false });
                 }
                 Ok(Err(error)) if error.is_unavailable() => error.to_string(),
                 Ok(Err(error)) => return Err(error.into()),
@@ -137,7 +123,7 @@ impl HeadCache {
         match (&slot.last_read, &slot.failed) {
             (Some(LastRead { head, .. }), _) => {
                 self.metrics.heads_stale.inc();
-                Ok(CachedHead { head: head.clone(), is_stale: true })
+                Ok(HeadView { head: head.clone(), is_stale: true })
             }
             (None, failed) => {
                 let reason = failed.as_ref().map_or_else(String::new, |(_, reason)| reason.clone());

@@ -31,10 +31,10 @@ mod byte_limit;
 mod goal;
 
 mod heads;
-mod plan;
+mod obstacles;
 mod reader;
-mod retries;
 mod scan_times;
+mod selection;
 
 mod block_query;
 mod block_rows;

@@ -1,21 +1,24 @@
 //! The exact read: heads first, then memory from where the heads end; blocks for the rows below.
 //!
-//! Both sides meet at an offset, the head's flushed-to offset, never at a time. If memory no longer has that offset, or
-//! a block is gone, newer heads say where the rows are now. The read then plans again, a bounded number of times
-//! (`retries`). If memory cannot be read, or does not reach the offsets that the request asks for in time, the read
-//! fails. It never answers with fewer rows.
+//! Both sides meet at an offset, the head's flushed-to offset, never at a time. [`catalogue::driver`] makes the plans: which
+//! blocks are read, and from which offset on memory is. If memory no longer has that offset, or a block is gone, the driver
+//! plans again. This file carries plans out.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use block::{BlockIndex, StreamRef};
-use catalogue::{Head, Heads};
+use catalogue::{
+    Head, Heads,
+    driver::{Freshness, HeadView, Obstacle, PartitionPlan, ReadDriver, ReadPlan, Replanned, Sources},
+};
 use futures_util::future::try_join_all;
 use logql::{Partial, Query, QueryKind};
-use model::{Matcher, TenantId, TimeRange};
+use model::{Matcher, Offset, OffsetRange, PartitionId, TenantId, TimeRange};
 use object_store::ObjectStore;
 use owner::{Owner, ScanRequest, StreamStat, StreamsRequest, Where};
 use prometheus::Registry;
 use runtime::{Abandoned, Processors, Share};
+use tokio::time::Instant;
 
 use crate::{
     block_query::BlockQuery,
@@ -27,9 +30,9 @@ use crate::{
     heads::HeadCache,
     index_cache::IndexCache,
     metrics::Metrics,
-    plan::{PartitionPlan, Plan},
-    retries::{PlanAttempts, PlanFailure},
+    obstacles,
     scan_times::ScanTimes,
+    selection::BlockSelection,
     stats::ReadStats,
 };
 
@@ -84,14 +87,6 @@ pub struct StreamsRead {
     pub warnings: BTreeSet<String>,
 }
 
-/// A query, and the offsets that its answer must reach.
-struct QueryRequest<'a> {
-    query: Arc<BlockQuery>,
-    times: ScanTimes,
-    goal: &'a Goal,
-    targets: &'a Targets,
-}
-
 impl Reader {
     /// A reader. Nothing is read yet.
     ///
@@ -139,45 +134,8 @@ impl Reader {
         let _stop_work_when_dropped = abandoned.on_drop();
         let times = ScanTimes::new(query.scans().iter().map(|scan| scan.time()));
         let query = Arc::new(BlockQuery::new(tenant.clone(), query, abandoned));
-        let mut attempts = PlanAttempts::new(self.wait_max);
-        let targets = self.targets(goal, &attempts).await?;
-        let request = QueryRequest { query, times, goal, targets };
-        loop {
-            match self.try_query(&request, bytes, &mut attempts).await {
-                Ok(read) => return Ok(read),
-                Err(failure) => attempts.again(failure, &self.metrics).await?,
-            }
-        }
-    }
-
-    async fn try_query(
-        &self,
-        request: &QueryRequest<'_>,
-        bytes: &ByteLimit,
-        attempts: &mut PlanAttempts,
-    ) -> Result<QueryRead, PlanFailure> {
-        let query = &request.query;
-        let Plan { partitions, jobs, warnings } =
-            self.plan(&query.tenant, &request.times, request.targets, attempts).await?;
-        self.check_bytes(&jobs, query, bytes).await?;
-        let mut stats = ReadStats { blocks_listed: jobs.len() as u64, ..ReadStats::default() };
-        let mut partials: Vec<Partial> = query.query.scans().iter().map(|scan| scan.partial()).collect();
-        let memory = self.scan_memory(&partitions, request, attempts);
-        // A log query reads memory first: what it finds there may save all blocks.
-        let block_stats = if query.query.kind() == QueryKind::Log {
-            let (of_memory, cost) = memory.await?;
-            merge(&mut partials, of_memory);
-            stats += &cost;
-            self.blocks.scan(query, jobs, &mut partials).await?
-        } else {
-            let blocks = async { Ok(self.blocks.scan(query, jobs, &mut partials).await?) };
-            let ((of_memory, cost), block_stats) = futures_util::try_join!(memory, blocks)?;
-            merge(&mut partials, of_memory);
-            stats += &cost;
-            block_stats
-        };
-        stats += &block_stats;
-        Ok(QueryRead { partials, stats, warnings })
+        let request = QueryWork { reader: self, query, times, goal, bytes };
+        self.drive(&request, goal).await
     }
 
     /// Names the streams of a tenant that match and have rows in `time`.
@@ -191,55 +149,17 @@ impl Reader {
         time: TimeRange,
         goal: &Goal,
     ) -> Result<StreamsRead, Error> {
-        let mut attempts = PlanAttempts::new(self.wait_max);
-        let targets = self.targets(goal, &attempts).await?;
-        loop {
-            match self.try_streams(tenant, &matchers, time, (goal, targets), &mut attempts).await {
-                Ok(read) => return Ok(read),
-                Err(failure) => attempts.again(failure, &self.metrics).await?,
-            }
-        }
+        let times = ScanTimes::new([time]);
+        self.drive(&StreamsWork { reader: self, tenant, matchers, time, times, goal }, goal).await
     }
 
-    async fn try_streams(
-        &self,
-        tenant: &TenantId,
-        matchers: &Arc<[Matcher]>,
-        time: TimeRange,
-        (goal, targets): (&Goal, &Targets),
-        attempts: &mut PlanAttempts,
-    ) -> Result<StreamsRead, PlanFailure> {
-        let plan = self.plan(tenant, &ScanTimes::new([time]), targets, attempts).await?;
-        let deadline = attempts.deadline;
-        let mut stats = ReadStats { blocks_listed: plan.jobs.len() as u64, ..ReadStats::default() };
-        let in_memory = plan.partitions.iter().map(|p| {
-            let partition = p.head.partition;
-            let (tenant, from, matchers) = (tenant.clone(), p.memory_from, matchers.clone());
-            let at = Where { partition, tenant, from, at_least: p.at_least, deadline };
-            let request = StreamsRequest { at, matchers, time };
-            async move {
-                let reply = self.owner.streams(request).await.map_err(|e| PlanFailure::of_owner(partition, e))?;
-                p.check(reply.held)?;
-                Ok::<_, PlanFailure>(reply)
-            }
-        });
-        let replies = try_join_all(in_memory).await?;
-        self.note_wait(goal, attempts);
-        let mut parts: Vec<StreamStat> = replies.into_iter().flat_map(|reply| reply.streams).collect();
-        stats.partitions = plan.partitions.len() as u64;
-        let select = {
-            let (tenant, matchers) = (tenant.clone(), matchers.clone());
-            move |index: &BlockIndex| {
-                let of_index = index.streams(&tenant, &matchers, time);
-                of_index.into_iter().map(stat).collect::<Vec<StreamStat>>()
-            }
-        };
-        for of_block in self.select_in_indexes(&plan.jobs, select, &mut stats).await? {
-            stats.blocks_read += u64::from(!of_block.is_empty());
-            stats.block_streams += of_block.len() as u64;
-            parts.extend(of_block);
-        }
-        Ok(StreamsRead { parts, stats, warnings: plan.warnings })
+    /// Reads by plans of the driver, until one can be carried out.
+    async fn drive<W: PlannedWork>(&self, work: &W, goal: &Goal) -> Result<W::Answer, Error> {
+        let driver = ReadDriver::new(self.wait_max);
+        let count = || self.metrics.count_read(goal.consistency());
+        let targets = goal.targets(&*self.owner, driver.deadline(), count).await?;
+        let mut sources = PlannedSources { reader: self, targets, work, began: Instant::now() };
+        driver.run(&mut sources).await.map(|read| read.answer).map_err(obstacles::read_error)
     }
 
     /// Opens the indexes of these blocks, and runs `select` over each on processors.
@@ -270,69 +190,6 @@ impl Reader {
         Ok(selected)
     }
 
-    async fn plan(
-        &self,
-        tenant: &TenantId,
-        times: &ScanTimes,
-        targets: &Targets,
-        attempts: &mut PlanAttempts,
-    ) -> Result<Plan, PlanFailure> {
-        let mut plan = Plan::default();
-        let heads = self.heads.all(targets.partitions(), attempts.freshness).await?;
-        attempts.heads_are_stale = heads.iter().any(|cached| cached.is_stale);
-        for cached in heads {
-            let partition = cached.head.partition;
-            let (skip_to, at_least) = (attempts.skip_to.get(&partition).copied(), targets.at_least(partition));
-            plan.add(cached, skip_to, at_least, tenant, times)?;
-        }
-        for head in &self.older_heads {
-            plan.add_older(head, tenant, times);
-        }
-        Ok(plan)
-    }
-
-    /// Asks the memory of each partition once, for all scans.
-    async fn scan_memory(
-        &self,
-        partitions: &[PartitionPlan],
-        request: &QueryRequest<'_>,
-        attempts: &PlanAttempts,
-    ) -> Result<(Vec<Partial>, ReadStats), PlanFailure> {
-        let BlockQuery { query, tenant, .. } = &*request.query;
-        let deadline = attempts.deadline;
-        let asked = partitions.iter().map(|p| {
-            let partition = p.head.partition;
-            let (tenant, from) = (tenant.clone(), p.memory_from);
-            let at = Where { partition, tenant, from, at_least: p.at_least, deadline };
-            let request = ScanRequest { at, query: query.clone() };
-            async move {
-                let reply = self.owner.scan(request).await.map_err(|e| PlanFailure::of_owner(partition, e))?;
-                p.check(reply.held)?;
-                Ok::<_, PlanFailure>(reply)
-            }
-        });
-        let replies = try_join_all(asked).await?;
-        self.note_wait(request.goal, attempts);
-        let mut merged: Vec<Partial> = query.scans().iter().map(|scan| scan.partial()).collect();
-        for reply in replies {
-            if reply.partials.len() != merged.len() {
-                let text = format!("memory answered {} of {} scans", reply.partials.len(), merged.len());
-                return Err(Error::Internal(text).into());
-            }
-            merge(&mut merged, reply.partials);
-        }
-        let mut stats = ReadStats { partitions: partitions.len() as u64, ..ReadStats::default() };
-        for scanned in merged.iter().map(Partial::stats) {
-            stats.lines += scanned.lines;
-            stats.bytes += scanned.bytes;
-            stats.metadata_bytes += scanned.metadata_bytes;
-            stats.post_filter_lines += scanned.post_filter_lines;
-        }
-        stats.memory_lines = stats.lines;
-        stats.memory_bytes = stats.bytes;
-        Ok((merged, stats))
-    }
-
     /// Refuses a query that would read more than it may. Opens indexes only if all lines of the tenant together are more
     /// than that, to count only the streams that match.
     async fn check_bytes(&self, jobs: &[BlockJob], query: &Arc<BlockQuery>, limit: &ByteLimit) -> Result<(), Error> {
@@ -352,17 +209,187 @@ impl Reader {
         Ok(limit.check(of_blocks.iter().sum())?)
     }
 
-    async fn targets<'a>(&self, goal: &'a Goal, attempts: &PlanAttempts) -> Result<&'a Targets, Error> {
-        let count = || self.metrics.count_read(goal.consistency());
-        goal.targets(&*self.owner, attempts.deadline, count).await
-    }
-
     /// Notes that all owners have answered and reached the offsets they had to.
-    fn note_wait(&self, goal: &Goal, attempts: &PlanAttempts) {
+    fn note_wait(&self, goal: &Goal, began: Instant) {
         if goal.asks_for_offsets() {
-            self.metrics.strong_wait_seconds.observe(attempts.elapsed().as_secs_f64());
+            self.metrics.strong_wait_seconds.observe(began.elapsed().as_secs_f64());
         }
     }
+}
+
+/// What is read by a plan.
+trait PlannedWork: Sync {
+    type Answer: Send;
+
+    /// Carries out one plan. The read began at `began`.
+    fn carry_out(
+        &self,
+        plan: &ReadPlan,
+        began: Instant,
+    ) -> impl Future<Output = Result<Self::Answer, Obstacle<Error>>> + Send;
+}
+
+/// The sources of one read, for the driver.
+struct PlannedSources<'a, W> {
+    reader: &'a Reader,
+    targets: &'a Targets,
+    work: &'a W,
+    began: Instant,
+}
+
+impl<W: PlannedWork> Sources for PlannedSources<'_, W> {
+    type Answer = W::Answer;
+    type Error = Error;
+
+    async fn heads(&mut self, freshness: Freshness) -> Result<Vec<HeadView>, Error> {
+        self.reader.heads.all(self.targets.partitions(), freshness).await
+    }
+
+    // There is no catalogue of compacted blocks yet, so the default of `compacted_to` holds: nothing is compacted.
+
+    fn at_least(&self, partition: PartitionId) -> Option<Offset> {
+        self.targets.at_least(partition)
+    }
+
+    async fn read(&mut self, plan: &ReadPlan) -> Result<W::Answer, Obstacle<Error>> {
+        self.work.carry_out(plan, self.began).await
+    }
+
+    fn replanned(&mut self, why: Replanned) {
+        self.reader.metrics.count_plan_again(why.as_str());
+    }
+
+    fn skipped(&mut self, _: PartitionId, _: OffsetRange) {
+        self.reader.metrics.removed_ranges.inc();
+    }
+}
+
+/// A query whose scans are all run over the rows of one plan.
+struct QueryWork<'a> {
+    reader: &'a Reader,
+    query: Arc<BlockQuery>,
+    times: ScanTimes,
+    goal: &'a Goal,
+    bytes: &'a ByteLimit,
+}
+
+impl PlannedWork for QueryWork<'_> {
+    type Answer = QueryRead;
+
+    async fn carry_out(&self, plan: &ReadPlan, began: Instant) -> Result<QueryRead, Obstacle<Error>> {
+        let (reader, query) = (self.reader, &self.query);
+        let BlockSelection { jobs, warnings } =
+            BlockSelection::new(plan, &reader.older_heads, &query.tenant, &self.times);
+        reader.check_bytes(&jobs, query, self.bytes).await.map_err(obstacles::of_blocks)?;
+        let mut stats = ReadStats { blocks_listed: jobs.len() as u64, ..ReadStats::default() };
+        let mut partials: Vec<Partial> = query.query.scans().iter().map(|scan| scan.partial()).collect();
+        let memory = self.scan_memory(plan, began);
+        // A log query reads memory first: what it finds there may save all blocks.
+        let block_stats = if query.query.kind() == QueryKind::Log {
+            let (of_memory, cost) = memory.await?;
+            merge(&mut partials, of_memory);
+            stats += &cost;
+            reader.blocks.scan(query, jobs, &mut partials).await.map_err(obstacles::of_blocks)?
+        } else {
+            let blocks = async { reader.blocks.scan(query, jobs, &mut partials).await.map_err(obstacles::of_blocks) };
+            let ((of_memory, cost), block_stats) = futures_util::try_join!(memory, blocks)?;
+            merge(&mut partials, of_memory);
+            stats += &cost;
+            block_stats
+        };
+        stats += &block_stats;
+        Ok(QueryRead { partials, stats, warnings })
+    }
+}
+
+impl QueryWork<'_> {
+    /// Asks the memory of each partition once, for all scans.
+    async fn scan_memory(&self, plan: &ReadPlan, began: Instant) -> Result<(Vec<Partial>, ReadStats), Obstacle<Error>> {
+        let BlockQuery { query, tenant, .. } = &*self.query;
+        let asked = plan.partitions.iter().map(|partition| {
+            let at = place(partition, tenant, plan.deadline);
+            let request = ScanRequest { at, query: query.clone() };
+            async move {
+                let asked = self.reader.owner.scan(request).await;
+                let reply = asked.map_err(|error| obstacles::of_owner(partition.partition(), error))?;
+                partition.check(reply.held)?;
+                Ok::<_, Obstacle<Error>>(reply)
+            }
+        });
+        let replies = try_join_all(asked).await?;
+        self.reader.note_wait(self.goal, began);
+        let mut merged: Vec<Partial> = query.scans().iter().map(|scan| scan.partial()).collect();
+        for reply in replies {
+            if reply.partials.len() != merged.len() {
+                let text = format!("memory answered {} of {} scans", reply.partials.len(), merged.len());
+                return Err(Obstacle::Failed(Error::Internal(text)));
+            }
+            merge(&mut merged, reply.partials);
+        }
+        let mut stats = ReadStats { partitions: plan.partitions.len() as u64, ..ReadStats::default() };
+        for scanned in merged.iter().map(Partial::stats) {
+            stats.lines += scanned.lines;
+            stats.bytes += scanned.bytes;
+            stats.metadata_bytes += scanned.metadata_bytes;
+            stats.post_filter_lines += scanned.post_filter_lines;
+        }
+        stats.memory_lines = stats.lines;
+        stats.memory_bytes = stats.bytes;
+        Ok((merged, stats))
+    }
+}
+
+/// The names of streams, over the rows of one plan.
+struct StreamsWork<'a> {
+    reader: &'a Reader,
+    tenant: &'a TenantId,
+    matchers: Arc<[Matcher]>,
+    time: TimeRange,
+    times: ScanTimes,
+    goal: &'a Goal,
+}
+
+impl PlannedWork for StreamsWork<'_> {
+    type Answer = StreamsRead;
+
+    async fn carry_out(&self, plan: &ReadPlan, began: Instant) -> Result<StreamsRead, Obstacle<Error>> {
+        let (reader, time) = (self.reader, self.time);
+        let BlockSelection { jobs, warnings } =
+            BlockSelection::new(plan, &reader.older_heads, self.tenant, &self.times);
+        let mut stats = ReadStats { blocks_listed: jobs.len() as u64, ..ReadStats::default() };
+        let in_memory = plan.partitions.iter().map(|partition| {
+            let at = place(partition, self.tenant, plan.deadline);
+            let request = StreamsRequest { at, matchers: self.matchers.clone(), time };
+            async move {
+                let asked = reader.owner.streams(request).await;
+                let reply = asked.map_err(|error| obstacles::of_owner(partition.partition(), error))?;
+                partition.check(reply.held)?;
+                Ok::<_, Obstacle<Error>>(reply)
+            }
+        });
+        let replies = try_join_all(in_memory).await?;
+        reader.note_wait(self.goal, began);
+        let mut parts: Vec<StreamStat> = replies.into_iter().flat_map(|reply| reply.streams).collect();
+        stats.partitions = plan.partitions.len() as u64;
+        let (tenant, matchers) = (self.tenant.clone(), self.matchers.clone());
+        let select = move |index: &BlockIndex| {
+            let of_index = index.streams(&tenant, &matchers, time);
+            of_index.into_iter().map(stat).collect::<Vec<StreamStat>>()
+        };
+        let selected = reader.select_in_indexes(&jobs, select, &mut stats).await.map_err(obstacles::of_blocks)?;
+        for of_block in selected {
+            stats.blocks_read += u64::from(!of_block.is_empty());
+            stats.block_streams += of_block.len() as u64;
+            parts.extend(of_block);
+        }
+        Ok(StreamsRead { parts, stats, warnings })
+    }
+}
+
+/// Which rows memory is asked for.
+fn place(plan: &PartitionPlan, tenant: &TenantId, deadline: Instant) -> Where {
+    let (partition, from, at_least) = (plan.partition(), plan.memory_from, plan.at_least);
+    Where { partition, tenant: tenant.clone(), from, at_least, deadline }
 }
 
 fn merge(partials: &mut [Partial], others: Vec<Partial>) {

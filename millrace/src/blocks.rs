@@ -1,4 +1,4 @@
-//! `blocks ls|inspect|verify`: looks into the object store directly, with or without a running server.
+//! `blocks ls|inspect|verify`: reads the object store directly, with or without a running server.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints its answer")]
 
 use std::{fs, path::Path, sync::Arc};
@@ -38,7 +38,7 @@ pub(crate) async fn run(command: &BlocksCommand, settings: &Settings) -> anyhow:
     }
 }
 
-/// A file of this name, else the object of this key.
+/// The bytes of the file with this name, or else of the object with this key.
 async fn read(store: &Arc<dyn ObjectStore>, name: &str) -> anyhow::Result<Bytes> {
     if Path::new(name).is_file() {
         return Ok(fs::read(name).with_context(|| format!("cannot read {name}"))?.into());
@@ -47,7 +47,7 @@ async fn read(store: &Arc<dyn ObjectStore>, name: &str) -> anyhow::Result<Bytes>
     Ok(store.get(&key).await?.bytes)
 }
 
-/// The heads of every log that the store knows.
+/// The heads of every log in the store.
 async fn all_heads(store: &Arc<dyn ObjectStore>) -> anyhow::Result<Vec<Arc<Head>>> {
     let mut found = Vec::new();
     for log_id in catalogue::log_ids(store.as_ref()).await? {
@@ -69,7 +69,7 @@ async fn list(store: &Arc<dyn ObjectStore>) -> anyhow::Result<()> {
         }
         for lost in &head.lost {
             println!(
-                "{partition:<9} {:>21} lost: the log no longer had it when its owner came to read it",
+                "{partition:<9} {:>21} lost: the log had removed it before its owner read it",
                 lost.range.to_string()
             );
         }
@@ -78,7 +78,7 @@ async fn list(store: &Arc<dyn ObjectStore>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every problem of one block, in words.
+/// Every problem of one block, as text.
 fn verify_one(bytes: Bytes) -> Vec<String> {
     match block::verify(bytes) {
         Ok(report) => report.problems.iter().map(ToString::to_string).collect(),
@@ -86,17 +86,16 @@ fn verify_one(bytes: Bytes) -> Vec<String> {
     }
 }
 
-/// Every listed block, and that heads cover their offsets without gap or overlap.
 fn print_inspection(found: &Inspection) {
     let Provenance { log_id, partition, range, created } = &found.provenance;
     println!("from      log {log_id}, partition {partition}, offsets {range}, made at {}", shown(*created));
     let summary = &found.summary;
     println!(
-        "holds     {} rows, {} bytes of lines, {} streams, {} row groups, {} bytes in all",
+        "holds     {} rows, {} bytes of lines, {} streams, {} row groups, {} bytes in total",
         summary.rows, summary.line_bytes, found.streams, found.row_groups, summary.bytes
     );
     if summary.quarantined > 0 {
-        println!("          {} records that could not be decoded, kept as they came", summary.quarantined);
+        println!("          {} records that could not be decoded, kept as they were received", summary.quarantined);
     }
     for TenantSummary { tenant, rows, line_bytes, streams, time, .. } in &summary.tenants {
         println!(
@@ -110,6 +109,7 @@ fn print_inspection(found: &Inspection) {
     }
 }
 
+/// Checks every listed block, and that the blocks of each head cover its offsets without gap or overlap.
 async fn verify_all(store: &Arc<dyn ObjectStore>) -> anyhow::Result<()> {
     let (mut count, mut rows, mut problems) = (0, 0, Vec::new());
     for head in all_heads(store).await? {
@@ -137,7 +137,9 @@ fn conclude(blocks: usize, rows: u64, problems: &[String]) -> anyhow::Result<()>
     }
     println!("{blocks} blocks, {rows} rows, {} problems", problems.len());
     if !problems.is_empty() {
-        bail!("the store has problems; the ranges concerned can be read again from the log while it still holds them");
+        bail!(
+            "the store has problems; rebuild the blocks concerned with `millrace replay --rebuild` while the log still holds their ranges"
+        );
     }
     Ok(())
 }

@@ -10,13 +10,13 @@ use crate::{
     roles::{ROLES, Role},
 };
 
-/// A log store whose write-ahead log is the log itself: push with any Loki or OTLP agent, ask in LogQL.
+/// A log store whose write-ahead log is the log itself: push with any Loki or OTLP agent, query in LogQL.
 ///
 /// Without a command it starts everything in one process: no Kafka, no S3, no config file needed.
 #[derive(Debug, Parser)]
 #[command(name = "millrace", version, propagate_version = true, max_term_width = 110)]
 #[command(
-    after_help = "Settings come from, later ones winning: defaults, --config FILE, MILLRACE_… environment variables, flags.\n\
+    after_help = "Settings come from defaults, --config FILE, MILLRACE_… environment variables and flags; later ones win.\n\
     Any setting of the file can be given as a variable: MILLRACE_LIMITS_CONFIG__INGESTION_RATE_MB=20 is\n\
     limits_config.ingestion_rate_mb. `millrace --print-config` shows what is in force."
 )]
@@ -36,7 +36,7 @@ pub(crate) enum Command {
     Role(RoleCommand),
     /// Send log files, or standard input, to a server
     Push(PushArgs),
-    /// Ask a LogQL query
+    /// Run a LogQL query
     Query(QueryArgs),
     /// Follow entries as they arrive
     Tail(TailArgs),
@@ -44,13 +44,13 @@ pub(crate) enum Command {
     Labels(LabelsArgs),
     /// List streams
     Series(SeriesArgs),
-    /// Look into the blocks of the object store
+    /// List, inspect and verify the blocks in the object store
     Blocks(BlocksArgs),
-    /// Read a window of the log again: compare it with the blocks, make blocks anew, or send it on
+    /// Read a time window of the log again: compare it with the blocks, rebuild them, or send it elsewhere
     Replay(ReplayArgs),
     /// Work with configuration files
     Config(ConfigArgs),
-    /// Check log, store, clock, disk and ports, and say what to do
+    /// Check log, store, clock, disk and port, and say how to mend what is wrong
     Doctor,
 }
 
@@ -105,23 +105,23 @@ pub(crate) struct ClientArgs {
 pub(crate) struct PushArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
-    /// Label of the pushed stream; give it again for more. `filename` is added for files
+    /// Label of the pushed stream; repeat it for more labels. Files also get the label `filename`
     #[arg(long = "label", short, value_name = "NAME=VALUE")]
     pub(crate) labels: Vec<String>,
-    /// Lines of one push at the most
+    /// Maximum number of lines in one push
     #[arg(long, value_name = "LINES", default_value_t = 5000)]
     pub(crate) batch_lines: usize,
     /// Show no progress
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// Files to send; `-` or none: standard input
+    /// Files to send. Without files, or with `-`: standard input
     pub(crate) files: Vec<PathBuf>,
 }
 
-/// How answers are printed.
+/// The format of printed results.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(crate) enum Output {
-    /// Time, labels and line; numbers as a table
+    /// Time, labels and line; the values of metric queries line by line
     #[default]
     Text,
     /// Only the lines, byte for byte
@@ -134,7 +134,6 @@ pub(crate) enum Output {
 pub(crate) struct QueryArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
-    /// What is asked, in LogQL
     #[arg(help = r#"LogQL, such as '{app="web"} |= "error"' or 'sum by (app) (rate({env="prod"}[5m]))'"#)]
     pub(crate) query: String,
     /// How far back to look when --from is not given
@@ -146,22 +145,22 @@ pub(crate) struct QueryArgs {
     /// End, as --from [default: now]
     #[arg(long, value_name = "TIME")]
     pub(crate) to: Option<String>,
-    /// Entries at the most
+    /// Maximum number of entries
     #[arg(long, default_value_t = 30, value_name = "ENTRIES")]
     pub(crate) limit: u32,
     /// Oldest entries first
     #[arg(long)]
     pub(crate) forward: bool,
-    /// One value at one time (--to) instead of a range
+    /// Evaluate at one time (--to) instead of over a range
     #[arg(long)]
     pub(crate) instant: bool,
-    /// Distance of the points of a metric query
+    /// Time between two points of a metric query
     #[arg(long, value_name = "DURATION")]
     pub(crate) step: Option<String>,
-    /// How to print
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     pub(crate) output: Output,
-    /// Say afterwards what the query cost
+    /// Afterwards, print what the query cost
     #[arg(long)]
     pub(crate) stats: bool,
 }
@@ -172,10 +171,10 @@ pub(crate) struct TailArgs {
     pub(crate) client: ClientArgs,
     /// A log query
     pub(crate) query: String,
-    /// Older entries to begin with
+    /// Number of older entries to print first
     #[arg(long, default_value_t = 10, value_name = "ENTRIES")]
     pub(crate) limit: u32,
-    /// How to print
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
@@ -184,7 +183,7 @@ pub(crate) struct TailArgs {
 pub(crate) struct LabelsArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
-    /// The label whose values are listed; none: the names
+    /// List the values of this label. Without it: list the names of all labels
     pub(crate) name: Option<String>,
     /// How far back to look
     #[arg(long, default_value = "6h", value_name = "DURATION")]
@@ -195,7 +194,7 @@ pub(crate) struct LabelsArgs {
 pub(crate) struct SeriesArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
-    /// Selectors, such as '{app="web"}'; none: all streams
+    /// Selectors, such as '{app="web"}'. Without one: all streams
     pub(crate) matchers: Vec<String>,
     /// How far back to look
     #[arg(long, default_value = "6h", value_name = "DURATION")]
@@ -214,12 +213,12 @@ pub(crate) enum BlocksCommand {
     Ls,
     /// Print what a block holds: tenants, columns, sections, bytes
     Inspect {
-        /// An object's key as `ls` prints it, or a file
+        /// The key of an object, as `ls` prints it, or a file
         block: String,
     },
     /// Recompute checksums, order, counts and index of blocks
     Verify {
-        /// Keys or files; none: every listed block, and that heads and blocks agree
+        /// Keys or files. Without one: every listed block, and whether heads and blocks agree
         blocks: Vec<String>,
     },
 }

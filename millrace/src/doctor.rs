@@ -1,4 +1,4 @@
-//! `doctor`: looks at what a server needs, and says what to do about what is wrong.
+//! `doctor`: checks what a server needs, and says how to mend what is wrong.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints its answer")]
 
 use std::{
@@ -13,19 +13,19 @@ use settings::Settings;
 
 use crate::{backends, times::shown};
 
-/// Less free disk than this is a warning.
+/// Free disk space below this is a warning.
 const DISK_FREE_MIN: u64 = 2 << 30;
-/// The newest time that this release can have been built at is after this (2025-01-01).
+/// This release was built after this time (2025-01-01), so an earlier clock is wrong.
 const CLOCK_MIN: TimestampNs = TimestampNs::from_secs(1_735_689_600);
 
-/// What one check found.
+/// The outcome of one check.
 enum Finding {
     Good(String),
     Warning(String),
     Bad(String),
 }
 
-/// Prints a line for each check; an error when something must be mended first.
+/// Prints a line for each check. Fails when something must be mended before a server can start.
 pub(crate) async fn run(settings: &Settings) -> anyhow::Result<()> {
     let findings = [
         ("clock", check_clock()),
@@ -46,7 +46,7 @@ pub(crate) async fn run(settings: &Settings) -> anyhow::Result<()> {
         };
         println!("{mark}  {name:<6} {text}");
     }
-    anyhow::ensure!(bad == 0, "{bad} of the checks failed; what to do is said beside them");
+    anyhow::ensure!(bad == 0, "{bad} of the checks failed; each line says what to do");
     Ok(())
 }
 
@@ -55,13 +55,13 @@ fn check_clock() -> Finding {
     let shown = shown(now);
     if now < CLOCK_MIN {
         return Finding::Bad(format!(
-            "the clock says {shown}: set it (for example with chrony), or entries get wrong limits of age"
+            "the clock says {shown}: set it (for example with chrony), or the age limits of entries are applied wrongly"
         ));
     }
     Finding::Good(format!("says {shown}"))
 }
 
-/// The folder itself, or the nearest one above it that exists.
+/// The folder itself, or its nearest parent that exists.
 fn existing(folder: &Path) -> PathBuf {
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     absolute.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/")).to_owned()
@@ -71,18 +71,18 @@ fn check_disk(folder: &Path) -> Finding {
     let at = existing(folder);
     let free = match rustix::fs::statvfs(&at) {
         Ok(found) => found.f_bavail * found.f_frsize,
-        Err(error) => return Finding::Bad(format!("{} cannot be looked at: {error}", at.display())),
+        Err(error) => return Finding::Bad(format!("cannot read the free space of {}: {error}", at.display())),
     };
     if let Err(error) = tempfile_in(&at) {
         return Finding::Bad(format!(
-            "{} cannot be written to: {error}; choose another --data-dir, or give this user the right",
+            "cannot write to {}: {error}; choose another --data-dir, or give this user write permission",
             at.display()
         ));
     }
     let text = format!("{} MB free at {}", free >> 20, at.display());
     if free < DISK_FREE_MIN {
         return Finding::Warning(format!(
-            "{text}: less than 2 GB; pushes are refused when it is full. Make room, or lower log.retention_size"
+            "{text}: less than 2 GB; pushes are refused when the disk is full. Free some space, or lower log.retention_size"
         ));
     }
     Finding::Good(text)
@@ -100,7 +100,7 @@ async fn check_log(settings: &Settings) -> Finding {
     }
     let folder = settings.log_folder();
     if !folder.exists() {
-        return Finding::Good(format!("none yet; it will be made in {}", folder.display()));
+        return Finding::Good(format!("none yet; it will be created in {}", folder.display()));
     }
     let log = match LocalLog::open(settings.local_log()) {
         Ok(log) => log,
@@ -115,7 +115,7 @@ async fn check_log(settings: &Settings) -> Finding {
             Ok(marks) => marks.first,
             Err(error) => return Finding::Bad(error.to_string()),
         };
-        // Reading everything checks every record's checksum.
+        // Fetching checks the checksum of every record.
         loop {
             let limits = FetchLimits { bytes_max: 8 << 20, wait_max: Duration::ZERO };
             match log.fetch(partition, at, limits).await {
@@ -131,7 +131,7 @@ async fn check_log(settings: &Settings) -> Finding {
     Finding::Good(format!("{records} records in {}, all readable", folder.display()))
 }
 
-/// Connecting checks the topic. None is made here: looking changes nothing.
+/// Connecting checks the settings of the topic. A missing topic is not created here, because a check changes nothing.
 async fn check_kafka(settings: &Settings) -> Finding {
     let (topic, config) = (&settings.kafka.topic, settings.kafka_config());
     if config.create_topics {
@@ -140,7 +140,7 @@ async fn check_kafka(settings: &Settings) -> Finding {
             Ok(false) => {
                 let partitions = config.partitions;
                 return Finding::Good(format!(
-                    "topic {topic} is not there yet; the first server makes it with {partitions} partitions"
+                    "topic {topic} does not exist yet; the first server creates it with {partitions} partitions"
                 ));
             }
             Err(error) => return Finding::Bad(error.to_string()),
@@ -151,7 +151,7 @@ async fn check_kafka(settings: &Settings) -> Finding {
         Err(error) => return Finding::Bad(error.to_string()),
     };
     match log.ends().await {
-        Ok(ends) => Finding::Good(format!("topic {topic} has {} partitions; its settings are fit", ends.len())),
+        Ok(ends) => Finding::Good(format!("topic {topic} has {} partitions; its settings are good", ends.len())),
         Err(error) => Finding::Bad(format!("topic {topic}: {error}")),
     }
 }
@@ -159,7 +159,7 @@ async fn check_kafka(settings: &Settings) -> Finding {
 async fn check_store(settings: &Settings) -> Finding {
     let folder = settings.store_folder();
     if !settings.uses_s3() && !folder.exists() {
-        return Finding::Good(format!("none yet; it will be made in {}", folder.display()));
+        return Finding::Good(format!("none yet; it will be created in {}", folder.display()));
     }
     let (name, hint) = match settings.uses_s3() {
         true => (format!("bucket {}", settings.store.s3.bucket), "use a store with If-Match and If-None-Match on puts"),
@@ -170,7 +170,7 @@ async fn check_store(settings: &Settings) -> Finding {
         Err(error) => return Finding::Bad(format!("{name}: {error:#}")),
     };
     match object_store::self_test(store.as_ref()).await {
-        Ok(()) => Finding::Good(format!("{name} takes conditional puts")),
+        Ok(()) => Finding::Good(format!("{name} supports conditional puts")),
         Err(error) => Finding::Bad(format!("{name}: {error}; {hint}")),
     }
 }
@@ -179,7 +179,7 @@ fn check_port(address: SocketAddr) -> Finding {
     match TcpListener::bind(address) {
         Ok(_) => Finding::Good(format!("{address} is free")),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Finding::Warning(format!(
-            "{address} is taken: by a running server, or choose another with --http HOST:PORT"
+            "{address} is in use: if not by a running Millrace, choose another with --http HOST:PORT"
         )),
         Err(error) => {
             Finding::Bad(format!("{address}: {error}; choose an address of this machine with --http HOST:PORT"))

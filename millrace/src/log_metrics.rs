@@ -1,4 +1,4 @@
-//! Figures of the local log, read when they are asked for.
+//! Metrics of the local log, read when they are scraped.
 
 use std::sync::Arc;
 
@@ -24,16 +24,19 @@ pub(crate) struct LogMetrics {
 
 impl LogMetrics {
     pub(crate) fn new(log: Arc<LocalLog>) -> Result<Self, prometheus::Error> {
-        let cpu = Opts::new("millrace_stage_cpu_seconds_total", "CPU time spent, by stage of the pipeline.");
+        let cpu = Opts::new("millrace_stage_cpu_seconds_total", "CPU-seconds spent, by stage of the pipeline.");
         Ok(Self {
             log,
-            segments: IntGauge::new("millrace_log_segments", "Files of the journal.")?,
-            journal_bytes: IntGauge::new("millrace_log_journal_bytes", "Bytes of the journal.")?,
+            segments: IntGauge::new("millrace_log_segments", "Number of journal files.")?,
+            journal_bytes: IntGauge::new("millrace_log_journal_bytes", "Bytes of all journal files.")?,
             cache_bytes: IntGauge::new("millrace_log_cache_bytes", "Bytes of the newest records kept in memory.")?,
-            queue_bytes: IntGauge::new("millrace_log_queue_bytes", "Bytes of records on their way to the disk.")?,
-            appended_records: Counter::new("millrace_log_appended_records_total", "Records appended.")?,
-            appended_bytes: Counter::new("millrace_log_appended_bytes_total", "Bytes of records appended.")?,
-            syncs: Counter::new("millrace_log_syncs_total", "Syncs of the journal; each makes many records durable.")?,
+            queue_bytes: IntGauge::new("millrace_log_queue_bytes", "Bytes of records that wait to be written.")?,
+            appended_records: Counter::new("millrace_log_appended_records_total", "Number of appended records.")?,
+            appended_bytes: Counter::new("millrace_log_appended_bytes_total", "Bytes of appended records.")?,
+            syncs: Counter::new(
+                "millrace_log_syncs_total",
+                "Number of journal syncs; each makes many records durable.",
+            )?,
             writer_cpu: Counter::with_opts(cpu.const_label("stage", "append"))?,
         })
     }
@@ -71,7 +74,7 @@ impl Collector for LogMetrics {
             (&self.writer_cpu, stats.writer_cpu.as_secs_f64()),
         ];
         for (counter, now) in counters {
-            // The log counts; this only follows it.
+            // The log keeps the count; the counter follows it.
             counter.inc_by((now - counter.get()).max(0.0));
         }
         self.metrics().into_iter().flat_map(Collector::collect).collect()

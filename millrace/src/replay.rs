@@ -1,4 +1,4 @@
-//! `replay`: reads a window of the log again, to compare it with the blocks, to make the blocks anew, or to send it on.
+//! `replay`: reads a time window of the log again, to compare it with the blocks, to rebuild them, or to send it elsewhere.
 //!
 //! ```text
 //! args ─▶ job ─▶ plan ─▶ state file ─▶ block_builder::replay::run ─▶ report
@@ -61,7 +61,7 @@ pub(crate) async fn run(args: &ReplayArgs, flags: &Flags, settings: &Settings) -
             keep.path().display()
         );
         let state = State::new(&id, heads.log_id(), job, &plans);
-        // Opened before the state is written: what cannot be begun leaves nothing behind.
+        // The target opens before the state is written, so that a replay that cannot start leaves no file.
         let target = open_target(&state, false)?;
         keep.keep(&state).await?;
         let components = components(log, heads, store, clock, target, &keep);
@@ -69,7 +69,7 @@ pub(crate) async fn run(args: &ReplayArgs, flags: &Flags, settings: &Settings) -
     }
     let state = resumed.context("a replay is new or resumed")?;
     if state.finished {
-        eprintln!("this replay had come to its end already");
+        eprintln!("this replay has already finished");
         return Ok(report::print(&state));
     }
     let keep = StateFile::new(args.resume.clone().unwrap_or_default());
@@ -99,7 +99,7 @@ fn components(
     }
 }
 
-/// Runs it, shows how far it is, and says at the end what was found or how to go on.
+/// Runs the replay with a display of its progress. Then prints the result, or the command that resumes it.
 async fn execute(
     args: &ReplayArgs,
     flags: &Flags,
@@ -122,7 +122,7 @@ async fn execute(
         let (stop, done) = (stop.clone(), done.clone());
         async move {
             if done.run_until_cancelled(telemetry::shutdown_signal()).await.is_some() {
-                eprintln!("stopping after the step that is under way …");
+                eprintln!("stopping after the current step …");
                 stop.cancel();
             }
         }
@@ -145,7 +145,7 @@ async fn execute(
         return Ok(130);
     }
     if args.state.is_none() && args.resume.is_none() {
-        // Nobody asked for it; it was for the case that does not matter any more.
+        // The user did not name this file, and a finished replay does not need it.
         let _ = std::fs::remove_file(keep.path());
     }
     Ok(code)
@@ -165,7 +165,7 @@ fn print_speed(progress: &Progress, took: Duration) {
     }
 }
 
-/// What a person types to go on.
+/// The command that resumes this replay.
 fn resume_command(args: &ReplayArgs, flags: &Flags, keep: &StateFile) -> String {
     let mut words = vec!["millrace".to_owned(), "replay".into(), "--resume".into(), keep.path().display().to_string()];
     let mut add = |flag: &str, value: Option<String>| {
@@ -183,10 +183,10 @@ fn resume_command(args: &ReplayArgs, flags: &Flags, keep: &StateFile) -> String 
     quoted.collect::<Vec<_>>().join(" ")
 }
 
-/// The log, to be read only. The local one is read beside the server that uses it: no lock is taken.
+/// The log, opened for reading only. The local log is not locked, so a server may use it at the same time.
 async fn open_log(settings: &Settings) -> anyhow::Result<Arc<dyn LogBus>> {
     if settings.kafka.is_set() {
-        // A topic that is not there has nothing to read; it is no reason to make one.
+        // A missing topic is an error here: an empty new one would hold nothing to read.
         let config = KafkaConfig { create_topics: false, ..settings.kafka_config() };
         return Ok(KafkaLog::connect(config, None).await?);
     }
@@ -208,7 +208,7 @@ fn default_state_file(id: &str) -> PathBuf {
     PathBuf::from(format!("millrace-replay-{id}.json"))
 }
 
-/// Names a replay: when it began, and who began it.
+/// The name of a new replay: its start time and the id of its process.
 fn fresh_id(nanos: i64) -> String {
     format!("{:x}-{:x}", nanos / 1_000_000, std::process::id())
 }
@@ -243,7 +243,7 @@ fn tenants_of(args: &ReplayArgs) -> anyhow::Result<Tenants> {
     if args.all_tenants {
         return Ok(Tenants::All);
     }
-    ensure!(!args.tenant.is_empty(), "say whose entries: --tenant NAME, or --all-tenants");
+    ensure!(!args.tenant.is_empty(), "name the tenants: --tenant NAME, or --all-tenants");
     let names = args.tenant.iter().map(|name| TenantId::new(name).with_context(|| format!("--tenant {name}")));
     Ok(Tenants::These(names.collect::<anyhow::Result<_>>()?))
 }
@@ -267,7 +267,7 @@ fn mode_of(args: &ReplayArgs, tenants: &Tenants) -> anyhow::Result<Mode> {
     Ok(Mode::Send { target: target.clone(), as_tenant })
 }
 
-/// How old and how far in the future entries may have been, over all these tenants.
+/// The maximum age of entries and how far they may be in the future, over all these tenants. No age: any is accepted.
 fn age_limits(tenants: &Tenants, settings: &Settings) -> anyhow::Result<(Option<Duration>, Duration)> {
     let overrides = Overrides::load(settings.limits_config.clone(), settings.runtime_config.files())?;
     let limits: Vec<_> = match tenants {

@@ -91,7 +91,11 @@ fn lines(server: &Server, tenant: &str) -> Vec<String> {
 fn an_installation_is_looked_at_filled_verified_rebuilt_and_sent_on() {
     let world = World::start();
     // Looking makes nothing.
-    world.check(&["doctor"], 0, &["topic journey is not there yet", "3 partitions", "bucket logs takes conditional"]);
+    world.check(
+        &["doctor"],
+        0,
+        &["topic journey does not exist yet", "3 partitions", "bucket logs supports conditional"],
+    );
     let verify = ["replay", "--verify", "--tenant", "one", "--from", "1h"];
     world.check(&verify, 2, &["topic journey", "the topic does not exist"]);
     assert!(!world.has_topic());

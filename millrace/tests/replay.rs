@@ -278,7 +278,7 @@ fn a_replay_that_was_stopped_goes_on_and_repeats_nothing() {
     let text = String::from_utf8(succeeded(millrace().args(words).output().expect("runs"))).expect("text");
     assert!(text.contains("30000 entries") && text.contains("all acknowledged"), "{text}");
     assert_eq!(count(&other, "copy", r#"{app="web"}"#), 30_000);
-    check(&data, &["--resume", &state.display().to_string()], 0, &["had come to its end already"]);
+    check(&data, &["--resume", &state.display().to_string()], 0, &["has already finished"]);
     assert_eq!(count(&other, "copy", r#"{app="web"}"#), 30_000);
 }
 

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::{LogLevel, Readiness};
 
-/// What the endpoints show.
+/// Where the endpoints get their content from.
 #[derive(Clone)]
 pub struct AdminState {
     /// For `/metrics`.
@@ -21,18 +21,18 @@ pub struct AdminState {
     pub readiness: Readiness,
     /// For `/config`.
     pub config: ConfigPages,
-    /// For `/log_level`; none when the process does not own its logging (tests).
+    /// For `/log_level`. `None` when something else set up logging, as in tests.
     pub log_level: Option<LogLevel>,
 }
 
 /// The settings as YAML.
 #[derive(Clone, Debug, Default)]
 pub struct ConfigPages {
-    /// What is in force.
+    /// The settings in force.
     pub current: String,
     /// The defaults.
     pub defaults: String,
-    /// What differs from the defaults.
+    /// The settings that differ from the defaults.
     pub diff: String,
 }
 
@@ -100,7 +100,7 @@ async fn log_level(State(state): State<AdminState>) -> Response {
     level_answer(StatusCode::OK, "success", format!("Current log level is {level}"))
 }
 
-/// The level comes in the URL, or as a form.
+/// The level is a parameter of the URL, or of a form.
 async fn set_log_level(State(state): State<AdminState>, Query(query): Query<LevelQuery>, body: String) -> Response {
     let from_form = body.split('&').find_map(|pair| pair.strip_prefix("log_level=")).unwrap_or_default();
     let level = if query.log_level.is_empty() { from_form } else { &query.log_level };

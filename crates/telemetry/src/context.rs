@@ -30,7 +30,7 @@ impl Injector for Outgoing<'_> {
     }
 }
 
-/// The caller's context, to be a span's parent; an empty one when the headers hold none.
+/// The caller's trace context, which becomes the parent of a span. Empty when the headers hold none.
 pub fn parent_context(headers: &HeaderMap) -> Context {
     TraceContextPropagator::new().extract(&Incoming(headers))
 }

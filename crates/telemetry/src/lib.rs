@@ -1,5 +1,4 @@
-//! What every role needs around its work: metrics, structured logs and traces, admin endpoints, serving HTTP, and
-//! an orderly end.
+//! What every role needs around its work: metrics, logs, traces, admin endpoints, an HTTP server and shutdown.
 //!
 //! - [`init_tracing`]: logs on standard error (for people or as JSON), spans to an OTLP endpoint when one is set;
 //! - [`observe_requests`]: the request metrics of Loki's dashboards, a span for each request with the caller's W3C trace
@@ -31,13 +30,13 @@ pub use tracing_setup::{LogFormat, LogLevel, TelemetryError, TracingConfig, Trac
 
 use prometheus::{GaugeVec, Opts, Registry, process_collector::ProcessCollector};
 
-/// Registers what belongs to the process as a whole: `loki_build_info` and `process_*`.
+/// Registers the metrics of the process as a whole: `loki_build_info` and `process_*`.
 ///
 /// # Errors
 /// When they are registered already.
 pub fn register_process_metrics(registry: &Registry, version: &str) -> Result<(), prometheus::Error> {
     let labels = ["version", "revision", "branch", "goversion", "goos", "goarch", "tags"];
-    let build = GaugeVec::new(Opts::new("loki_build_info", "The version that runs; always 1."), &labels)?;
+    let build = GaugeVec::new(Opts::new("loki_build_info", "Version of this process, as labels; always 1."), &labels)?;
     build
         .with_label_values(&[
             version,

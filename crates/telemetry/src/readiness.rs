@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, sync::Mutex, sync::MutexGuard};
 
-/// Where a service is in its life.
+/// The life-cycle state of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceState {
-    /// Not yet serving; the text says what it waits for.
+    /// Not serving yet. The text says what it waits for.
     Starting(String),
     /// Serving.
     Running,
@@ -27,7 +27,7 @@ impl fmt::Display for ServiceState {
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<Mutex<BTreeMap<String, ServiceState>>>);
 
-/// How one service tells its state.
+/// Sets the state of one service.
 #[derive(Clone, Debug)]
 pub struct ServiceHandle {
     name: String,
@@ -35,19 +35,19 @@ pub struct ServiceHandle {
 }
 
 impl Readiness {
-    /// Adds a service, which is starting.
+    /// Adds a service in the state `Starting`.
     pub fn service(&self, name: &str) -> ServiceHandle {
         let handle = ServiceHandle { name: name.to_owned(), all: self.clone() };
         handle.set(ServiceState::Starting("not started yet".into()));
         handle
     }
 
-    /// Says that the whole process is stopping.
+    /// Puts all services into the state `Stopping`.
     pub fn stop(&self) {
         self.lock().values_mut().for_each(|state| *state = ServiceState::Stopping);
     }
 
-    /// `Ok` when every service is running, else the text that `/ready` answers.
+    /// `Ok` when every service is running, or else the answer of `/ready`.
     pub fn check(&self) -> Result<(), String> {
         let states = self.lock();
         if states.values().any(|s| *s == ServiceState::Stopping) {
@@ -77,7 +77,7 @@ impl Readiness {
 }
 
 impl ServiceHandle {
-    /// Tells a new state.
+    /// Sets a new state.
     pub fn set(&self, state: ServiceState) {
         self.all.lock().insert(self.name.clone(), state);
     }

@@ -1,4 +1,4 @@
-//! A layer around all routes: metrics under Loki's names, a span, and panics answered.
+//! A layer around all routes: metrics under Loki's names, a span for each request, and an answer when a handler panics.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -42,7 +42,7 @@ pub struct RequestMetrics {
 }
 
 impl RequestMetrics {
-    /// Registers them.
+    /// Registers the metrics.
     ///
     /// # Errors
     /// When they are registered already.
@@ -54,12 +54,13 @@ impl RequestMetrics {
         };
         let route = ["method", "route"];
         let all = ["method", "route", "status_code", "ws"];
-        let seconds = histogram("loki_request_duration_seconds", "Time spent serving requests.", &SECONDS, &all)?;
-        let request_bytes = histogram("loki_request_message_bytes", "Size of request bodies.", &BYTES, &route)?;
-        let response_bytes = histogram("loki_response_message_bytes", "Size of answers.", &BYTES, &route)?;
-        let inflight = IntGaugeVec::new(Opts::new("loki_inflight_requests", "Requests being served."), &route)?;
+        let seconds = histogram("loki_request_duration_seconds", "Seconds spent serving requests.", &SECONDS, &all)?;
+        let request_bytes = histogram("loki_request_message_bytes", "Bytes of request bodies.", &BYTES, &route)?;
+        let response_bytes = histogram("loki_response_message_bytes", "Bytes of response bodies.", &BYTES, &route)?;
+        let inflight =
+            IntGaugeVec::new(Opts::new("loki_inflight_requests", "Number of requests being served."), &route)?;
         registry.register(Box::new(inflight.clone()))?;
-        let panics = IntCounter::new("loki_panic_total", "Requests that ended in a panic.")?;
+        let panics = IntCounter::new("loki_panic_total", "Number of requests whose handler panicked.")?;
         registry.register(Box::new(panics.clone()))?;
         Ok(Self { seconds, request_bytes, response_bytes, inflight, panics })
     }
@@ -77,7 +78,7 @@ async fn observe(State(metrics): State<RequestMetrics>, request: Request, next: 
     let is_websocket =
         request.headers().get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let span = tracing::debug_span!("request", %method, %route, status = tracing::field::Empty);
-    // Fails only when no exporter is set up; then there is nothing to join.
+    // Fails only without an exporter, and then no trace needs a parent.
     let _ = span.set_parent(parent_context(request.headers()));
     let labels = [method.as_str(), route.as_str()];
     if let Some(bytes) = request.body().size_hint().exact() {
@@ -98,7 +99,7 @@ async fn observe(State(metrics): State<RequestMetrics>, request: Request, next: 
     count_body(response, finish)
 }
 
-/// What is recorded when an answer's last byte was sent, or its client went away.
+/// Recorded when the last byte of a response was sent, or its client has disconnected.
 struct Finish {
     metrics: RequestMetrics,
     method: String,
@@ -107,7 +108,7 @@ struct Finish {
     status: StatusCode,
     began: Instant,
     bytes: u64,
-    #[expect(dead_code, reason = "held until the answer is complete")]
+    #[expect(dead_code, reason = "held until the response is complete")]
     inflight: InFlight,
 }
 
@@ -129,13 +130,13 @@ impl Drop for Finish {
 }
 
 fn count_body(response: Response, mut finish: Finish) -> Response {
-    // The answer to an upgrade has no body, and the connection is no longer ours.
+    // A response without a body, such as that to an upgrade, is complete now.
     if response.body().is_end_stream() {
         return response;
     }
     let (parts, body) = response.into_parts();
     let body = body.map_frame(move |frame| {
-        // A method call, so that the closure holds all of it, and drops it with the body.
+        // A method call makes the closure capture all of `finish`, so that it is dropped with the body.
         finish.add(frame.data_ref().map_or(0, |data| data.len()));
         frame
     });
@@ -157,7 +158,7 @@ impl Drop for InFlight {
     }
 }
 
-/// A route's name in metrics: the template without braces, `/` as `_`. gRPC methods keep their full path.
+/// The label of a route: its template without braces, with `_` for `/`. gRPC methods keep their full path.
 fn route_name(template: &str) -> String {
     let is_grpc = template.trim_start_matches('/').split('/').next().is_some_and(|service| service.contains('.'));
     if is_grpc {

@@ -1,4 +1,4 @@
-//! Serves a router over HTTP/1 and HTTP/2 (without TLS) until shutdown, then lets requests finish.
+//! Serves a router over HTTP/1 and HTTP/2 without TLS.
 
 use std::{io, time::Duration};
 
@@ -14,12 +14,12 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-/// Bounds of serving.
+/// Time limits of the HTTP server.
 #[derive(Clone, Copy, Debug)]
 pub struct ServeConfig {
-    /// How long a client may take for a request's head.
+    /// How long a client may take to send the head of a request.
     pub header_timeout: Duration,
-    /// How long requests may go on after shutdown was asked for.
+    /// How long running requests may take after shutdown began.
     pub grace: Duration,
 }
 
@@ -37,7 +37,7 @@ pub enum ServeError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// Serves until `shutdown`, then stops to listen and waits for running requests, as long as the grace allows.
+/// Serves until `shutdown` is cancelled, then stops listening and waits for running requests within the grace period.
 ///
 /// # Errors
 /// When a listener of the same registry is served already.
@@ -48,7 +48,7 @@ pub async fn serve(
     config: ServeConfig,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let opts = Opts::new("loki_tcp_connections", "Connections that are open.").const_label("protocol", "http");
+    let opts = Opts::new("loki_tcp_connections", "Number of open connections.").const_label("protocol", "http");
     let connections = IntGauge::with_opts(opts)?;
     registry.register(Box::new(connections.clone()))?;
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -64,7 +64,7 @@ pub async fn serve(
                 continue;
             }
         };
-        // Answers are small and each is waited for.
+        // Responses are small, and a client waits for each.
         let _ = stream.set_nodelay(true);
         let router = router.clone();
         let service = hyper::service::service_fn(move |request: Request<Incoming>| router.clone().oneshot(request));
@@ -73,7 +73,7 @@ pub async fn serve(
         let (open, cut_off) = (Open::enter(&connections), cut_off.clone());
         tasks.spawn(async move {
             let _open = open;
-            // A client that breaks off is not our failure.
+            // A client that disconnects is not our failure.
             if let Some(Err(error)) = cut_off.run_until_cancelled(connection).await {
                 tracing::debug!(%error, "a connection broke");
             }
@@ -89,7 +89,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// Counts a connection for as long as it lives, also when its task panics.
+/// Counts a connection while it is open, even if its task panics.
 struct Open(IntGauge);
 
 impl Open {
@@ -105,7 +105,7 @@ impl Drop for Open {
     }
 }
 
-/// Running out of file descriptors must not become a busy loop.
+/// Pauses after errors that would repeat at once, such as running out of file descriptors.
 async fn pause_after(error: &io::Error) {
     let of_client =
         [io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionReset, io::ErrorKind::ConnectionRefused];
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_outlives_the_grace_is_cut_off() {
+    async fn requests_beyond_the_grace_period_are_cut_off() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/never", listener.local_addr().expect("bound"));
         let started = std::sync::Arc::new(tokio::sync::Notify::new());

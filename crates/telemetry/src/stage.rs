@@ -1,14 +1,14 @@
-//! CPU time by stage: what of the ingest budget each part of the pipeline uses.
+//! CPU time by stage of the pipeline.
 
 use prometheus::{Counter, Opts, Registry};
 use rustix::time::{ClockId, clock_gettime};
 
-/// CPU-seconds of one stage, as `millrace_stage_cpu_seconds_total{stage="…"}`. Clones count together.
+/// The CPU-seconds of one stage, in `millrace_stage_cpu_seconds_total{stage="…"}`. Clones share one counter.
 #[derive(Clone, Debug)]
 pub struct StageCpu(Counter);
 
-/// Counts the CPU time of this thread from its making to its drop. It must be dropped on the thread that made it, so
-/// it wraps code without `await`s.
+/// Adds the CPU time of the current thread until it is dropped. It must be dropped on the thread that started it, so it
+/// cannot live across an `await`.
 #[derive(Debug)]
 pub struct StageTimer<'a> {
     counter: &'a Counter,
@@ -23,13 +23,13 @@ impl StageCpu {
     /// # Errors
     /// When a stage of this name is registered already.
     pub fn register(registry: &Registry, stage: &str) -> Result<Self, prometheus::Error> {
-        let opts = Opts::new("millrace_stage_cpu_seconds_total", "CPU time spent, by stage of the pipeline.");
+        let opts = Opts::new("millrace_stage_cpu_seconds_total", "CPU-seconds spent, by stage of the pipeline.");
         let counter = Counter::with_opts(opts.const_label("stage", stage))?;
         registry.register(Box::new(counter.clone()))?;
         Ok(Self(counter))
     }
 
-    /// Begins to count for this thread.
+    /// Starts to measure the current thread.
     pub fn start(&self) -> StageTimer<'_> {
         StageTimer { counter: &self.0, began: thread_cpu_seconds(), _thread: std::marker::PhantomData }
     }

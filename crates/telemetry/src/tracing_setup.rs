@@ -1,4 +1,4 @@
-//! Logs and spans: where they go, and how much of them.
+//! Sets up logs and spans.
 
 use std::{backtrace::BacktraceStatus, io::IsTerminal as _, time::Duration};
 
@@ -43,18 +43,18 @@ pub struct TracingConfig {
 /// Why telemetry could not be set up.
 #[derive(Debug, Error)]
 pub enum TelemetryError {
-    /// The level is none.
+    /// The log level is unknown.
     #[error("log level {0:?} is none of error, warn, info, debug, trace (or directives such as info,hyper=warn)")]
     Level(String),
-    /// The exporter of spans cannot be made.
+    /// The exporter of spans cannot be created.
     #[error("spans cannot be exported to {endpoint}: {reason}")]
     Export {
-        /// Where to.
+        /// The receiver.
         endpoint: String,
-        /// Why.
+        /// The exporter's error.
         reason: String,
     },
-    /// Somebody has set up tracing before.
+    /// Tracing is set up already.
     #[error("tracing is set up already")]
     Twice,
 }
@@ -72,14 +72,14 @@ impl LogLevel {
     /// Sets a new level.
     ///
     /// # Errors
-    /// When `level` is none.
+    /// When `level` is unknown.
     pub fn set(&self, level: &str) -> Result<(), TelemetryError> {
         let filter = filter(level)?;
         self.0.reload(filter).map_err(|_| TelemetryError::Level(level.to_owned()))
     }
 }
 
-/// Keeps the exporter alive; sends what waits when dropped.
+/// Keeps the exporter alive. Dropping it sends the spans that still wait.
 #[derive(Debug)]
 pub struct TracingGuard {
     level: LogLevel,
@@ -110,7 +110,7 @@ impl Drop for TracingGuard {
 fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
     let bad = || TelemetryError::Level(level.to_owned());
     let words = ["error", "warn", "info", "debug", "trace"];
-    // A bare word that is no level would be taken for the name of a target.
+    // The parser takes a bare word that is no level for the name of a target.
     let plausible = level.contains(['=', ',']) || words.contains(&level.to_ascii_lowercase().as_str());
     if !plausible {
         return Err(bad());
@@ -118,10 +118,10 @@ fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::builder().parse(level).map_err(|_| bad())
 }
 
-/// Sends logs of the process to standard error and, if configured, spans to an OTLP receiver. Once a process.
+/// Sends the logs of the process to standard error and, if configured, its spans to an OTLP receiver. Call it once.
 ///
 /// # Errors
-/// When the level is none, the exporter cannot be made, or tracing is set up already.
+/// When the level is unknown, the exporter cannot be created, or tracing is set up already.
 pub fn init_tracing(config: &TracingConfig) -> Result<TracingGuard, TelemetryError> {
     let provider = config.otlp_endpoint.as_deref().map(span_exporter).transpose()?;
     let (subscriber, level) = subscriber(config, provider.as_ref())?;
@@ -130,8 +130,8 @@ pub fn init_tracing(config: &TracingConfig) -> Result<TracingGuard, TelemetryErr
     Ok(TracingGuard { level, provider })
 }
 
-/// What takes logs and spans, and the handle on the logs' level. The level says what is logged, not which spans are
-/// exported: traces of a process that logs at `info` are whole.
+/// The subscriber, and the handle that changes the log level. The level does not apply to exported spans, so traces are
+/// complete whatever is logged.
 fn subscriber(
     config: &TracingConfig,
     provider: Option<&SdkTracerProvider>,
@@ -156,7 +156,7 @@ fn is_exported(metadata: &tracing::Metadata<'_>) -> bool {
     *metadata.level() <= if is_ours { tracing::Level::DEBUG } else { tracing::Level::INFO }
 }
 
-/// Logs panics like any other error, with their place, so that no line on standard error is out of format.
+/// Logs panics like other errors, with their location, so that every line on standard error has the configured format.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no text");
@@ -167,7 +167,7 @@ fn log_panics() {
     }));
 }
 
-/// Sends spans in batches, from a thread of its own.
+/// An exporter that sends spans in batches from its own thread.
 fn span_exporter(endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
@@ -180,7 +180,7 @@ fn span_exporter(endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
-/// The HTTP client of the command line, for the exporter's own thread, which may block.
+/// A blocking HTTP client. The exporter calls it on its own thread.
 #[derive(Debug)]
 struct BlockingClient(ureq::Agent);
 
@@ -216,7 +216,7 @@ mod tests {
         assert!(filter("loud").is_err() && filter("").is_err());
     }
 
-    /// A caller's trace goes on in what a handler calls, whatever level is logged.
+    /// Outgoing requests of a handler continue the caller's trace, whatever the log level.
     #[tokio::test]
     async fn a_trace_passes_through() {
         use axum::{Router, body::Body, routing::get};
@@ -248,7 +248,7 @@ mod tests {
         assert!(level.set("loud").is_err());
     }
 
-    /// Reads one HTTP request and answers 200; its path and body.
+    /// Reads one HTTP request and answers 200. Returns the request line and the body.
     fn receive(listener: &TcpListener) -> (String, Vec<u8>) {
         let (mut stream, _) = listener.accept().expect("a request");
         let mut seen = Vec::new();
@@ -275,7 +275,7 @@ mod tests {
         let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
         let receiver = std::thread::spawn(move || receive(&listener));
         let provider = span_exporter(&endpoint).expect("an exporter");
-        // Logs at `error` only: that must not take spans away.
+        // Spans must be exported although only errors are logged.
         let config = TracingConfig { level: "error".into(), ..TracingConfig::default() };
         let (subscriber, _) = subscriber(&config, Some(&provider)).expect("a level");
         tracing::subscriber::with_default(subscriber, || {

@@ -1,4 +1,4 @@
-//! The client commands: what talks to a server over its public HTTP API, as any agent or dashboard would.
+//! The client commands. They use a server's public HTTP API, like any agent or dashboard.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "commands print their answers")]
 
 pub(crate) mod push;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::cli::ClientArgs;
 
-/// A server's address and the tenant to speak as.
+/// A server's address, and the tenant of all requests.
 pub(crate) struct Client {
     agent: ureq::Agent,
     base: String,
@@ -31,7 +31,8 @@ impl Client {
         Self { agent: config.build().into(), base, tenant: args.tenant.clone() }
     }
 
-    /// Asks `path` with these parameters; the JSON of a 2xx answer, else an error with the server's own text.
+    /// Gets `path` with these parameters. Returns the JSON of a 2xx response; other responses become errors with the
+    /// server's text.
     pub(crate) fn get(&self, path: &str, parameters: &[(&str, String)]) -> anyhow::Result<Value> {
         let mut request = self.agent.get(format!("{}{path}", self.base));
         for (name, value) in parameters {
@@ -41,11 +42,16 @@ impl Client {
             request = request.header("X-Scope-OrgID", tenant);
         }
         let mut response = request.call().with_context(|| self.unreachable())?;
-        let body = response.body_mut().with_config().limit(u64::MAX).read_to_vec().context("the answer broke off")?;
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(u64::MAX)
+            .read_to_vec()
+            .context("the connection broke before the end of the answer")?;
         if !response.status().is_success() {
             bail!("the server answered {}: {}", response.status(), String::from_utf8_lossy(&body).trim());
         }
-        serde_json::from_slice(&body).context("the answer is no JSON: is this a Millrace (or Loki) server?")
+        serde_json::from_slice(&body).context("the answer is not JSON: is this a Millrace (or Loki) server?")
     }
 
     fn unreachable(&self) -> String {
@@ -86,7 +92,7 @@ pub(crate) fn series(args: &crate::cli::SeriesArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Encodes one part of a path or query.
+/// Percent-encodes one segment of a path or query.
 pub(crate) fn percent_encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,4 +1,4 @@
-//! `push`: sends lines of files or standard input, as snappy-compressed protobuf like Promtail does.
+//! `push`: sends the lines of files or standard input as snappy-compressed protobuf, like Promtail.
 
 use std::{
     fs::File,
@@ -14,13 +14,13 @@ use model::{Clock, Labels, SystemClock, TimestampNs};
 use super::Client;
 use crate::cli::PushArgs;
 
-/// A push is sent when its lines reach this many bytes, even if it has fewer lines than asked for.
+/// A push is sent when it reaches this size, even if it has fewer lines than --batch-lines.
 const BATCH_BYTES_MAX: usize = 2 << 20;
-/// How often a push is tried when the server is busy or cannot be reached.
+/// Number of attempts for a push when the server is busy or unreachable.
 const ATTEMPTS_MAX: u32 = 8;
 
-/// Sends everything, in order. A line's time is the time it is read; times of one stream strictly rise, so that a
-/// query in forward direction gives the lines back in the order of the file.
+/// Sends all lines in order. The timestamp of a line is the time at which it was read. Timestamps strictly increase, so
+/// that a forward query returns the lines in the order of the file.
 pub(crate) fn run(args: &PushArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.client);
     let labels = parse_label_flags(&args.labels)?;
@@ -67,7 +67,7 @@ fn parse_label_flags(flags: &[String]) -> anyhow::Result<Vec<(String, String)>> 
         .iter()
         .map(|flag| match flag.split_once('=') {
             Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-            _ => bail!("--label wants NAME=VALUE, such as --label app=web; found {flag:?}"),
+            _ => bail!("--label takes NAME=VALUE, such as --label app=web, not {flag:?}"),
         })
         .collect()
 }
@@ -156,8 +156,8 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
 }
 
 impl Client {
-    /// Sends one push until the server took it. Busy servers and broken connections are tried again; a refusal is
-    /// an error with the server's text.
+    /// Sends one push. Retries when the server is busy or the connection breaks; any other refusal is an error with the
+    /// server's text.
     fn push(&self, body: &[u8]) -> anyhow::Result<()> {
         let mut wait = Duration::from_millis(100);
         for attempt in 1..=ATTEMPTS_MAX {

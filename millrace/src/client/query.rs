@@ -1,4 +1,4 @@
-//! `query`: asks LogQL and prints the answer.
+//! `query`: runs a LogQL query and prints the result.
 
 use std::io::{self, Write};
 
@@ -63,12 +63,12 @@ fn print_answer(out: &mut impl Write, data: &Value, args: &QueryArgs) -> anyhow:
             }
         }
         Some("scalar") => print_point(out, "", result)?,
-        other => bail!("the server answered a result of type {other:?}, which this client does not know"),
+        other => bail!("the server returned a result of type {other:?}, which this client cannot print"),
     }
     Ok(())
 }
 
-/// All entries of all streams in the order of time asked for.
+/// Prints the entries of all streams in order of time: `forward` prints the oldest first.
 pub(super) fn print_streams(out: &mut impl Write, streams: &[Value], output: Output, forward: bool) -> io::Result<()> {
     let mut entries = Vec::new();
     for stream in streams {

@@ -9,16 +9,16 @@ use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 use super::{percent_encode, query::print_streams};
 use crate::cli::{Output, TailArgs};
 
-/// Prints entries until the server or the user ends it.
+/// Prints entries until the server closes the connection or the user stops the command.
 pub(crate) async fn run(args: &TailArgs) -> anyhow::Result<()> {
     let base = args.client.addr.trim_end_matches('/');
     let Some(host) = base.strip_prefix("http://") else {
-        bail!("tail speaks plain http only; {base:?} does not begin with http://");
+        bail!("tail supports only http://, not {base:?}");
     };
     let url = format!("ws://{host}/loki/api/v1/tail?query={}&limit={}", percent_encode(&args.query), args.limit);
-    let mut request = url.into_client_request().context("--addr is no address of a server")?;
+    let mut request = url.into_client_request().context("--addr is not the address of a server")?;
     if let Some(tenant) = &args.client.tenant {
-        request.headers_mut().insert("X-Scope-OrgID", tenant.parse().context("--tenant is no tenant's name")?);
+        request.headers_mut().insert("X-Scope-OrgID", tenant.parse().context("--tenant cannot be sent as a header")?);
     }
     let (mut socket, _) = match tokio_tungstenite::connect_async(request).await {
         Ok(connected) => connected,
@@ -31,7 +31,9 @@ pub(crate) async fn run(args: &TailArgs) -> anyhow::Result<()> {
     while let Some(message) = socket.next().await {
         match message.context("the connection broke")? {
             Message::Text(text) => print_frame(&text, args.output)?,
-            Message::Close(Some(frame)) if !frame.reason.is_empty() => bail!("the server ended it: {}", frame.reason),
+            Message::Close(Some(frame)) if !frame.reason.is_empty() => {
+                bail!("the server closed the connection: {}", frame.reason)
+            }
             _ => {}
         }
     }
@@ -43,11 +45,14 @@ fn print_frame(text: &str, output: Output) -> anyhow::Result<()> {
     if matches!(output, Output::Json) {
         writeln!(out, "{text}")?;
     } else {
-        let frame: serde_json::Value = serde_json::from_str(text).context("the server sent no JSON")?;
+        let frame: serde_json::Value =
+            serde_json::from_str(text).context("the server sent a message that is not JSON")?;
         print_streams(&mut out, frame["streams"].as_array().map(Vec::as_slice).unwrap_or_default(), output, true)?;
         let dropped = frame["dropped_entries"].as_array().map_or(0, Vec::len);
         if dropped > 0 {
-            eprintln!("warning: {dropped} entries were dropped, since they came faster than they were read");
+            eprintln!(
+                "warning: {dropped} entries were dropped, because they arrived faster than this client read them"
+            );
         }
     }
     out.flush().context("cannot write the answer")

@@ -1,7 +1,7 @@
 //! Writes batches to a file, one JSON object per entry; with `.zst` at the end of its name, compressed.
 //!
-//! A batch is acknowledged when the file was synced. The file's length then goes into the state: whatever a crash left
-//! behind that was not acknowledged is cut off when the replay goes on, so that no entry is in the file twice.
+//! A batch is acknowledged when the file is synced. The state then records the length of the file. When a replay is
+//! resumed, bytes beyond that length are cut off, so that no entry is in the file twice.
 
 use std::{
     fs::File,
@@ -20,7 +20,7 @@ use model::{Labels, PartitionId};
 use parking_lot::Mutex;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-/// Each batch is a frame of its own; frames one after the other are one stream for every reader.
+/// The compression level. Each batch is one frame; zstd readers take consecutive frames as one stream.
 const ZSTD_LEVEL: i32 = 3;
 
 /// A file that grows by whole batches.
@@ -32,7 +32,7 @@ pub(super) struct FileTarget {
 }
 
 impl FileTarget {
-    /// A new file; or, of a replay that goes on, the one that is there, cut to what was acknowledged.
+    /// Creates the file. A resumed replay opens the existing file and cuts it to the acknowledged length, `position`.
     pub(super) fn open(path: &Path, position: Option<u64>, goes_on: bool) -> anyhow::Result<Self> {
         let mut options = File::options();
         options.write(true).create_new(!goes_on).create(goes_on);
@@ -58,7 +58,7 @@ impl Target for FileTarget {
         let refused = |error: String| SendError::Refused(format!("{}: {error}", self.path.display()));
         let bytes = encode(batch, self.packed).map_err(|error| refused(error.to_string()))?;
         let (file, length) = (self.file.clone(), bytes.len() as u64);
-        // A failed write is not tried again: what it left is cut off when the replay goes on.
+        // A failed write is not retried: a resumed replay cuts off what it left.
         #[expect(clippy::disallowed_methods, reason = "blocking I/O, one write at a time")]
         let written = tokio::task::spawn_blocking(move || {
             let mut file = file.lock();
@@ -82,15 +82,15 @@ impl Target for FileTarget {
 /// One line of the file.
 #[derive(Serialize)]
 struct JsonEntry<'a> {
-    /// Nanoseconds since the epoch, as text: readers of JSON lose digits of such numbers.
+    /// Nanoseconds since the epoch, as text, because many JSON readers lose digits of such numbers.
     ts: String,
     labels: &'a Labels,
     #[serde(skip_serializing_if = "Pairs::is_empty")]
     metadata: Pairs<'a>,
-    /// The line when it is UTF-8.
+    /// The line, if it is UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<&'a str>,
-    /// The line, in base64, when it is not.
+    /// The line in base64, if it is not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     line_base64: Option<String>,
     partition: PartitionId,
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_not_acknowledged_is_cut_off() {
+    async fn resuming_cuts_off_unacknowledged_bytes() {
         let folder = tempfile::tempdir().expect("a folder");
         let one = r#"{"ts":"1700000000000000001","labels":{"a":"b"},"metadata":{"k":"v"},"line":"one","partition":3,"offset":5}"#;
         let two = r#"{"ts":"1700000000000000001","labels":{"a":"b"},"metadata":{"k":"v"},"line_base64":"/w==","partition":3,"offset":5}"#;

@@ -1,10 +1,10 @@
-//! What a replay would do, and what it found, in words.
+//! Prints what a replay would do, and what it did.
 
 use block_builder::replay::{Amount, By, Job, Mode, OldBlock, PartitionPlan, PartitionState, State, Tenants};
 
 use crate::times::shown;
 
-/// What a replay would do.
+/// Prints what a replay would do.
 pub(super) fn print_plan(job: &Job, plans: &[PartitionPlan]) {
     let whose = match &job.tenants {
         Tenants::All => "all tenants".to_owned(),
@@ -63,7 +63,7 @@ fn print_cut_off(cut_off: bool) {
     }
 }
 
-/// What was found, up to where it came; the exit code of a replay that came to its end.
+/// Prints the result so far. Returns the exit code.
 pub(super) fn print(state: &State) -> i32 {
     for partition in &state.partitions {
         print_partition(&state.job.mode, partition);

@@ -1,4 +1,4 @@
-//! Shows how far a replay is: a bar on a terminal, else a line now and then.
+//! Shows the progress of a replay: as a bar on a terminal, or else as a line every few seconds.
 
 use std::{
     io::IsTerminal as _,
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 const BAR_PERIOD: Duration = Duration::from_millis(200);
 const LINE_PERIOD: Duration = Duration::from_secs(5);
 
-/// Watches until `done`.
+/// Shows progress until `done` is cancelled.
 pub(super) async fn watch(progress: Arc<Progress>, done: CancellationToken) {
     let began = Instant::now();
     if !std::io::stderr().is_terminal() {

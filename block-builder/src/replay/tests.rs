@@ -682,7 +682,7 @@ async fn ranges_that_cannot_be_compared_are_listed() {
         }
         assert_eq!(state.differences(), 0);
     };
-    check(&[(range(0, 3), "recorded as lost")]).await;
+    check(&[(range(0, 3), "the head records them as lost")]).await;
     world.heads.trim(P0, trimmed).await.unwrap();
     check(&[(OffsetRange::new(Offset::ZERO, trimmed), "compacted")]).await;
 }

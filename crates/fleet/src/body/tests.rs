@@ -167,9 +167,9 @@ fn formats_are_checked() {
         assert_eq!(decode::<u32>(body.as_ref()).unwrap_err().to_string(), expected);
     };
     check(None, "the answer has no body");
-    check(Some(Body { format: 2, bytes: Bytes::new() }), "the answer has format 2, but this program reads 1");
+    check(Some(Body { format: 1, bytes: Bytes::new() }), "the answer has format 1, but this program reads 2");
     let short = "the answer cannot be read: Hit the end of buffer, expected more data";
-    check(Some(Body { format: 1, bytes: Bytes::new() }), short);
+    check(Some(Body { format: 2, bytes: Bytes::new() }), short);
 }
 
 /// A body has each label set once, not once per entry. Equal sets share memory after decoding.

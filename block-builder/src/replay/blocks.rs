@@ -1,12 +1,13 @@
 //! Reads the contents of a block, from the store or from memory.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::collections::BTreeSet;
 
-use block::{BlockError, BlockIndex, BlockScan, Step, quarantined};
+use block::{BlockError, BlockIndex, QuarantinedRecord, quarantined};
 use bytes::Bytes;
 use catalogue::{BlockEntry, TenantEntry};
-use model::{Needs, Offset, OffsetRange, TenantId};
-use object_store::{ObjectKey, ObjectStore, StoreError};
+use model::{Batch, Needs, Offset, OffsetRange, TenantId};
+use object_store::{ObjectStore, StoreError};
+use reading::{BlockAddress, RowVisitor, WholeBlocks, rows_in_memory};
 use runtime::Share;
 use thiserror::Error;
 
@@ -34,9 +35,17 @@ pub(crate) enum BlockReadError {
     Failed(#[from] Error),
 }
 
-impl From<BlockError> for BlockReadError {
-    fn from(error: BlockError) -> Self {
-        Self::Damaged(error.to_string())
+impl From<reading::Error> for BlockReadError {
+    fn from(error: reading::Error) -> Self {
+        match error {
+            gone if gone.is_block_gone() => Self::Gone,
+            reading::Error::Block { source, .. } => Self::Damaged(source.to_string()),
+            reading::Error::Fetch { source, .. } if matches!(source, StoreError::Range { .. }) => {
+                Self::Damaged(source.to_string())
+            }
+            reading::Error::Fetch { key, source } => Self::Failed(Error::Store { key, source }),
+            other => Self::Failed(Error::Lost(other.to_string())),
+        }
     }
 }
 
@@ -59,49 +68,33 @@ impl BlockContentsReader<'_> {
         range: OffsetRange,
         with_quarantine: bool,
     ) -> Result<BlockContents, BlockReadError> {
-        let key = ObjectKey::new(&entry.key).map_err(|error| BlockReadError::Damaged(error.to_string()))?;
-        let tail = entry.bytes.saturating_sub(entry.tail_bytes)..entry.bytes;
-        let mut data = self.get_ranges(&key, std::slice::from_ref(&tail)).await?;
-        let index = BlockIndex::open(entry.bytes, data.pop().unwrap_or_default())?;
-        check_provenance(&index, entry.range)?;
-        let mut scan = ContentsScan::new(&index, wanted, range);
-        loop {
-            let needed;
-            let work = self.work.run(move || {
-                let needed = scan.advance();
-                (scan, needed)
-            });
-            (scan, needed) = work.await.map_err(|lost| Error::Lost(lost.to_string()))?;
-            let Some(ranges) = needed? else { break };
-            let data = self.get_ranges(&key, &ranges).await?;
-            scan.scan.supply(ranges, data)?;
-        }
-        let mut contents = scan.contents;
-        if with_quarantine {
-            let file = self.get_ranges(&key, std::slice::from_ref(&(0..entry.bytes))).await?.pop().unwrap_or_default();
-            contents.undecodable = set_aside(&index, &file, range)?;
-        }
-        Ok(BlockContents { contents, tenants: tenants_of(&index, wanted) })
+        let reading = self.read_without_stopping(entry, wanted, range, with_quarantine);
+        self.retries.stop.run_until_cancelled(reading).await.ok_or(Error::Stopped)?
     }
 
-    async fn get_ranges(&self, key: &ObjectKey, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, BlockReadError> {
-        let mut failures = 0;
-        loop {
-            let getting = self.store.get_ranges(key, ranges);
-            let outcome = self.retries.stop.run_until_cancelled(getting).await.ok_or(Error::Stopped)?;
-            return Err(match outcome {
-                Ok(data) => return Ok(data),
-                Err(StoreError::Unavailable { .. }) if self.retries.allows_another(failures + 1) => {
-                    failures += 1;
-                    Progress::add(&self.progress.retries, 1);
-                    self.retries.pause(failures).await?;
-                    continue;
-                }
-                Err(StoreError::NotFound(_)) => BlockReadError::Gone,
-                Err(error @ StoreError::Range { .. }) => BlockReadError::Damaged(error.to_string()),
-                Err(source) => BlockReadError::Failed(Error::Store { key: key.to_string(), source }),
-            });
+    async fn read_without_stopping(
+        &self,
+        entry: &BlockEntry,
+        wanted: &Selection,
+        range: OffsetRange,
+        with_quarantine: bool,
+    ) -> Result<BlockContents, BlockReadError> {
+        let blocks = WholeBlocks {
+            store: self.store,
+            processors: self.work,
+            backoff: self.retries.schedule,
+            random: &*self.retries.random,
+            on_retry: &|| Progress::add(&self.progress.retries, 1),
+        };
+        let address = BlockAddress::from(entry);
+        let index = blocks.open(&address).await?;
+        check_provenance(&index, entry.range)?;
+        let (streams, collector) = ContentsCollector::new(&index, wanted, range);
+        let mut contents = blocks.rows(&address, &index, streams, Needs::everything(), collector).await?.contents;
+        if with_quarantine {
+            contents.undecodable = offsets_in(blocks.quarantined(&address, &index).await?, range);
         }
+        Ok(BlockContents { contents, tenants: tenants_of(&index, wanted) })
     }
 }
 
@@ -109,20 +102,14 @@ impl BlockContentsReader<'_> {
 pub(crate) fn read_bytes(file: &Bytes, range: OffsetRange) -> Result<BlockContents, BlockError> {
     let index = BlockIndex::open(file.len() as u64, file.clone())?;
     let wanted = Selection::everything();
-    let mut scan = ContentsScan::new(&index, &wanted, range);
-    while let Some(ranges) = scan.advance()? {
-        let piece = |r: &Range<u64>| file.slice(r.start as usize..r.end as usize);
-        let data = ranges.iter().map(piece).collect();
-        scan.scan.supply(ranges, data)?;
-    }
-    let mut contents = scan.contents;
-    contents.undecodable = set_aside(&index, file, range)?;
+    let (streams, collector) = ContentsCollector::new(&index, &wanted, range);
+    let mut contents = rows_in_memory(file, &index, streams, Needs::everything(), collector)?.contents;
+    contents.undecodable = offsets_in(quarantined(&index, file)?, range);
     Ok(BlockContents { contents, tenants: tenants_of(&index, &wanted) })
 }
 
-/// A scan of a block, and the contents read so far.
-struct ContentsScan {
-    scan: BlockScan,
+/// Collects the selected rows of a block.
+struct ContentsCollector {
     /// For each selected tenant, the end of its streams.
     owners: Vec<(u32, TenantId)>,
     wanted: Selection,
@@ -130,38 +117,29 @@ struct ContentsScan {
     contents: Contents,
 }
 
-impl ContentsScan {
-    fn new(index: &BlockIndex, wanted: &Selection, range: OffsetRange) -> Self {
-        let (mut ordinals, mut owners) = (Vec::new(), Vec::new());
+impl ContentsCollector {
+    /// Returns the streams to read as well.
+    fn new(index: &BlockIndex, wanted: &Selection, range: OffsetRange) -> (Vec<u32>, Self) {
+        let (mut streams, mut owners) = (Vec::new(), Vec::new());
         for tenant in index.tenants().filter(|tenant| wanted.tenants.wants(tenant.tenant)) {
-            let of_time = |ordinal: &u32| {
+            let is_selected = |ordinal: &u32| {
                 let stream = index.stream(*ordinal);
                 stream.is_some_and(|s| {
                     wanted.wants_stream(s.labels) && wanted.time.is_none_or(|time| time.overlaps(&s.time))
                 })
             };
-            ordinals.extend(tenant.streams.clone().filter(of_time));
+            streams.extend(tenant.streams.clone().filter(is_selected));
             owners.push((tenant.streams.end, tenant.tenant.clone()));
         }
-        let columns = Needs::everything();
-        let scan = BlockScan::whole(index, ordinals, columns);
-        Self { scan, owners, wanted: wanted.clone(), range, contents: Contents::default() }
+        (streams, Self { owners, wanted: wanted.clone(), range, contents: Contents::default() })
     }
+}
 
-    /// Works until bytes are needed. `None` at the end of the scan.
-    fn advance(&mut self) -> Result<Option<Vec<Range<u64>>>, BlockError> {
-        loop {
-            match self.scan.next()? {
-                Step::NeedsData(ranges) => return Ok(Some(ranges)),
-                Step::Done => return Ok(None),
-                Step::Batch(batch) => {
-                    let stream = self.scan.stream().unwrap_or_default();
-                    let owner = self.owners.partition_point(|(end, _)| *end <= stream);
-                    if let Some((_, tenant)) = self.owners.get(owner) {
-                        self.contents.add_batch(tenant, &batch, &self.wanted, Some(self.range));
-                    }
-                }
-            }
+impl RowVisitor for ContentsCollector {
+    fn visit(&mut self, stream: u32, rows: &Batch) {
+        let owner = self.owners.partition_point(|(end, _)| *end <= stream);
+        if let Some((_, tenant)) = self.owners.get(owner) {
+            self.contents.add_batch(tenant, rows, &self.wanted, Some(self.range));
         }
     }
 }
@@ -188,7 +166,6 @@ fn tenants_of(index: &BlockIndex, wanted: &Selection) -> Vec<TenantEntry> {
         .collect()
 }
 
-fn set_aside(index: &BlockIndex, file: &Bytes, range: OffsetRange) -> Result<BTreeSet<Offset>, BlockError> {
-    let records = quarantined(index, file)?;
-    Ok(records.into_iter().map(|record| record.offset).filter(|offset| range.contains(*offset)).collect())
+fn offsets_in(records: Vec<QuarantinedRecord>, range: OffsetRange) -> BTreeSet<Offset> {
+    records.into_iter().map(|record| record.offset).filter(|offset| range.contains(*offset)).collect()
 }

@@ -1,4 +1,4 @@
-//! From the windows of scans to the answer of a metric query.
+//! Computes the answer of a metric query from the windows that the scans return.
 
 use crate::{
     answer::{Answer, Sample, Series},
@@ -41,7 +41,7 @@ pub(crate) fn evaluate(plan: &MetricPlan, partials: Vec<Partial>, series_max: u3
 
 struct Evaluator {
     steps: u32,
-    /// Each node takes its partial once.
+    /// Partials by node. Each node takes its partial once.
     partials: Vec<Option<Partial>>,
 }
 

@@ -1,6 +1,6 @@
 //! `| logfmt`: extracts labels from `key=value` pairs.
 //!
-//! Pairs are separated by bytes up to and including the blank. A broken pair is skipped up to the next blank; with
+//! Every byte up to 0x20 is a blank and separates pairs. A broken pair is skipped up to the next blank; with
 //! `--strict`, parsing of the line stops there. A quoted value ends at its quote, so `a="x"b=2` is two pairs.
 
 use std::borrow::Cow;

@@ -105,8 +105,8 @@ impl<'p, 'b> Finder<'p, 'b> {
         }
     }
 
-    /// Like [`Finder::found`], for the target of an expression whose value is missing. The label becomes empty unless the
-    /// name is already in use.
+    /// Like [`Finder::found`], for the target of an expression whose value is missing. The label becomes empty unless
+    /// the name is already in use.
     pub(crate) fn absent(&mut self, name: &str) {
         if self.labels.get(name).is_none() {
             self.found(name, || "".into());

@@ -147,7 +147,8 @@ struct Partners {
     labels: HashMap<usize, Labels>,
 }
 
-/// Returns the points for which the other side has a point with the same key and step, if `wanted`, or has none, if not.
+/// Returns the points for which the other side has a point with the same key and step (`wanted`), or for which it has
+/// none (not `wanted`).
 fn present(operation: &Operation<'_>, tracks: Vec<Track>, others: &[Track], steps: u32, wanted: bool) -> Vec<Track> {
     let mut seen: HashMap<Labels, Vec<bool>> = HashMap::new();
     for other in others {

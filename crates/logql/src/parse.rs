@@ -4,8 +4,8 @@
 //! [`Parser::expect`] and similar methods give the same list. If there are more than four alternatives, Loki lists
 //! none ([`Parser::unexpected`] with an empty list).
 //!
-//! Recursion follows the nesting of the text, which is bounded by [`NESTING_MAX`]. Chains such as `a or b or c` are read
-//! by loops. The depth of their trees is bounded too, because code that walks a tree is recursive.
+//! Recursion follows the nesting of the text, which is bounded by [`NESTING_MAX`]. Chains such as `a or b or c` are
+//! read by loops. The depth of their trees is bounded too, because code that walks a tree is recursive.
 
 mod filter;
 mod log;

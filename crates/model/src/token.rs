@@ -11,9 +11,9 @@ use crate::{Offset, PartitionId};
 
 /// The offsets that an answer must at least include, for read-your-writes.
 ///
-/// The text form is `1.<log>.<partition>-<offset>_<partition>-<offset>…`, with numbers in hexadecimal. `<log>` is a hash
-/// of the log's id, so that a token of another log is detected. Offsets are *next* offsets: everything below them was
-/// written.
+/// The text form is `1.<log>.<partition>-<offset>_<partition>-<offset>…`, with numbers in hexadecimal. `<log>` is a
+/// hash of the log's id, so that a token of another log is detected. Offsets are *next* offsets: everything below them
+/// was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadToken {
     log: u64,

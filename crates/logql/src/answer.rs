@@ -9,7 +9,8 @@ pub enum Answer {
     Streams(Vec<ResultStream>),
     /// The answer of a metric query over a range: series ordered by their label pairs.
     Matrix(Vec<Series>),
-    /// The answer of a metric query at an instant: samples ordered by their label pairs, or by value if the query sorts.
+    /// The answer of a metric query at an instant: samples ordered by their label pairs, or by value if the query
+    /// sorts.
     Vector(Vec<Sample>),
     /// The answer of a literal at an instant.
     Scalar {
@@ -25,9 +26,9 @@ pub enum Answer {
 pub struct ResultStream {
     /// All labels of the entries: stream, metadata and parsed.
     pub labels: Labels,
-    /// The subset of [`ResultStream::labels`] that the pipeline left unchanged from the stored stream. Two result streams
-    /// may have the same. Two may also differ only in this, if the pipeline set a label to the value that it has in
-    /// another stream.
+    /// The subset of [`ResultStream::labels`] that the pipeline left unchanged from the stored stream. Two result
+    /// streams may have the same. Two may also differ only in this, if the pipeline set a label to the value that it
+    /// has in another stream.
     pub stream: Labels,
     /// The entries, in query direction. Entries with equal times are ordered by stream hash, stream labels, offset and
     /// row; the order is reversed if the newest come first.

@@ -117,8 +117,8 @@ impl<T: State> Cells<T> {
         }
     }
 
-    /// Gives every cell the number that `renumber` returns, and drops cells for which it returns `None`. `renumber` must
-    /// keep the order.
+    /// Gives every cell the number that `renumber` returns, and drops cells for which it returns `None`. `renumber`
+    /// must keep the order.
     pub(crate) fn move_cells(&mut self, renumber: impl Fn(u32) -> Option<u32>) {
         let moved = |(cell, state): (u32, T)| Some((renumber(cell)?, state));
         self.few = std::mem::take(self).into_list().into_iter().filter_map(moved).collect();
@@ -131,8 +131,9 @@ impl<T: State> Cells<T> {
 
     /// Returns the value of each step whose window has rows.
     ///
-    /// Each cell is merged a constant number of times, no matter how many windows it is in. A cell that leaves a window is
-    /// removed from the merged state. For states that cannot do that, the merges of the window's front are precomputed.
+    /// Each cell is merged a constant number of times, no matter how many windows it is in. A cell that leaves a window
+    /// is removed from the merged state. For states that cannot do that, the merges of the window's front are
+    /// precomputed.
     pub(crate) fn points(self, grid: &Grid, value: impl Fn(&T) -> f64) -> Vec<(u32, f64)> {
         let cells = self.into_list();
         let mut points = Vec::new();

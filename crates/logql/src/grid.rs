@@ -14,8 +14,8 @@
 
 use crate::steps::Windows;
 
-/// If there are more cells than this, the cells that are in every window are merged into one. Other queries cannot reuse
-/// such a grid.
+/// If there are more cells than this, the cells that are in every window are merged into one. Other queries cannot
+/// reuse such a grid.
 const CELLS_MAX: i128 = 16_384;
 
 /// The cells of one range aggregation. A cell includes its upper edge and excludes its lower edge.
@@ -93,8 +93,8 @@ impl Grid {
         self.base
     }
 
-    /// Returns a key that does not depend on where the query begins and ends. Grids with equal keys number their cells the
-    /// same way from the epoch.
+    /// Returns a key that does not depend on where the query begins and ends. Grids with equal keys number their cells
+    /// the same way from the epoch.
     pub(crate) fn key(&self) -> String {
         let Windows { start, step, steps, range, offset } = self.windows;
         match self.core {

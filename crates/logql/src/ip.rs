@@ -142,7 +142,8 @@ impl Iterator for Addresses<'_> {
                     self.at += run.len();
                     return Some(IpAddr::V4(address));
                 }
-                // A run without dots may still be the start of an IPv6 address such as `12ab::1`. A run with dots cannot.
+                // A run without dots may still be the start of an IPv6 address such as `12ab::1`. A run with dots
+                // cannot.
                 self.at += if run.contains(&b'.') { run.len() } else { 1 };
                 continue;
             }

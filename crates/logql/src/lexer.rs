@@ -300,8 +300,8 @@ impl<'a> Lexer<'a> {
         Ok((TokenKind::Number(self.text[start..number_end].to_owned()), false))
     }
 
-    /// Reads the duration whose text starts at `start`; its number may have been read already. Advances only if there is
-    /// a duration.
+    /// Reads the duration whose text starts at `start`; its number may have been read already. Advances only if there
+    /// is a duration.
     fn duration(&mut self, start: usize) -> Option<i64> {
         let from = self.at.max(start);
         let part = |c: char| c.is_numeric() || "nu\u{b5}mshdwy.".contains(c);

@@ -181,7 +181,8 @@ impl LinePattern {
     /// backtracking. A gap is never empty. A leading literal is not anchored, a trailing one is.
     pub(crate) fn matches(&self, line: &[u8]) -> bool {
         if self.literals.is_empty() {
-            // Either `<_>`, which matches every line except the empty one, or the empty pattern, which matches only that.
+            // Either `<_>`, which matches every line except the empty one, or the empty pattern, which matches only
+            // that.
             return line.is_empty() != self.starts_with_gap;
         }
         let mut rest = line;

@@ -12,8 +12,8 @@ use crate::{
     stats::ScanStats,
 };
 
-/// The result of a scan over some of the rows. Partials of one scan can be merged in any order with the same result, and
-/// can be sent to another process. [`crate::Scan::partial`] creates one and [`crate::Scan::accept`] fills it.
+/// The result of a scan over some of the rows. Partials of one scan can be merged in any order with the same result,
+/// and can be sent to another process. [`crate::Scan::partial`] creates one and [`crate::Scan::accept`] fills it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Partial {
     pub(crate) stats: ScanStats,

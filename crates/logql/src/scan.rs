@@ -177,8 +177,9 @@ impl Scan {
         }
     }
 
-    /// Converts a partial of another scan with the same [`Scan::id`] into a partial of this scan. The two queries may begin
-    /// and end whole steps apart. Drops states outside this scan's windows. Returns `None` if conversion is impossible.
+    /// Converts a partial of another scan with the same [`Scan::id`] into a partial of this scan. The two queries may
+    /// begin and end whole steps apart. Drops states outside this scan's windows. Returns `None` if conversion is
+    /// impossible.
     pub fn adopt(&self, other: &Self, found: Partial) -> Option<Partial> {
         if self.id() != other.id() || !other.fits(&found) {
             return None;
@@ -263,8 +264,8 @@ impl Scan {
         }
     }
 
-    /// Whether [`Scan::count`] may add all rows of one stream at once. This holds if the scan needs only the time of a row
-    /// (and its line length, if `line_bytes` is known), and all rows of `time` are in the same windows.
+    /// Whether [`Scan::count`] may add all rows of one stream at once. This holds if the scan needs only the time of a
+    /// row (and its line length, if `line_bytes` is known), and all rows of `time` are in the same windows.
     pub fn counts_whole(&self, time: TimeRange, line_bytes: Option<u64>) -> bool {
         let Sink::Metric(sink) = &self.inner.sink else { return false };
         let needs = &self.inner.needs;
@@ -280,8 +281,8 @@ impl Scan {
         sink.metric.grid.is_one_cell(time.start.nanos(), time.end.nanos().saturating_sub(1))
     }
 
-    /// Adds `rows` rows of one stream without reading them, with the same result as [`Scan::accept`]. They are in `time`.
-    /// Their lines have `line_bytes` bytes in total, which a scan of line lengths needs.
+    /// Adds `rows` rows of one stream without reading them, with the same result as [`Scan::accept`]. They are in
+    /// `time`. Their lines have `line_bytes` bytes in total, which a scan of line lengths needs.
     ///
     /// # Errors
     /// If the labels fail the query, there are too many series, or [`Scan::counts_whole`] does not hold.

@@ -11,8 +11,8 @@ pub struct ScanStats {
     pub bytes: u64,
     /// Bytes of their structured-metadata values, as far as the scan needs them.
     pub metadata_bytes: u64,
-    /// Number of rows that passed the pipeline. Once a log query has reached its limit, rows that cannot change the answer
-    /// are not counted.
+    /// Number of rows that passed the pipeline. Once a log query has reached its limit, rows that cannot change the
+    /// answer are not counted.
     pub post_filter_lines: u64,
 }
 

@@ -37,8 +37,8 @@ pub trait LineSource: std::fmt::Debug + Send + Sync {
     /// Length of line `row` in bytes. Decodes no line.
     fn bytes_of(&self, row: usize) -> usize;
 
-    /// Decodes the lines of `rows`, in the order given. A source checks its bytes when it is created, so decoding cannot
-    /// fail.
+    /// Decodes the lines of `rows`, in the order given. A source checks its bytes when it is created, so decoding
+    /// cannot fail.
     fn decode(&self, rows: &mut dyn Iterator<Item = usize>) -> ByteColumn;
 }
 

@@ -5,7 +5,7 @@ use crate::{
     ast::RangeOp,
     binary,
     error::QueryError,
-    partial::{Found, Partial},
+    partial::{Partial, PartialContent},
     plan::{MetricPlan, Node, RangeNode},
     states,
     tracks::{Track, Value, with_label},
@@ -86,7 +86,7 @@ impl Evaluator {
 
     fn range(&mut self, node: &RangeNode) -> Result<Vec<Track>, QueryError> {
         let partial = self.partials.get_mut(node.scan).and_then(Option::take);
-        let Some(Partial { found: Found::Series(table), .. }) = partial else {
+        let Some(Partial { found: PartialContent::Series(table), .. }) = partial else {
             return Err(QueryError::Evaluation("a partial of another query".to_owned()));
         };
         let steps = self.steps;

@@ -17,11 +17,12 @@ use crate::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Partial {
     pub(crate) stats: ScanStats,
-    pub(crate) found: Found,
+    pub(crate) found: PartialContent,
 }
 
+/// The entries of a log query, or the series of a range aggregation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) enum Found {
+pub(crate) enum PartialContent {
     Entries(Entries),
     Series(SeriesTable),
 }
@@ -39,8 +40,8 @@ impl Partial {
     pub fn merge(&mut self, other: Self) {
         self.stats.add(&other.stats);
         match (&mut self.found, other.found) {
-            (Found::Entries(mine), Found::Entries(other)) => mine.merge(other),
-            (Found::Series(mine), Found::Series(other)) => mine.merge(other),
+            (PartialContent::Entries(mine), PartialContent::Entries(other)) => mine.merge(other),
+            (PartialContent::Series(mine), PartialContent::Series(other)) => mine.merge(other),
             _ => panic!("partials of different scans do not merge"),
         }
     }

@@ -11,7 +11,7 @@ use crate::{
     eval,
     params::Params,
     parse,
-    partial::{Found, Partial},
+    partial::{Partial, PartialContent},
     plan::{self, Plan},
     scan::Scan,
 };
@@ -100,7 +100,7 @@ impl Query {
         }
         match &inner.plan {
             Plan::Log => {
-                let Some(Partial { found: Found::Entries(entries), .. }) = partials.into_iter().next() else {
+                let Some(Partial { found: PartialContent::Entries(entries), .. }) = partials.into_iter().next() else {
                     return Err(QueryError::Evaluation("a partial of another query".to_owned()));
                 };
                 Ok(Answer::Streams(entries.streams(inner.params.interval)))

@@ -12,7 +12,7 @@ use crate::{
     grid::{CellCursor, Grid},
     number,
     params::{Direction, Params},
-    partial::{Found, Partial, SeriesTable, push_key},
+    partial::{Partial, PartialContent, SeriesTable, push_key},
     pipeline::{Category, ERROR, LabelTest, Pipeline, Row, RowError, RowLabels, Rows, Want, columns, parse_bytes},
     scan_id::ScanId,
     states::StateKind,
@@ -162,8 +162,8 @@ impl Scan {
     /// Creates a partial without rows.
     pub fn partial(&self) -> Partial {
         let found = match &self.inner.sink {
-            Sink::Log { direction, limit } => Found::Entries(Entries::new(*direction, *limit)),
-            Sink::Metric(sink) => Found::Series(SeriesTable::new(&sink.metric.grid, sink.metric.kind)),
+            Sink::Log { direction, limit } => PartialContent::Entries(Entries::new(*direction, *limit)),
+            Sink::Metric(sink) => PartialContent::Series(SeriesTable::new(&sink.metric.grid, sink.metric.kind)),
         };
         Partial { stats: ScanStats::default(), found }
     }
@@ -171,8 +171,8 @@ impl Scan {
     /// Whether a received partial belongs to this scan. Merge it only if it does.
     pub fn fits(&self, partial: &Partial) -> bool {
         match (&self.inner.sink, &partial.found) {
-            (Sink::Log { direction, limit }, Found::Entries(entries)) => entries.fits(*direction, *limit),
-            (Sink::Metric(sink), Found::Series(table)) => table.fits(&sink.metric.grid, sink.metric.kind),
+            (Sink::Log { direction, limit }, PartialContent::Entries(entries)) => entries.fits(*direction, *limit),
+            (Sink::Metric(sink), PartialContent::Series(table)) => table.fits(&sink.metric.grid, sink.metric.kind),
             _ => false,
         }
     }
@@ -185,9 +185,9 @@ impl Scan {
             return None;
         }
         match (&self.inner.sink, &other.inner.sink, found.found) {
-            (Sink::Metric(mine), Sink::Metric(other), Found::Series(table)) => {
+            (Sink::Metric(mine), Sink::Metric(other), PartialContent::Series(table)) => {
                 let table = table.moved(&other.metric.grid, &mine.metric.grid, self.inner.time);
-                Some(Partial { found: Found::Series(table), ..found })
+                Some(Partial { found: PartialContent::Series(table), ..found })
             }
             (_, _, entries) => Some(Partial { found: entries, ..found }),
         }
@@ -197,7 +197,7 @@ impl Scan {
     /// `None` while every row of [`Scan::time`] can. Readers may skip rows outside it. They must supply rows at its
     /// edges, because equal times are ordered by stream and offset.
     pub fn still_wanted(&self, partial: &Partial) -> Option<TimeRange> {
-        let (Sink::Log { direction, .. }, Found::Entries(entries)) = (&self.inner.sink, &partial.found) else {
+        let (Sink::Log { direction, .. }, PartialContent::Entries(entries)) = (&self.inner.sink, &partial.found) else {
             return None;
         };
         let bound = entries.bound()?;
@@ -231,7 +231,7 @@ impl Scan {
         let rows = Rows::in_time(&batch.timestamps, time.start.nanos(), time.end.nanos());
         partial.stats.lines += rows.len() as u64;
         if rows.is_empty() {
-            if let Found::Entries(entries) = &mut partial.found {
+            if let PartialContent::Entries(entries) = &mut partial.found {
                 entries.rows_seen += batch.len() as u64;
             }
             return Ok(());
@@ -245,11 +245,11 @@ impl Scan {
             _ => rows,
         };
         match (&inner.sink, &mut partial.found) {
-            (Sink::Log { direction, .. }, Found::Entries(entries)) => {
+            (Sink::Log { direction, .. }, PartialContent::Entries(entries)) => {
                 partial.stats.post_filter_lines += self.accept_entries(batch, &rows, *direction, entries);
                 Ok(())
             }
-            (Sink::Metric(sink), Found::Series(table)) => {
+            (Sink::Metric(sink), PartialContent::Series(table)) => {
                 let by_class = !inner.pipeline.has_line_steps() && sink.unwrap.is_none();
                 let counter = Counter::new(sink, batch, table);
                 let passed = if by_class {
@@ -298,7 +298,7 @@ impl Scan {
         if !self.counts_whole(time, line_bytes) {
             return Err(QueryError::Evaluation("this scan cannot count rows that it does not see".to_owned()));
         }
-        let (Sink::Metric(sink), Found::Series(table)) = (&inner.sink, &mut partial.found) else {
+        let (Sink::Metric(sink), PartialContent::Series(table)) = (&inner.sink, &mut partial.found) else {
             return Err(QueryError::Evaluation("a partial of another query".to_owned()));
         };
         if rows == 0 || !time.overlaps(&inner.time) {

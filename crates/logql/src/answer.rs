@@ -1,18 +1,18 @@
-//! Answers of queries, in the order in which Loki gives them.
+//! Answers of queries, ordered as in Loki.
 
 use model::{Labels, TimestampNs};
 
-/// What a query yields.
+/// The answer of a query.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// Of a log query: streams in the order of their labels' text form.
+    /// The answer of a log query: streams ordered by the text form of their labels.
     Streams(Vec<ResultStream>),
-    /// Of a metric query over a range: series in the order of their label pairs.
+    /// The answer of a metric query over a range: series ordered by their label pairs.
     Matrix(Vec<Series>),
-    /// Of a metric query at an instant: samples in the order of their label pairs, or of their values where the query
+    /// The answer of a metric query at an instant: samples ordered by their label pairs, or by value if the query
     /// sorts.
     Vector(Vec<Sample>),
-    /// Of a literal at an instant.
+    /// The answer of a literal at an instant.
     Scalar {
         /// Milliseconds since the epoch.
         t_ms: i64,
@@ -26,25 +26,26 @@ pub enum Answer {
 pub struct ResultStream {
     /// All labels of the entries: stream, metadata and parsed.
     pub labels: Labels,
-    /// Those of [`ResultStream::labels`] that are still as the stream has them. Two result streams may have the same,
-    /// and (only where the pipeline set a label to what it is elsewhere) two may differ in this alone.
+    /// The subset of [`ResultStream::labels`] that the pipeline left unchanged from the stored stream. Two result
+    /// streams may have the same. Two may also differ only in this, if the pipeline set a label to the value that it
+    /// has in another stream.
     pub stream: Labels,
-    /// In query direction. Entries of equal time have the order (stream hash, stream labels, offset, row), or its
-    /// reverse when the newest come first.
+    /// The entries, in query direction. Entries with equal times are ordered by stream hash, stream labels, offset and
+    /// row; the order is reversed if the newest come first.
     pub entries: Vec<ResultEntry>,
 }
 
-/// One entry. `stream` of its [`ResultStream`], `metadata` and `parsed` have no name in common; together they are
+/// One entry. `metadata`, `parsed` and the `stream` of its [`ResultStream`] have no name in common. Together they are
 /// [`ResultStream::labels`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResultEntry {
     /// Its time.
     pub ts: TimestampNs,
-    /// Its line behind the pipeline; may be no UTF-8.
+    /// Its line after the pipeline. It may not be UTF-8.
     pub line: Vec<u8>,
-    /// Structured metadata under the names it is visible by (`_extracted` where a stream label has the name), by name.
+    /// Structured metadata under its visible names (with `_extracted` if a stream label has the name), sorted by name.
     pub metadata: Vec<(String, String)>,
-    /// Labels that the pipeline made, `__error__` and `__error_details__` among them, by name.
+    /// Labels that the pipeline set, including `__error__` and `__error_details__`, sorted by name.
     pub parsed: Vec<(String, String)>,
 }
 
@@ -68,8 +69,8 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// A sample's value as Prometheus writes it: the shortest digits that read back as the same number, with an exponent
-/// below 1e-6 and from 1e21 on; `NaN`, `+Inf`, `-Inf`.
+/// Formats a sample's value like Prometheus: the shortest digits that read back as the same number, with an exponent
+/// below 1e-6 and from 1e21; `NaN`, `+Inf`, `-Inf`.
 pub fn format_value(v: f64) -> String {
     if v.is_nan() {
         return "NaN".to_owned();

@@ -10,14 +10,14 @@ use model::Matcher;
 pub enum Expr {
     /// `{…} | …`: entries.
     Log(LogExpr),
-    /// Anything that yields numbers.
+    /// A metric query, which yields numbers.
     Metric(MetricExpr),
 }
 
-/// A selector and what is done with its entries, in order.
+/// A selector and the pipeline stages for its entries, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogExpr {
-    /// `{a="b", …}`; never all of them empty-compatible (unless parsed by the matchers-only entry).
+    /// `{a="b", …}`. At least one matcher excludes the empty text, unless parsed by [`crate::parse_matchers`].
     pub matchers: Vec<Matcher>,
     /// The pipeline.
     pub stages: Vec<Stage>,
@@ -28,7 +28,7 @@ pub struct LogExpr {
 pub enum Stage {
     /// `|= "a" or "b"`: one filter and its alternatives.
     LineFilter(LineFilter),
-    /// `| json` / `| json a="x.y"`; no extractions: every field.
+    /// `| json` / `| json a="x.y"`. Extracts every field if there are no extractions.
     Json(Vec<Extraction>),
     /// `| logfmt --strict --keep-empty a="b"`.
     Logfmt {
@@ -36,7 +36,7 @@ pub enum Stage {
         strict: bool,
         /// `--keep-empty`
         keep_empty: bool,
-        /// None: every field.
+        /// If empty, every field is extracted.
         extractions: Vec<Extraction>,
     },
     /// `| regexp "…"`
@@ -76,25 +76,25 @@ pub enum LineOp {
     NotPattern,
 }
 
-/// `op operand or operand …`. Of a negative operator none of the operands may match.
+/// `op operand or operand …`. With a negative operator, none of the operands may match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LineFilter {
     /// The operator, shared by all operands.
     pub op: LineOp,
-    /// At least one.
+    /// At least one operand.
     pub operands: Vec<LineOperand>,
 }
 
-/// What a line filter looks for.
+/// What a line filter searches for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LineOperand {
-    /// A text, regex or pattern, as the operator says.
+    /// A text, regex or pattern, depending on the operator.
     Text(String),
     /// `ip("…")`
     Ip(String),
 }
 
-/// `target="path"`; a bare name has itself as path.
+/// `target="path"`. The path of a bare name is the name itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extraction {
     /// The label to set.
@@ -115,7 +115,7 @@ pub struct LabelFormat {
 /// Where a formatted label's value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LabelFormatSource {
-    /// Another label, which is moved.
+    /// Another label, which is renamed.
     Label(String),
     /// A template.
     Template(String),
@@ -150,12 +150,12 @@ pub enum LabelFilter {
         name: String,
         /// The comparison.
         op: CompareOp,
-        /// What with.
+        /// The value to compare with.
         value: FilterValue,
     },
-    /// Both; both are evaluated.
+    /// Both conditions. Both are always evaluated.
     And(Box<LabelFilter>, Box<LabelFilter>),
-    /// Either; the right one only when the left one does not hold.
+    /// Either condition. The right one is evaluated only if the left one does not hold.
     Or(Box<LabelFilter>, Box<LabelFilter>),
 }
 
@@ -202,15 +202,15 @@ pub enum MetricExpr {
     VectorFn(f64),
     /// `label_replace(v, dst, replacement, src, regex)`
     LabelReplace {
-        /// What is relabelled.
+        /// The expression whose series are relabelled.
         inner: Box<MetricExpr>,
         /// Target label.
         target: String,
-        /// With `$1` and `${name}`.
+        /// The new value, which may use `$1` and `${name}`.
         replacement: String,
         /// Source label.
         source: String,
-        /// Anchored.
+        /// An anchored regex.
         regex: String,
     },
 }
@@ -245,7 +245,7 @@ pub struct RangeAggregation {
     pub parameter: Option<f64>,
     /// The entries.
     pub log: LogExpr,
-    /// `| unwrap …` and the filters behind it.
+    /// `| unwrap …` and the filters after it.
     pub unwrap: Option<Unwrap>,
     /// The window's length.
     pub range: Duration,
@@ -260,13 +260,13 @@ pub struct RangeAggregation {
 pub struct Unwrap {
     /// The label whose value becomes the sample.
     pub label: String,
-    /// How it is read.
+    /// How its value is parsed.
     pub conversion: Conversion,
-    /// Filters behind it.
+    /// The filters after it.
     pub filters: Vec<LabelFilter>,
 }
 
-/// How an unwrapped label is read.
+/// How the value of an unwrapped label is parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Conversion {
     /// As a number.
@@ -311,11 +311,11 @@ pub enum VectorOp {
 pub struct VectorAggregation {
     /// The function.
     pub op: VectorOp,
-    /// The k of topk, bottomk and approx_topk; checked to be positive.
+    /// The k of `topk`, `bottomk` and `approx_topk`; always positive.
     pub parameter: Option<u64>,
-    /// What is aggregated.
+    /// The aggregated expression.
     pub inner: Box<MetricExpr>,
-    /// `by` / `without`; none: one group.
+    /// `by` / `without`. If `None`, all series form one group.
     pub grouping: Option<Grouping>,
 }
 
@@ -361,10 +361,10 @@ pub struct Matching {
     pub group: Option<MatchGroup>,
 }
 
-/// Which side is the many side, and what it takes from the other.
+/// The side with many series, and the labels copied to it from the other side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MatchGroup {
-    /// True for `group_left`: many on the left.
+    /// True for `group_left`: the left side has many series.
     pub left: bool,
     /// The labels copied from the one side.
     pub include: Vec<String>,

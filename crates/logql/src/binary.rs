@@ -1,4 +1,4 @@
-//! Operations on two legs, step by step.
+//! Binary operations between two legs, step by step.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,7 +11,7 @@ use crate::{
     tracks::{Track, Value, with_label},
 };
 
-/// What is done with the legs.
+/// The operation and its modifiers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Operation<'q> {
     pub(crate) op: BinaryOp,
@@ -41,7 +41,8 @@ pub(crate) fn apply(operation: Operation<'_>, left: Value, right: Value, steps: 
 }
 
 impl Operation<'_> {
-    /// The value for one pair of numbers; `None` when a comparison drops it. `kept`: what a comparison keeps.
+    /// Returns the value for one pair of numbers, or `None` if a comparison drops it. `kept` is the value that a
+    /// comparison keeps.
     fn value(&self, a: f64, b: f64, kept: f64) -> Option<f64> {
         match self.op {
             BinaryOp::Compare(op) if self.return_bool => Some(if fold::compare(op, a, b) { 1.0 } else { 0.0 }),
@@ -67,14 +68,14 @@ impl Operation<'_> {
         tracks
     }
 
-    /// The labels that must be equal on both sides.
+    /// Returns the labels that must be equal on both sides.
     fn key(&self, labels: &Labels) -> Labels {
         let Some(matching) = self.matching else { return labels.clone() };
         let listed = |name: &str| matching.labels.iter().any(|l| l == name);
         Labels::with_empty_values(labels.iter().filter(|(name, _)| listed(name) == matching.on))
     }
 
-    /// Arithmetic and comparison of matching series.
+    /// Applies arithmetic or a comparison to matching series.
     fn join(&self, left: Vec<Track>, right: Vec<Track>) -> Result<Vec<Track>, QueryError> {
         let group = self.matching.and_then(|m| m.group.as_ref());
         let many_is_left = group.is_none_or(|g| g.left);
@@ -84,7 +85,7 @@ impl Operation<'_> {
         for track in &many {
             let key = self.key(&track.labels);
             let Some(partners) = one.get(&key) else { continue };
-            // Which partner a label was copied from may change from step to step.
+            // The partner that a label is copied from may change from step to step.
             let mut labels_with: HashMap<usize, Labels> = HashMap::new();
             for (step, value) in &track.points {
                 let Ok(at) = partners.points.binary_search_by_key(step, |(s, _, _)| *s) else { continue };
@@ -117,7 +118,7 @@ impl Operation<'_> {
         Ok(tracks)
     }
 
-    /// The series of the side that must have one for each key and step.
+    /// Returns the series by key, for the side that must have at most one per key and step.
     fn unique(&self, tracks: &[Track], is_right: bool) -> Result<HashMap<Labels, Partners>, QueryError> {
         let mut partners: HashMap<Labels, Partners> = HashMap::new();
         for (number, track) in tracks.iter().enumerate() {
@@ -139,14 +140,15 @@ impl Operation<'_> {
     }
 }
 
-/// The series of one key on the side that must be unique: step, value and number of the series.
+/// The points of one key on the side that must be unique: step, value and series number.
 #[derive(Default)]
 struct Partners {
     points: Vec<(u32, f64, usize)>,
     labels: HashMap<usize, Labels>,
 }
 
-/// The points whose key has (or has not) a series on the other side at that step.
+/// Returns the points for which the other side has a point with the same key and step (`wanted`), or for which it has
+/// none (not `wanted`).
 fn present(operation: &Operation<'_>, tracks: Vec<Track>, others: &[Track], steps: u32, wanted: bool) -> Vec<Track> {
     let mut seen: HashMap<Labels, Vec<bool>> = HashMap::new();
     for other in others {
@@ -164,7 +166,7 @@ fn present(operation: &Operation<'_>, tracks: Vec<Track>, others: &[Track], step
     kept
 }
 
-/// All of `left` and `right`; series of equal labels that never meet become one.
+/// Returns all of `left` and `right`. Series with equal labels that share no step are merged.
 fn union(left: Vec<Track>, right: Vec<Track>) -> Vec<Track> {
     let mut numbers: HashMap<Labels, usize> = HashMap::new();
     let mut all = left;

@@ -1,40 +1,40 @@
-//! One state for each cell of a series, and windows made of them.
+//! One state per cell of a series, and the windows computed from them.
 
 use serde::{Deserialize, Serialize};
 
 use crate::grid::Grid;
 
-/// What a cell keeps of its rows. Merging is associative and commutative; the default is the state of no rows.
+/// The aggregate of a cell's rows. Merging is associative and commutative. The default is the state of no rows.
 pub(crate) trait State: Clone + Default {
-    /// Whether [`State::remove`] undoes a merge, so that a window can slide without being merged anew.
+    /// Whether [`State::remove`] undoes a merge, so that a sliding window need not merge all its cells again.
     const CAN_REMOVE: bool = false;
 
-    /// True before the first row.
+    /// Returns true if no row was added.
     fn is_empty(&self) -> bool;
 
     /// Adds the rows of another state.
     fn merge(&mut self, other: &Self);
 
-    /// Takes away the rows of a state that was merged before.
+    /// Removes the rows of a state that was merged before.
     fn remove(&mut self, _other: &Self) {}
 
-    /// Whether this can be a state at all, as it was received.
+    /// Whether a received state is valid.
     fn fits(&self) -> bool {
         true
     }
 }
 
-/// The states of a series' cells. A list while few of them have rows.
+/// The states of a series' cells. Sparse while few of them have rows.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Cells<T> {
-    /// Number and state of the cells with rows, ascending. Empty when `all` is not.
+    /// Number and state of the cells with rows, ascending. Empty if `all` is not.
     few: Vec<(u32, T)>,
-    /// The states of all cells, or nothing.
+    /// The states of all cells, or empty.
     all: Vec<T>,
 }
 
 impl<T: State> Cells<T> {
-    /// The state of a cell, of so many.
+    /// Returns the state of a cell. `cells` is the number of all cells.
     #[inline]
     pub(crate) fn at(&mut self, cell: u32, cells: u32) -> &mut T {
         if self.all.is_empty() && self.few.last().is_none_or(|(last, _)| *last != cell) {
@@ -73,7 +73,7 @@ impl<T: State> Cells<T> {
         }
     }
 
-    /// Whether these are states of so many cells.
+    /// Whether the states are valid for this number of cells.
     pub(crate) fn fits(&self, cells: u32) -> bool {
         let few_fit =
             self.few.is_sorted_by(|(a, _), (b, _)| a < b) && self.few.last().is_none_or(|(last, _)| *last < cells);
@@ -117,8 +117,8 @@ impl<T: State> Cells<T> {
         }
     }
 
-    /// Gives every cell the number that `renumber` says, and drops those for which it says none. Numbers keep their
-    /// order.
+    /// Gives every cell the number that `renumber` returns, and drops cells for which it returns `None`. `renumber`
+    /// must keep the order.
     pub(crate) fn move_cells(&mut self, renumber: impl Fn(u32) -> Option<u32>) {
         let moved = |(cell, state): (u32, T)| Some((renumber(cell)?, state));
         self.few = std::mem::take(self).into_list().into_iter().filter_map(moved).collect();
@@ -129,10 +129,11 @@ impl<T: State> Cells<T> {
         self.few.into_iter().filter(|(_, state)| !state.is_empty()).chain(all).collect()
     }
 
-    /// The value of each step whose window has rows.
+    /// Returns the value of each step whose window has rows.
     ///
-    /// Each cell is merged a constant number of times, however many windows it lies in: cells that leave a window are
-    /// taken away, or, where a state cannot do that, all merges of a window's front are kept ready.
+    /// Each cell is merged a constant number of times, no matter how many windows it is in. A cell that leaves a window
+    /// is removed from the merged state. For states that cannot do that, the merges of the window's front are
+    /// precomputed.
     pub(crate) fn points(self, grid: &Grid, value: impl Fn(&T) -> f64) -> Vec<(u32, f64)> {
         let cells = self.into_list();
         let mut points = Vec::new();
@@ -155,9 +156,9 @@ impl<T: State> Cells<T> {
 struct Sliding<T> {
     from: usize,
     to: usize,
-    /// The merges of the cells from each one up to the last of the front, the last one first.
+    /// For each cell of the front, the merge from that cell to the end of the front. The last cell comes first.
     front: Vec<T>,
-    /// The merge of the cells behind the front; of all where cells can be removed.
+    /// The merge of the cells after the front, or of all cells if the state supports removal.
     back: T,
 }
 

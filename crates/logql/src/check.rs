@@ -1,4 +1,4 @@
-//! The static checks: what the grammar allows but no query may say.
+//! The static checks: rules for queries that the grammar does not enforce.
 
 use std::collections::HashSet;
 
@@ -22,10 +22,11 @@ fn fail<T>(message: impl Into<String>) -> Result<T> {
     Err(ParseError::tree(message))
 }
 
-/// Refuses matchers that all match the empty text, and thus streams without any of their labels.
+/// Rejects a selector in which every matcher matches the empty text. It would also select streams that have none of the
+/// named labels.
 ///
 /// # Errors
-/// When there is no other matcher.
+/// If there is no matcher that excludes the empty text.
 pub fn reject_empty_compatible(matchers: &[Matcher]) -> Result<(), ParseError> {
     if matchers.iter().all(Matcher::matches_empty) {
         return Err(ParseError::tree(
@@ -36,7 +37,7 @@ pub fn reject_empty_compatible(matchers: &[Matcher]) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// Every selector must ask for something.
+/// Checks that every selector has a matcher that excludes the empty text.
 pub(crate) fn selectors(expr: &Expr) -> Result<()> {
     match expr {
         Expr::Log(log) => reject_empty_compatible(&log.matchers),
@@ -93,7 +94,7 @@ pub(crate) fn pattern(pattern: &str) -> Result<()> {
 
 pub(crate) fn regexp(regex: &str) -> Result<()> {
     let names = group_names(regex);
-    // Names are checked before the regex is compiled, since a compiler refuses some of them in words of its own.
+    // Check names before compiling the regex: the regex compiler rejects some of them with a different message.
     let mut seen = HashSet::new();
     for name in &names {
         if !is_label_name(name) {
@@ -115,7 +116,7 @@ fn is_label_name(name: &str) -> bool {
     name.bytes().next().is_some_and(begins) && name.bytes().all(|b| begins(b) || b.is_ascii_digit())
 }
 
-/// The names of `(?P<name>…)` and `(?<name>…)` in a regex, in order.
+/// Returns the names of `(?P<name>…)` and `(?<name>…)` groups in a regex, in order.
 fn group_names(regex: &str) -> Vec<&str> {
     let bytes = regex.as_bytes();
     let mut names = Vec::new();
@@ -129,7 +130,7 @@ fn group_names(regex: &str) -> Vec<&str> {
             b'\\' => at += 1,
             b'[' if !in_class => {
                 in_class = true;
-                // A `]` that comes first, perhaps behind `^`, is a member.
+                // A `]` in first position, or directly after `^`, is a member of the class.
                 class_start = at + 1 + usize::from(bytes.get(at + 1) == Some(&b'^'));
             }
             b']' if in_class && at > class_start => in_class = false,
@@ -178,7 +179,7 @@ pub(crate) fn label_replace(regex: &str) -> Result<()> {
     compiled.map(|_| ()).or_else(|e| fail(format!("invalid regex in label_replace: {e}")))
 }
 
-/// Checks a vector aggregation and reads its parameter.
+/// Checks a vector aggregation and parses its parameter.
 pub(crate) fn vector_aggregation(
     op: VectorOp,
     parameter: Option<&str>,

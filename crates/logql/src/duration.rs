@@ -13,7 +13,7 @@ const UNITS: [(&str, u64); 7] = [
     ("ms", 1_000_000),
 ];
 
-/// Reads Prometheus' notation: whole numbers, units in descending order, each once. The result is in nanoseconds.
+/// Parses Prometheus' notation: whole numbers, units in descending order, each once. Returns nanoseconds.
 pub(crate) fn parse_prometheus(text: &str) -> Result<i64, String> {
     let invalid = || format!("not a valid duration string: {}", Quoted(text));
     let out_of_range = || "duration out of range".to_owned();
@@ -48,7 +48,7 @@ pub(crate) fn parse_prometheus(text: &str) -> Result<i64, String> {
     Ok(total)
 }
 
-/// Reads Go's notation, with the texts of Go's `time.ParseDuration`. The result is in nanoseconds.
+/// Parses Go's notation, with the error texts of Go's `time.ParseDuration`. Returns nanoseconds.
 pub(crate) fn parse_go(text: &str) -> Result<i64, String> {
     let invalid = || format!("time: invalid duration {}", Quoted(text));
     let negative = text.starts_with('-');
@@ -86,7 +86,7 @@ pub(crate) fn parse_go(text: &str) -> Result<i64, String> {
         };
         let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
         let whole = whole.checked_mul(scale).ok_or_else(invalid)?;
-        // Further digits than eighteen are below any unit's nanosecond.
+        // Digits after the eighteenth are less than a nanosecond in every unit.
         let fraction = &fraction[..fraction.len().min(18)];
         let part = if fraction.is_empty() {
             0
@@ -105,7 +105,7 @@ pub(crate) fn parse_go(text: &str) -> Result<i64, String> {
     i64::try_from(signed).map_err(|_| invalid())
 }
 
-/// Writes a duration so that the lexer reads it back: Prometheus' notation, or nanoseconds where that is too coarse.
+/// Formats a duration so that the lexer reads it back: Prometheus' notation, or nanoseconds if that is too coarse.
 pub(crate) fn format(nanos: i64) -> String {
     let sign = if nanos < 0 { "-" } else { "" };
     let mut rest = nanos.unsigned_abs();

@@ -1,4 +1,4 @@
-//! The best entries of a log query, by a total order that does not depend on who found them when.
+//! The entries that a log query keeps. Their order is total and does not depend on which scan found them, or when.
 
 use std::{
     cmp::Ordering,
@@ -15,15 +15,15 @@ use crate::{
 
 mod sent;
 
-/// What orders entries: time, then the stream, then where in the log the entry came from.
+/// The sort key of entries: time, then stream, then position in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EntryKey {
     pub(crate) ts: i64,
     /// The stored stream.
     pub(crate) stream: Labels,
-    /// Of its record; 0 where unknown.
+    /// The offset of the entry's record; 0 if unknown.
     pub(crate) offset: i64,
-    /// Counts the rows a partial has seen.
+    /// The row's number among the rows that the partial has seen.
     pub(crate) row: u64,
 }
 
@@ -42,18 +42,18 @@ impl PartialOrd for EntryKey {
     }
 }
 
-/// An entry behind the pipeline. The last fields only break ties that nothing else does.
+/// An entry after the pipeline. The last fields only break ties between otherwise equal entries.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FoundEntry {
     pub(crate) key: EntryKey,
     pub(crate) line: Vec<u8>,
-    /// The stream's labels as far as the pipeline left them.
+    /// The stream's labels that the pipeline kept.
     pub(crate) seen: Labels,
     pub(crate) metadata: Vec<(String, String)>,
     pub(crate) parsed: Vec<(String, String)>,
 }
 
-/// An entry in the heap; the greatest is the one to give up first.
+/// An entry in the heap. The greatest one is evicted first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Ranked {
     entry: FoundEntry,
@@ -79,7 +79,7 @@ pub(crate) struct Entries {
     newest_first: bool,
     limit: usize,
     heap: BinaryHeap<Ranked>,
-    /// How many rows were looked at; numbers the next one.
+    /// Number of rows seen, and so the number of the next row.
     pub(crate) rows_seen: u64,
 }
 
@@ -89,12 +89,12 @@ impl Entries {
         Self { newest_first, limit: limit as usize, heap: BinaryHeap::new(), rows_seen: 0 }
     }
 
-    /// Whether these are of a scan with this direction and limit.
+    /// Whether these entries belong to a scan with this direction and limit.
     pub(crate) fn fits(&self, direction: Direction, limit: u32) -> bool {
         self.newest_first == (direction == Direction::Backward) && self.limit == limit as usize
     }
 
-    /// The time of the entry that goes first when a better one comes; `None` while there is room.
+    /// Returns the time of the entry that is evicted next, or `None` while there is room.
     pub(crate) fn bound(&self) -> Option<i64> {
         if self.heap.len() < self.limit {
             return None;
@@ -103,14 +103,14 @@ impl Entries {
         Some(self.heap.peek().map_or(none, |worst| worst.entry.key.ts))
     }
 
-    /// Whether an entry with this key would be taken.
+    /// Whether an entry with this key would be kept.
     pub(crate) fn wants(&self, key: &EntryKey) -> bool {
         let Some(worst) = self.heap.peek().filter(|_| self.heap.len() >= self.limit) else { return self.limit > 0 };
         let order = key.cmp(&worst.entry.key);
         if self.newest_first { order.is_ge() } else { order.is_le() }
     }
 
-    /// As [`Entries::wants`], by the time alone.
+    /// Like [`Entries::wants`], but compares only the time.
     #[inline]
     pub(crate) fn wants_time(&self, ts: i64) -> bool {
         match self.bound() {
@@ -142,7 +142,8 @@ impl Entries {
         other.heap.into_iter().for_each(|ranked| self.put(ranked));
     }
 
-    /// The answer: thinned by `interval`, grouped by labels, streams by text, entries in query direction.
+    /// Returns the answer: thinned by `interval` and grouped by labels. Streams are ordered by text, entries in query
+    /// direction.
     pub(crate) fn streams(self, interval: Duration) -> Vec<ResultStream> {
         let mut entries: Vec<FoundEntry> = self.heap.into_sorted_vec().into_iter().map(|r| r.entry).collect();
         let interval = i64::try_from(interval.as_nanos()).unwrap_or(i64::MAX);

@@ -1,11 +1,11 @@
-//! Why a query is refused, in Loki's words.
+//! Errors of queries, with Loki's texts.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A query that cannot be read, or does not pass the static checks. [`fmt::Display`] is the text clients see, such as
+/// A query that does not parse, or fails a static check. [`fmt::Display`] prints the text that clients see, such as
 /// `parse error at line 1, col 6: syntax error: unexpected $end, expecting STRING`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParseError {
@@ -17,9 +17,9 @@ pub struct ParseError {
 enum Place {
     /// Line (0 for tokens whose line Loki loses) and column in characters, from 1.
     At(usize, usize),
-    /// In the finished tree.
+    /// An error in the finished tree, which has no position.
     Tree,
-    /// The text stands alone, without `parse error`.
+    /// The text is shown without `parse error`.
     Bare,
 }
 
@@ -34,7 +34,7 @@ impl ParseError {
         Self { message: message.into(), place: Place::Tree }
     }
 
-    /// An error whose text stands alone.
+    /// An error whose text is shown without `parse error`.
     pub(crate) fn bare(message: impl Into<String>) -> Self {
         Self { message: message.into(), place: Place::Bare }
     }
@@ -44,7 +44,7 @@ impl ParseError {
         &self.message
     }
 
-    /// Line and column of the offending token, where known. The line is 0 where Loki's is.
+    /// Returns line and column of the offending token, if known. The line is 0 where Loki reports 0.
     pub fn position(&self) -> Option<(usize, usize)> {
         match self.place {
             Place::At(line, column) => Some((line, column)),
@@ -65,13 +65,13 @@ impl fmt::Display for ParseError {
 
 impl std::error::Error for ParseError {}
 
-/// Why a query has no answer. Clients see these texts. Owners send errors to the query service.
+/// Why a query failed. Clients see these texts. Owners send errors to the query service.
 #[derive(Clone, Debug, PartialEq, Error, Serialize, Deserialize)]
 pub enum QueryError {
-    /// The text is no valid query. HTTP 400.
+    /// The text is not a valid query. HTTP 400.
     #[error(transparent)]
     Parse(#[from] ParseError),
-    /// The query uses a feature that is not evaluated yet, which the text names. HTTP 501.
+    /// The query uses a feature that is not evaluated yet. The text names it. HTTP 501.
     #[error("{0}")]
     NotEvaluated(String),
     /// An entry of a metric query has an error that the query does not handle. HTTP 400.

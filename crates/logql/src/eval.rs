@@ -1,11 +1,11 @@
-//! From the windows of scans to the answer of a metric query.
+//! Computes the answer of a metric query from the windows that the scans return.
 
 use crate::{
     answer::{Answer, Sample, Series},
     ast::RangeOp,
     binary,
     error::QueryError,
-    partial::{Found, Partial},
+    partial::{Partial, PartialContent},
     plan::{MetricPlan, Node, RangeNode},
     states,
     tracks::{Track, Value, with_label},
@@ -41,7 +41,7 @@ pub(crate) fn evaluate(plan: &MetricPlan, partials: Vec<Partial>, series_max: u3
 
 struct Evaluator {
     steps: u32,
-    /// Each node takes its partial once.
+    /// Partials by node. Each node takes its partial once.
     partials: Vec<Option<Partial>>,
 }
 
@@ -86,7 +86,7 @@ impl Evaluator {
 
     fn range(&mut self, node: &RangeNode) -> Result<Vec<Track>, QueryError> {
         let partial = self.partials.get_mut(node.scan).and_then(Option::take);
-        let Some(Partial { found: Found::Series(table), .. }) = partial else {
+        let Some(Partial { found: PartialContent::Series(table), .. }) = partial else {
             return Err(QueryError::Evaluation("a partial of another query".to_owned()));
         };
         let steps = self.steps;

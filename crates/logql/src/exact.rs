@@ -1,38 +1,38 @@
-//! Sums of floats that do not depend on the order of what is added.
+//! Sums of floats that do not depend on the order of the summands.
 //!
 //! Partials merge in any order, so a running sum would round differently from one run to the next. An [`ExactSum`]
-//! keeps what rounding cuts off as further terms (Shewchuk's expansions), and rounds once, at the end.
+//! keeps rounding errors as further terms (Shewchuk's expansions), and rounds once, at the end.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-/// Values from here on are summed scaled down, so that no sum of them overflows.
+/// Values of at least this magnitude are scaled down before they are summed, so that their sum cannot overflow.
 const LARGE: f64 = f64::from_bits((960 + 1023) << 52);
 /// The scale of large values, a power of two: multiplying by it is exact.
 const SCALE: f64 = f64::from_bits((64 + 1023) << 52);
-/// More terms than any sum has: they do not overlap, so their exponents differ by 53 at least.
+/// An upper bound for the number of terms. Terms do not overlap, so their exponents differ by at least 53.
 const TERMS_MAX: usize = 64;
 
-/// The exact sum of any number of finite values, and the plain sum of the others.
+/// The exact sum of any number of finite values, and the plain sum of infinities and NaN.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ExactSum {
     /// The greatest term.
     head: f64,
-    /// The others, by rising magnitude; whole numbers have none.
+    /// The other terms, by ascending magnitude. Sums of whole numbers need none.
     rest: Vec<f64>,
-    /// The sum of infinities and NaN; 0 when there are none.
+    /// The sum of infinities and NaN; 0 if there are none.
     special: f64,
     /// The sum of values beyond [`LARGE`], divided by [`SCALE`].
     large: Option<Box<ExactSum>>,
 }
 
-/// `a + b` rounded, and what rounding cut off.
+/// Returns `a + b` rounded, and the rounding error.
 fn two_sum(a: f64, b: f64) -> (f64, f64) {
     let (a, b) = if a.abs() < b.abs() { (b, a) } else { (a, b) };
     let sum = a + b;
     (sum, b - (sum - a))
 }
 
-/// `a * b` rounded, and what rounding cut off.
+/// Returns `a * b` rounded, and the rounding error.
 fn two_product(a: f64, b: f64) -> (f64, f64) {
     let product = a * b;
     if product.is_finite() { (product, a.mul_add(b, -product)) } else { (product, 0.0) }
@@ -86,12 +86,12 @@ impl ExactSum {
         }
     }
 
-    /// The sum, rounded to the nearest float.
+    /// Returns the sum, rounded to the nearest float.
     pub(crate) fn total(&self) -> f64 {
         self.divided(1.0)
     }
 
-    /// The sum divided by `count`. Finite wherever the quotient is, even if the sum is not.
+    /// Returns the sum divided by `count`. The result is finite if the quotient is, even if the sum is not.
     pub(crate) fn divided(&self, count: f64) -> f64 {
         if self.special != 0.0 {
             return self.special;
@@ -114,7 +114,7 @@ impl ExactSum {
             if cut_off == 0.0 {
                 continue;
             }
-            // Exactly between two floats: the terms below decide.
+            // The sum is exactly between two floats, so the smaller terms decide.
             if terms.next().is_some_and(|below| below != 0.0 && (below > 0.0) == (cut_off > 0.0)) {
                 let twice = cut_off * 2.0;
                 let next = sum + twice;
@@ -127,7 +127,7 @@ impl ExactSum {
         sum
     }
 
-    /// `count` times this sum, minus the square of `other`.
+    /// Returns `count` times this sum, minus the square of `other`.
     pub(crate) fn times_minus_square(&self, count: f64, other: &Self) -> f64 {
         let mut result = Self::default();
         self.terms().for_each(|term| result.add_product(term, count));
@@ -142,7 +142,7 @@ impl ExactSum {
         self.rest.iter().chain([&self.head]).copied().chain(large)
     }
 
-    /// Whether this can be a sum at all, as it was received.
+    /// Whether a received sum is valid.
     pub(crate) fn fits(&self) -> bool {
         let are_terms = self.rest.iter().chain([&self.head]).all(|term| term.is_finite());
         let special_fits = self.special == 0.0 || !self.special.is_finite();
@@ -151,12 +151,12 @@ impl ExactSum {
     }
 }
 
-/// The bits of all numbers, since not every format has NaN.
+/// The bits of all numbers, because not every serialization format supports NaN.
 #[derive(Serialize, Deserialize)]
 struct SentSum {
     terms: Vec<u64>,
     special: u64,
-    /// Terms of the scaled sum of large values; empty when there are none.
+    /// Terms of the scaled sum of large values; empty if there are none.
     large: Vec<u64>,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::ast::{BinaryOp, CompareOp};
 
-/// Whether two values compare so; floats by the rules of IEEE 754.
+/// Whether the comparison holds. Floats compare by the rules of IEEE 754.
 pub(crate) fn compare<T: PartialOrd>(op: CompareOp, a: T, b: T) -> bool {
     match op {
         CompareOp::Equal => a == b,
@@ -14,7 +14,7 @@ pub(crate) fn compare<T: PartialOrd>(op: CompareOp, a: T, b: T) -> bool {
     }
 }
 
-/// The value of an arithmetic operation; `None` for others. Division and modulo by zero are NaN.
+/// Returns the value of an arithmetic operation, or `None` for other operations. Division and modulo by zero give NaN.
 pub(crate) fn arithmetic(op: BinaryOp, a: f64, b: f64) -> Option<f64> {
     Some(match op {
         BinaryOp::Add => a + b,
@@ -29,7 +29,7 @@ pub(crate) fn arithmetic(op: BinaryOp, a: f64, b: f64) -> Option<f64> {
     })
 }
 
-/// An operation on two literals; comparisons yield 1 or 0. `None` for set operations.
+/// Evaluates an operation on two literals. Comparisons yield 1 or 0. Returns `None` for set operations.
 pub(crate) fn literals(op: BinaryOp, a: f64, b: f64) -> Option<f64> {
     match op {
         BinaryOp::Compare(op) => Some(if compare(op, a, b) { 1.0 } else { 0.0 }),

@@ -1,4 +1,4 @@
-//! The pretty printer: what fits on a line stays on it, the rest is cut into lines.
+//! The pretty printer: a part that fits on one line stays on it, and longer parts are split.
 
 use model::Quoted;
 
@@ -9,15 +9,15 @@ use crate::{
     print::{Number, Operator, Selector, VectorHead, Window, leg_needs_parentheses},
 };
 
-/// How many characters fit on a line.
+/// Maximum number of characters on a line.
 const WIDTH: usize = 100;
 const INDENT: &str = "  ";
 
-/// Reads a query and writes it in a form good to read: on one line when that has at most 100 characters, else two
-/// blanks per level and one stage of a pipeline per line. Comments are lost.
+/// Formats a query for reading. It stays on one line if that has at most 100 characters. Otherwise each level is
+/// indented by two blanks and each pipeline stage gets its own line. Comments are lost.
 ///
 /// # Errors
-/// When the query does not parse.
+/// If the query does not parse.
 pub fn format_query(text: &str) -> Result<String, ParseError> {
     let mut out = String::new();
     match parse(text)? {
@@ -33,7 +33,7 @@ fn indent(out: &mut String, level: usize) {
     }
 }
 
-/// Writes `text` at this level if it fits.
+/// Writes `text` at this level if it fits on the line. Returns whether it did.
 fn fits(out: &mut String, level: usize, text: &str) -> bool {
     let fits = text.chars().count() + level * INDENT.len() <= WIDTH;
     if fits {
@@ -43,7 +43,7 @@ fn fits(out: &mut String, level: usize, text: &str) -> bool {
     fits
 }
 
-/// Writes a selector, its stages and what follows them, a line each.
+/// Writes a selector, its stages and `further`, one per line.
 fn write_log(out: &mut String, level: usize, log: &LogExpr, further: &[String]) {
     let mut line = log.to_string();
     for part in further {
@@ -103,7 +103,7 @@ fn close(out: &mut String, level: usize) {
     out.push(')');
 }
 
-/// Writes an operator on a line between its legs. The operators of a chain stand below one another.
+/// Writes an operator on its own line between its legs. All operators of a chain have the same indent.
 fn write_operation(out: &mut String, level: usize, binary: &BinaryExpr) {
     let mut leg = |leg: &MetricExpr, is_left: bool| {
         let parentheses = leg_needs_parentheses(binary.op, leg, is_left);
@@ -152,7 +152,7 @@ fn write_range(out: &mut String, level: usize, range: &RangeAggregation) {
         further.push(format!("| unwrap {label}"));
         further.extend(unwrap.filters.iter().map(|f| format!("| {f}")));
     }
-    // The window belongs to what stands before it.
+    // The window goes on the line of the last part before it.
     let window = Window(range).to_string();
     match further.last_mut() {
         Some(last) => {

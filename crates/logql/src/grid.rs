@@ -1,7 +1,7 @@
-//! The cells into which the edges of windows cut time.
+//! The edges of windows divide time into cells.
 //!
-//! A window begins and ends at an edge. Between two neighbouring edges all rows lie in the same windows, so a series
-//! needs one state for each cell, and the value of a window is made of the cells inside it:
+//! A window begins and ends at an edge. All rows between two neighbouring edges are in the same windows, so a series
+//! needs only one state per cell. The value of a window is computed from the cells inside it:
 //!
 //! ```text
 //! windows end:         |           |           |        every step
@@ -9,15 +9,16 @@
 //! cells:            |0 |   1    |2 |   3    |4 |
 //! ```
 //!
-//! Edges of one kind lie whole steps apart, and cells are numbered from the epoch on. So two queries whose starts differ
-//! by whole steps have the same cells, and what one has found for a cell serves the other.
+//! Edges of one kind are whole steps apart, and cells are numbered from the epoch. Two queries whose starts differ by
+//! whole steps therefore have the same cells and can reuse each other's states.
 
 use crate::steps::Windows;
 
-/// Above this many cells, those that lie in every window are made one. The grid then serves its own query only.
+/// If there are more cells than this, the cells that are in every window are merged into one. Other queries cannot
+/// reuse such a grid.
 const CELLS_MAX: i128 = 16_384;
 
-/// The cells of one range aggregation. A cell ends at its upper edge and begins behind its lower edge.
+/// The cells of one range aggregation. A cell includes its upper edge and excludes its lower edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
     windows: Windows,
@@ -25,25 +26,25 @@ pub(crate) struct Grid {
     end_phase: i128,
     /// Windows begin at whole steps from here.
     start_phase: i128,
-    /// The number of the first cell that lies in a window.
+    /// The number of the first cell that is in a window.
     base: i128,
     /// The cells of the first window, numbered from `base`.
     first_window: (i128, i128),
-    /// Cells that lie in every window and are one, numbered from `base`: the first and the last.
+    /// The first and last of the cells that are in every window and were merged into one, numbered from `base`.
     core: Option<(i128, i128)>,
     cells: u32,
 }
 
-/// A time's cell, and for which times it is the same one.
+/// A cell and the times that belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
-    /// From 0; negative before the first cell.
+    /// Counted from 0; negative before the first cell.
     number: i128,
     /// The last nanosecond before the cell.
     after: i128,
     /// The last nanosecond of the cell.
     until: i128,
-    /// Whether the cell lies between windows.
+    /// Whether the cell is between windows.
     is_gap: bool,
 }
 
@@ -82,18 +83,18 @@ impl Grid {
         &self.windows
     }
 
-    /// How many cells there are.
+    /// Returns the number of cells.
     pub(crate) fn cells(&self) -> u32 {
         self.cells
     }
 
-    /// The number of the first cell, counted from the epoch.
+    /// Returns the number of the first cell, counted from the epoch.
     pub(crate) fn base(&self) -> i128 {
         self.base
     }
 
-    /// What says which cells these are, wherever the query begins and ends: grids of equal keys number their cells
-    /// alike from the epoch on.
+    /// Returns a key that does not depend on where the query begins and ends. Grids with equal keys number their cells
+    /// the same way from the epoch.
     pub(crate) fn key(&self) -> String {
         let Windows { start, step, steps, range, offset } = self.windows;
         match self.core {
@@ -102,7 +103,7 @@ impl Grid {
         }
     }
 
-    /// How many edges lie before `t`, counted from the epoch.
+    /// Returns the number of edges before `t`, counted from the epoch.
     fn edges_before(&self, t: i128) -> i128 {
         let step = i128::from(self.windows.step);
         let of = |phase: i128| (t - phase + step - 1).div_euclid(step);
@@ -127,7 +128,7 @@ impl Grid {
         place
     }
 
-    /// The cells of a step's window, half-open.
+    /// Returns the half-open range of cells in a step's window.
     pub(crate) fn window(&self, step: u32) -> (u32, u32) {
         let edges = if self.end_phase == self.start_phase { 1 } else { 2 };
         let shift = i128::from(step) * edges;
@@ -145,20 +146,20 @@ impl Grid {
         (number(self.first_window.0 + shift), number(self.first_window.1 + shift).saturating_add(1).min(self.cells))
     }
 
-    /// Whether two times lie in the same cell, so that all times between them do; times before the first cell count as
-    /// one cell, and so do those behind the last.
+    /// Whether two times, and so all times between them, are in the same cell. All times before the first cell count as
+    /// one cell, as do all times after the last.
     pub(crate) fn is_one_cell(&self, first: i64, last: i64) -> bool {
         let number = |t: i64| self.place(i128::from(t)).number.clamp(-1, i128::from(self.cells));
         number(first) == number(last)
     }
 
-    /// Finds the cells of times that mostly are near one another.
+    /// Returns a cursor that finds cells fast if successive times are close together.
     pub(crate) fn cursor(&self) -> CellCursor<'_> {
         CellCursor { grid: self, valid_from: 0, valid_to: 0, cell: None }
     }
 }
 
-/// Remembers the last cell, and for which times it holds.
+/// Caches the last cell and the times that belong to it.
 #[derive(Clone, Debug)]
 pub(crate) struct CellCursor<'g> {
     grid: &'g Grid,
@@ -169,7 +170,7 @@ pub(crate) struct CellCursor<'g> {
 }
 
 impl CellCursor<'_> {
-    /// The cell of `ts`; `None` when it lies in no window.
+    /// Returns the cell of `ts`, or `None` if `ts` is in no window.
     #[inline]
     pub(crate) fn cell(&mut self, ts: i64) -> Option<u32> {
         if !self.holds(ts) {
@@ -178,7 +179,7 @@ impl CellCursor<'_> {
         self.cell
     }
 
-    /// True when `ts` lies in the cell found last.
+    /// Returns true if `ts` is in the last cell found.
     #[inline]
     pub(crate) fn holds(&self, ts: i64) -> bool {
         self.valid_from <= ts && ts < self.valid_to

@@ -1,11 +1,11 @@
-//! `ip("…")`: addresses, networks and ranges, and finding addresses inside a line.
+//! `ip("…")`: parses addresses, networks and ranges, and finds addresses in a line.
 
 use std::{fmt, net::IpAddr, net::Ipv4Addr, net::Ipv6Addr};
 
-/// What `ip()` looks for. IPv4 addresses mapped into IPv6 are IPv6 only.
+/// The addresses that `ip()` searches for. IPv4 addresses mapped into IPv6 count only as IPv6.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum IpPattern {
-    /// Both ends belong to it. A single address is a range of one, a network one from its lowest address.
+    /// An inclusive range. A single address is a range of one. A network is a range from its lowest address.
     V4(Ipv4Addr, Ipv4Addr),
     /// As `V4`.
     V6(Ipv6Addr, Ipv6Addr),
@@ -13,7 +13,7 @@ pub(crate) enum IpPattern {
     Never,
 }
 
-/// A text that is no address, network or range.
+/// A text that is not an address, network or range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct IpPatternError(String);
 
@@ -24,7 +24,7 @@ impl fmt::Display for IpPatternError {
 }
 
 impl IpPattern {
-    /// Reads `192.168.0.1`, `2001:db8::/32` or `10.0.0.1-10.0.0.9`.
+    /// Parses `192.168.0.1`, `2001:db8::/32` or `10.0.0.1-10.0.0.9`.
     pub(crate) fn parse(text: &str) -> Result<Self, IpPatternError> {
         Self::read(text).ok_or_else(|| IpPatternError(text.to_owned()))
     }
@@ -71,7 +71,7 @@ impl IpPattern {
         }
     }
 
-    /// Whether some address written in `line` is covered.
+    /// Whether the pattern covers an address in `line`.
     pub(crate) fn found_in(&self, line: &[u8]) -> bool {
         match self {
             Self::V4(..) => Addresses::new(line).any(|a| a.is_ipv4() && self.contains(a)),
@@ -81,12 +81,12 @@ impl IpPattern {
     }
 }
 
-/// The addresses written in a line. An IPv4 address is a whole run of digits and dots (so `1.2.3.4.5` is none), an
-/// IPv6 address a whole run of hex digits, colons and dots.
+/// Iterates over the addresses in a line. An IPv4 address is a whole run of digits and dots, so `1.2.3.4.5` is not one.
+/// An IPv6 address is a whole run of hex digits, colons and dots.
 struct Addresses<'a> {
     line: &'a [u8],
     at: usize,
-    /// No IPv6 address begins before this place: the run up to here is none.
+    /// No IPv6 address starts before this position, because the run up to here is not one.
     v6_from: usize,
 }
 
@@ -95,7 +95,7 @@ impl<'a> Addresses<'a> {
         Self { line, at: 0, v6_from: 0 }
     }
 
-    /// The run of bytes from `at` on that satisfy `belongs`.
+    /// Returns the run of bytes from `at` that satisfy `belongs`.
     fn run(&self, belongs: impl Fn(u8) -> bool) -> &'a [u8] {
         let rest = &self.line[self.at..];
         let end = rest.iter().position(|&b| !belongs(b)).unwrap_or(rest.len());
@@ -142,7 +142,8 @@ impl Iterator for Addresses<'_> {
                     self.at += run.len();
                     return Some(IpAddr::V4(address));
                 }
-                // The run may still be the head of a word such as `12ab::1`, but then its dots say it is not.
+                // A run without dots may still be the start of an IPv6 address such as `12ab::1`. A run with dots
+                // cannot.
                 self.at += if run.contains(&b'.') { run.len() } else { 1 };
                 continue;
             }

@@ -1,4 +1,4 @@
-//! Paths into a JSON value, as the `json` stage takes them: `a.b`, `list[0]`, `["any key"].x`.
+//! Paths into a JSON value, as in the `json` stage: `a.b`, `list[0]`, `["any key"].x`.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub(crate) struct JsonPath {
 }
 
 impl JsonPath {
-    /// Reads a path. Names outside brackets are ASCII: letters, digits and `_`, not beginning with a digit.
+    /// Parses a path. Names outside brackets consist of ASCII letters, digits and `_`, and do not start with a digit.
     pub(crate) fn parse(text: &str) -> Result<Self, JsonPathError> {
         let mut reader = Reader { text, at: 0 };
         let mut steps = Vec::new();
@@ -39,13 +39,13 @@ impl JsonPath {
         Ok(Self { steps })
     }
 
-    /// The steps from the outside in.
+    /// Returns the steps from the outside in.
     pub(crate) fn steps(&self) -> &[PathStep] {
         &self.steps
     }
 }
 
-/// Why a text is no path.
+/// Why a text is not a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JsonPathError {
     path: String,

@@ -1,4 +1,4 @@
-//! Text to tokens, by the rules of Go's `text/scanner` that LogQL inherits.
+//! The lexer: turns text into tokens, by the rules of Go's `text/scanner`, which LogQL inherits.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use model::{EscapeError, read_go_escape};
 
 use crate::{duration, error::ParseError, size};
 
-/// The longest query, in bytes.
+/// Maximum length of a query in bytes.
 pub(crate) const QUERY_BYTES_MAX: usize = 131_072;
 
 /// One token.
@@ -14,7 +14,7 @@ pub(crate) const QUERY_BYTES_MAX: usize = 131_072;
 pub(crate) enum TokenKind {
     /// The end of the text.
     End,
-    /// A name that is no keyword.
+    /// A name that is not a keyword.
     Identifier(String),
     /// A string without its quotes and escapes.
     Text(String),
@@ -28,23 +28,23 @@ pub(crate) enum TokenKind {
     Range(Duration),
     /// `--strict` or `--keep-empty`.
     Flag(&'static str),
-    /// The name of a function, in lower case, where it is called.
+    /// The name of a called function, in lower case.
     Function(&'static str),
     /// A keyword (in lower case) or punctuation.
     Symbol(&'static str),
-    /// A character that begins no token.
+    /// A character that no token starts with.
     Unknown,
-    /// What could not be read; the last token but for the end.
+    /// A lexical error. Only the end follows.
     Invalid(ParseError),
 }
 
-/// A token and where it begins.
+/// A token and its position.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Token {
     pub(crate) kind: TokenKind,
     /// Position in the text, in bytes.
     pub(crate) at: usize,
-    /// Loki forgets the line of tokens which it reads beyond their first part.
+    /// Whether Loki loses the line of this token, as it does for tokens that it reads past their first part.
     pub(crate) line_lost: bool,
 }
 
@@ -110,13 +110,13 @@ const FUNCTIONS: [&str; 33] = [
 ];
 
 const PUNCTUATION: [&str; 28] = [
-    // Longer ones first, so that they win.
+    // Longer symbols come first, because the first match wins.
     "!=", "=~", "!~", "!>", "|=", "|~", "|>", ">=", "<=", "==", ",", ".", "{", "}", "=", ">", "<", "|", "(", ")", "]",
     "+", "-", "*", "/", "%", "^", "@",
 ];
 
-/// Cuts a text into tokens, the last being [`TokenKind::End`]. What cannot be read becomes [`TokenKind::Invalid`],
-/// behind which nothing is read: what stands before it may be refused first.
+/// Splits a text into tokens, the last being [`TokenKind::End`]. At a lexical error, adds [`TokenKind::Invalid`] and
+/// stops. It does not fail, because the parser may reject an earlier token first.
 pub(crate) fn tokens(text: &str) -> Vec<Token> {
     let mut lexer = Lexer { text, at: 0 };
     let mut tokens = Vec::new();
@@ -145,7 +145,7 @@ pub(crate) fn tokens(text: &str) -> Vec<Token> {
     }
 }
 
-/// Line and column, in characters, both from 1; (0, 0) in an empty text.
+/// Returns line and column in characters, both from 1, or (0, 0) for an empty text.
 pub(crate) fn position(text: &str, at: usize) -> (usize, usize) {
     if text.is_empty() {
         return (0, 0);
@@ -179,7 +179,7 @@ impl<'a> Lexer<'a> {
         self.text.as_bytes().get(self.at).copied().unwrap_or(0)
     }
 
-    /// Blanks and comments.
+    /// Skips blanks and comments.
     fn skip_blanks(&mut self) -> Result<(), Problem> {
         loop {
             let rest = self.rest();
@@ -261,7 +261,7 @@ impl<'a> Lexer<'a> {
         })
     }
 
-    /// `--strict` or `--keep-empty`, if that stands here as a whole word.
+    /// Returns `--strict` or `--keep-empty`, if that is the next whole word.
     fn flag(&self) -> Option<&'static str> {
         let rest = self.rest();
         let end = rest.find(|c: char| c != '-' && c != '_' && !c.is_alphanumeric()).unwrap_or(rest.len());
@@ -279,7 +279,7 @@ impl<'a> Lexer<'a> {
         Ok((TokenKind::Range(Duration::from_nanos(nanos.unsigned_abs())), true))
     }
 
-    /// A number, and the unit which makes it a duration or a size.
+    /// Reads a number, with its unit if it is a duration or a size.
     fn number(&mut self) -> Result<(TokenKind, bool), Problem> {
         let start = self.at;
         self.digits_of_number().map_err(|message| Problem { at: start, line_lost: false, message })?;
@@ -300,8 +300,8 @@ impl<'a> Lexer<'a> {
         Ok((TokenKind::Number(self.text[start..number_end].to_owned()), false))
     }
 
-    /// The duration whose text begins at `start`, its number perhaps read already. Only when there is one does this
-    /// move on.
+    /// Reads the duration whose text starts at `start`; its number may have been read already. Advances only if there
+    /// is a duration.
     fn duration(&mut self, start: usize) -> Option<i64> {
         let from = self.at.max(start);
         let part = |c: char| c.is_numeric() || "nu\u{b5}mshdwy.".contains(c);
@@ -311,7 +311,7 @@ impl<'a> Lexer<'a> {
         if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
             return None;
         }
-        // A literal whose number has an exponent or a prefix is none; both readers refuse those.
+        // A number with an exponent or a prefix does not start a duration. Both parsers reject it.
         let nanos = duration::parse_prometheus(text).or_else(|_| duration::parse_go(text)).ok()?;
         if end == from {
             return None;
@@ -320,7 +320,7 @@ impl<'a> Lexer<'a> {
         Some(nanos)
     }
 
-    /// Reads what Go's scanner takes for a number, with its complaints.
+    /// Reads a number as Go's scanner does, with the same error texts.
     fn digits_of_number(&mut self) -> Result<(), String> {
         let start = self.at;
         let (mut base, mut name) = (10, "decimal literal");
@@ -414,7 +414,7 @@ impl<'a> Lexer<'a> {
         String::from_utf8(out).map_err(|_| "invalid UTF-8 encoding")
     }
 
-    /// Reads what follows a backslash.
+    /// Reads the escape after a backslash.
     fn escape(&mut self, out: &mut Vec<u8>) -> Result<(), &'static str> {
         self.at += read_go_escape(self.rest(), out).map_err(|error| match error {
             EscapeError::End => "literal not terminated",
@@ -424,7 +424,7 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    /// Single quotes delimit nothing in LogQL; this says which complaint Go's scanner has.
+    /// Returns the error of Go's scanner for a single quote. LogQL has no single-quoted literals.
     fn single_quoted(&self) -> &'static str {
         let rest = &self.rest()[1..];
         let end = rest.find(['\'', '\n']).filter(|&i| rest.as_bytes()[i] == b'\'');
@@ -436,7 +436,7 @@ impl<'a> Lexer<'a> {
     }
 }
 
-/// Whether what follows a function's name makes it a call: `(`, or a grouping and then `(`.
+/// Whether the text after a function's name makes it a call: `(`, or a grouping and then `(`.
 fn is_call(rest: &str) -> bool {
     let rest = rest.trim_start();
     if rest.starts_with('(') {

@@ -1,12 +1,12 @@
-//! LogQL as a library over batches of columns; no I/O.
+//! LogQL as a library over batches of columns. It does no I/O.
 //!
 //! ```text
 //! text ─parse─▶ Expr ─Query::prepare─▶ Scan(s) ─accept(Batch)*─▶ Partial(s) ─merge─▶ finish ─▶ Answer
 //! ```
 //!
-//! [`parse`] covers the whole language and its static checks. [`Query::prepare`] plans: it says what each scan needs
-//! ([`model::Needs`]), and refuses what is not evaluated yet ([`QueryError::NotEvaluated`]). The same [`Scan`] runs on an
-//! owner's memory and on pages of blocks; [`Partial`]s merge in any order, and can be sent.
+//! [`parse`] covers the whole language and its static checks. [`Query::prepare`] plans: it determines what each scan
+//! needs ([`model::Needs`]), and rejects what is not evaluated yet ([`QueryError::NotEvaluated`]). The same [`Scan`]
+//! runs on an owner's memory and on pages of blocks; [`Partial`]s merge in any order, and can be sent.
 
 #![forbid(unsafe_code)]
 

@@ -13,16 +13,16 @@ enum Part {
     Gap(Option<String>),
 }
 
-/// Why a text is no pattern.
+/// Why a text is not a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PatternError {
-    /// No gap with a name.
+    /// The pattern has no named gap.
     NoCapture,
     /// Two gaps side by side, as written.
     Consecutive(String),
-    /// A name used twice.
+    /// A name is used twice.
     Duplicate(String),
-    /// A name in a line filter.
+    /// A line filter has a named gap.
     Named(String),
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for PatternError {
     }
 }
 
-/// Cuts a pattern into its parts. A `<` that begins no placeholder is text.
+/// Splits a pattern into its parts. A `<` that does not start a placeholder is text.
 fn parts(text: &str) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut literal = String::new();
@@ -66,7 +66,7 @@ fn parts(text: &str) -> Vec<Part> {
     parts
 }
 
-/// The name at the beginning of `text` if a `>` follows it.
+/// Returns the name at the start of `text` if a `>` follows it.
 fn placeholder(text: &str) -> Option<&str> {
     let (name, _) = text.split_once('>')?;
     let mut bytes = name.bytes();
@@ -87,9 +87,9 @@ fn reject_consecutive(parts: &[Part]) -> Result<(), PatternError> {
 /// The pattern of a `pattern` stage: it has at least one named capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CapturePattern {
-    /// What the line must begin with; may be empty.
+    /// The text that the line must start with; may be empty.
     prefix: String,
-    /// Each capture (None: unnamed) and the literal behind it; only the last literal may be empty.
+    /// Each capture, `None` if unnamed, and the literal after it. Only the last literal may be empty.
     captures: Vec<(Option<String>, String)>,
 }
 
@@ -123,14 +123,14 @@ impl CapturePattern {
         Ok(pattern)
     }
 
-    /// The names of the captures, in order; each once.
+    /// Returns the names of the captures in order, each once.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.captures.iter().filter_map(|(name, _)| name.as_deref())
     }
 
-    /// Gives each named capture found in `line` to `found`, in order. A capture reaches up to the first occurrence of
-    /// the literal behind it; where that is missing it takes the rest of the line and matching ends. A line that does
-    /// not begin with the leading literal has no captures.
+    /// Passes each named capture found in `line` to `found`, in order. A capture extends to the first occurrence of the
+    /// literal after it. If that is missing, the capture takes the rest of the line and matching ends. A line that does
+    /// not start with the leading literal has no captures.
     pub(crate) fn captures<'p, 'l>(&'p self, line: &'l [u8], mut found: impl FnMut(&'p str, &'l [u8])) {
         let Some(mut rest) = line.strip_prefix(self.prefix.as_bytes()) else { return };
         for (name, behind) in &self.captures {
@@ -172,16 +172,17 @@ impl LinePattern {
         })
     }
 
-    /// The literals, in order: a matching line holds every one of them.
+    /// Returns the literals in order. A matching line contains all of them.
     pub(crate) fn literals(&self) -> impl Iterator<Item = &[u8]> {
         self.literals.iter().map(memmem::Finder::needle)
     }
 
-    /// Whether the line matches. Each literal is taken at its first occurrence behind the one before (no
-    /// backtracking); a gap is never empty; a leading literal is not anchored, a trailing one is.
+    /// Whether the line matches. Each literal matches at its first occurrence after the previous one, without
+    /// backtracking. A gap is never empty. A leading literal is not anchored, a trailing one is.
     pub(crate) fn matches(&self, line: &[u8]) -> bool {
         if self.literals.is_empty() {
-            // Either `<_>`, which takes any line but the empty one, or the empty pattern, which takes only that.
+            // Either `<_>`, which matches every line except the empty one, or the empty pattern, which matches only
+            // that.
             return line.is_empty() != self.starts_with_gap;
         }
         let mut rest = line;

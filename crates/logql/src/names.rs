@@ -1,4 +1,4 @@
-//! How operators and functions are written.
+//! The names of operators and functions in query text.
 
 use crate::ast::{BinaryOp, CompareOp, Conversion, LineOp, RangeOp, VectorOp};
 
@@ -93,7 +93,7 @@ impl BinaryOp {
         matches!(self, Self::Or | Self::And | Self::Unless)
     }
 
-    /// How tight it binds, from 1 (`or`) to 6 (`^`).
+    /// Returns how tightly it binds, from 1 (`or`) to 6 (`^`).
     pub(crate) fn binds(self) -> u8 {
         match self {
             Self::Or => 1,
@@ -121,7 +121,7 @@ impl LineOp {
 }
 
 impl Conversion {
-    /// The function that asks for it; none for plain numbers.
+    /// Returns the function that selects this conversion, or `None` for plain numbers.
     pub fn function(self) -> Option<&'static str> {
         match self {
             Self::Number => None,

@@ -1,8 +1,8 @@
-//! Numbers as Go's `strconv.ParseFloat` reads them, with its error texts.
+//! Parses numbers like Go's `strconv.ParseFloat`, with the same error texts.
 
 use model::Quoted;
 
-/// Reads a number: decimal or hex float, `_` between digits, `inf` and `nan` in any case.
+/// Parses a number: decimal or hex float, `_` between digits, `inf` and `nan` in any case.
 ///
 /// # Errors
 /// Go's text, such as `strconv.ParseFloat: parsing "x": invalid syntax`.
@@ -33,7 +33,7 @@ fn read(text: &str) -> Option<f64> {
     plain.parse().ok()
 }
 
-/// Each `_` stands between digits, or between a base's prefix and a digit.
+/// Whether each `_` is between digits, or between a base prefix and a digit.
 fn underscores_separate_digits(unsigned: &str) -> bool {
     let hex = unsigned.get(..2).is_some_and(|p| p.eq_ignore_ascii_case("0x"));
     let bytes = if hex { &unsigned.as_bytes()[2..] } else { unsigned.as_bytes() };
@@ -60,7 +60,7 @@ fn read_hex(text: &str) -> Option<f64> {
     if whole.is_empty() && fraction.is_empty() {
         return None;
     }
-    // Sixteen digits that count hold more than the mantissa of a double; further ones only shift.
+    // Sixteen significant digits exceed the mantissa of a double. Further digits only shift the value.
     let mut value: u64 = 0;
     let mut rest = false;
     for (i, c) in whole.chars().chain(fraction.chars()).enumerate() {

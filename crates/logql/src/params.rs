@@ -25,12 +25,12 @@ pub struct Params {
     pub end: TimestampNs,
     /// The distance between the steps of a metric query; zero for an instant query.
     pub step: Duration,
-    /// The least distance between the entries of a log query; zero for none.
+    /// The minimum distance between the entries of a log query; zero for no minimum.
     pub interval: Duration,
     /// Which entries of a log query come first.
     pub direction: Direction,
-    /// The most entries of a log query, before `interval` thins them.
+    /// Maximum number of entries of a log query, before `interval` thins them.
     pub limit: u32,
-    /// The most series of a metric query; 0 for no limit.
+    /// Maximum number of series of a metric query; 0 for no limit.
     pub series_max: u32,
 }

@@ -1,10 +1,11 @@
-//! Tokens to tree.
+//! The parser: turns tokens into a tree.
 //!
-//! A descent by hand. Where Loki's generated parser would list what it expects, [`Parser::expect`] and its kin give the
-//! same list; states with more than four alternatives give none ([`Parser::unexpected`] with an empty list).
+//! It is a handwritten recursive descent parser. Where the error of Loki's generated parser lists the expected tokens,
+//! [`Parser::expect`] and similar methods give the same list. If there are more than four alternatives, Loki lists
+//! none ([`Parser::unexpected`] with an empty list).
 //!
-//! Recursion follows the nesting of the text, which is bounded ([`NESTING_MAX`]); chains such as `a or b or c` are read
-//! by loops, and their trees are bounded too, since whoever walks a tree recurses.
+//! Recursion follows the nesting of the text, which is bounded by [`NESTING_MAX`]. Chains such as `a or b or c` are
+//! read by loops. The depth of their trees is bounded too, because code that walks a tree is recursive.
 
 mod filter;
 mod log;
@@ -24,19 +25,19 @@ use crate::{
 /// The longest printed text: every byte of a client's text may become an escape sequence such as `\u0001`.
 const PRINTED_BYTES_MAX: usize = 8 * QUERY_BYTES_MAX;
 
-/// How deep parentheses and calls may nest.
+/// Maximum nesting depth of parentheses and calls.
 const NESTING_MAX: usize = 128;
 
-/// Reads a query and checks it.
+/// Parses a query and runs the static checks.
 ///
 /// # Errors
-/// When the text is no query, or one that fails a static check.
+/// If the text is not a query, or fails a static check.
 pub fn parse(text: &str) -> Result<Expr, ParseError> {
     checked(Parser::new(text)?)
 }
 
-/// Reads a text that was printed from a tree. Printing escapes what a client may write raw, so that the text may be
-/// longer than a client's.
+/// Parses a text that was printed from a tree. Printing escapes characters that a client may write raw, so the text may
+/// be longer than a client's text may be.
 pub(crate) fn parse_printed(text: &str) -> Result<Expr, ParseError> {
     checked(Parser::with_limit(text, PRINTED_BYTES_MAX)?)
 }
@@ -47,10 +48,10 @@ fn checked(parser: Parser<'_>) -> Result<Expr, ParseError> {
     Ok(expr)
 }
 
-/// Reads a query that selects entries.
+/// Parses a log query, which selects entries.
 ///
 /// # Errors
-/// As [`parse`]; also when the query is a metric one.
+/// As [`parse`]; also if the query is a metric query.
 pub fn parse_log(text: &str) -> Result<LogExpr, ParseError> {
     match parse(text)? {
         Expr::Log(log) => Ok(log),
@@ -58,10 +59,11 @@ pub fn parse_log(text: &str) -> Result<LogExpr, ParseError> {
     }
 }
 
-/// Reads a selector. Whether it asks for anything is not checked: see [`reject_empty_compatible`].
+/// Parses a selector. Does not check that it has a matcher that excludes the empty text: see
+/// [`reject_empty_compatible`].
 ///
 /// # Errors
-/// When the text is no selector, or has a pipeline behind it.
+/// If the text is not a selector, or is followed by a pipeline.
 pub fn parse_matchers(text: &str) -> Result<Vec<Matcher>, ParseError> {
     match Parser::new(text)?.query()? {
         Expr::Log(LogExpr { matchers, stages }) if stages.is_empty() => Ok(matchers),
@@ -71,7 +73,7 @@ pub fn parse_matchers(text: &str) -> Result<Vec<Matcher>, ParseError> {
 
 type Result<T, E = ParseError> = std::result::Result<T, E>;
 
-/// A tree and how deep it is.
+/// A tree and its depth.
 struct Deep<T> {
     tree: T,
     depth: usize,
@@ -111,7 +113,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// The next token. The list ends with [`TokenKind::End`], which is never taken.
+    /// Returns the next token. The list ends with [`TokenKind::End`], which is never taken.
     fn peek(&self) -> &TokenKind {
         &self.tokens[self.at].kind
     }
@@ -141,7 +143,7 @@ impl<'a> Parser<'a> {
         found
     }
 
-    /// Takes a symbol, or complains with this list.
+    /// Takes a symbol. If another token is next, returns an error that lists `expected`.
     fn expect_of(&mut self, symbol: &str, expected: &[&str]) -> Result<()> {
         if self.eat(symbol) { Ok(()) } else { Err(self.unexpected(expected)) }
     }
@@ -203,7 +205,7 @@ impl<'a> Parser<'a> {
         Ok(names)
     }
 
-    /// `"…"` of a function of one text, whose name has been taken.
+    /// Reads the `("…")` of a function with one text argument. Its name has been taken.
     fn string_argument(&mut self) -> Result<String> {
         self.expect("(")?;
         let text = self.string()?;
@@ -211,7 +213,7 @@ impl<'a> Parser<'a> {
         Ok(text)
     }
 
-    /// The complaint about the next token.
+    /// Returns the error for an unexpected next token.
     fn unexpected(&self, expected: &[&str]) -> ParseError {
         self.unexpected_at(self.at, expected)
     }

@@ -12,16 +12,17 @@ use crate::{
     stats::ScanStats,
 };
 
-/// The result of a scan over some of the rows. Partials of one scan merge in any order with the same result, and can be
-/// sent. Made by [`crate::Scan::partial`], filled by [`crate::Scan::accept`].
+/// The result of a scan over some of the rows. Partials of one scan can be merged in any order with the same result,
+/// and can be sent to another process. [`crate::Scan::partial`] creates one and [`crate::Scan::accept`] fills it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Partial {
     pub(crate) stats: ScanStats,
-    pub(crate) found: Found,
+    pub(crate) found: PartialContent,
 }
 
+/// The entries of a log query, or the series of a range aggregation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) enum Found {
+pub(crate) enum PartialContent {
     Entries(Entries),
     Series(SeriesTable),
 }
@@ -39,8 +40,8 @@ impl Partial {
     pub fn merge(&mut self, other: Self) {
         self.stats.add(&other.stats);
         match (&mut self.found, other.found) {
-            (Found::Entries(mine), Found::Entries(other)) => mine.merge(other),
-            (Found::Series(mine), Found::Series(other)) => mine.merge(other),
+            (PartialContent::Entries(mine), PartialContent::Entries(other)) => mine.merge(other),
+            (PartialContent::Series(mine), PartialContent::Series(other)) => mine.merge(other),
             _ => panic!("partials of different scans do not merge"),
         }
     }
@@ -52,7 +53,7 @@ pub(crate) struct SeriesTable {
     cells: u32,
     kind: StateKind,
     pub(crate) series: Vec<SeriesData>,
-    /// Numbers of series by [`push_key`]'s key; rebuilt after a partial was received.
+    /// Series numbers by [`push_key`]'s key. Rebuilt after a partial is received.
     #[serde(skip)]
     index: HashMap<Box<[u8]>, u32>,
 }
@@ -77,13 +78,13 @@ impl SeriesTable {
         Self { cells: grid.cells(), kind, series: Vec::new(), index: HashMap::new() }
     }
 
-    /// Whether this holds states of this kind for the cells of this grid, and nothing in it points outside of them.
+    /// Whether all states are of this kind and all cell numbers are in this grid.
     pub(crate) fn fits(&self, grid: &Grid, kind: StateKind) -> bool {
         let is_alike = self.cells == grid.cells() && self.kind == kind;
         is_alike && self.series.iter().all(|series| series.states.fits(kind, self.cells))
     }
 
-    /// The same states under the cell numbers of another grid; `time` is that of its windows.
+    /// Returns the same states with the cell numbers of another grid. `time` is the time range of that grid's windows.
     pub(crate) fn moved(mut self, from: &Grid, to: &Grid, time: TimeRange) -> Self {
         let renumber = |cell: u32| {
             let number = from.base() + i128::from(cell) - to.base();
@@ -108,7 +109,7 @@ impl SeriesTable {
         }
     }
 
-    /// The number of the series with this key (its labels in name order, see [`push_key`]).
+    /// Returns the number of the series with this key: its labels in name order, see [`push_key`].
     pub(crate) fn number(&mut self, key: &[u8], labels: impl FnOnce() -> Labels) -> u32 {
         self.refresh_index();
         if let Some(number) = self.index.get(key) {

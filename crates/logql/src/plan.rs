@@ -1,4 +1,4 @@
-//! From a tree to scans and what is computed from them.
+//! Plans the scans of a query and the computation on their results.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
 /// How to compute the answer from the scans.
 #[derive(Debug)]
 pub(crate) enum Plan {
-    /// The entries of the only scan.
+    /// The answer is the entries of the only scan.
     Log,
     Metric(Box<MetricPlan>),
 }
@@ -31,7 +31,7 @@ pub(crate) struct MetricPlan {
     pub(crate) steps: Windows,
     /// True for an instant query.
     pub(crate) is_instant: bool,
-    /// Whether the order of an instant answer is by value.
+    /// Whether an instant answer is ordered by value.
     pub(crate) is_sorted: bool,
 }
 
@@ -75,7 +75,7 @@ pub(crate) struct RangeNode {
     pub(crate) absent: model::Labels,
 }
 
-/// The most steps of one query.
+/// Maximum number of steps of one query.
 const STEPS_MAX: i64 = 1_000_000;
 
 pub(crate) fn plan(expr: &Expr, params: &Params) -> Result<(Plan, Vec<Scan>), QueryError> {
@@ -155,7 +155,7 @@ impl Planner {
                 "approx_topk is not enabled. See -limits.shard_aggregations".to_owned(),
             ));
         }
-        // A sum of sums over windows is the sum over the windows of all of them: group while scanning.
+        // Sums can be computed in any order, so the scan itself can group the series.
         if let (VectorOp::Sum, MetricExpr::Range(range)) = (vector.op, &*vector.inner) {
             let adds_up = match range.op {
                 RangeOp::CountOverTime | RangeOp::BytesOverTime | RangeOp::BytesRate => true,
@@ -175,7 +175,7 @@ impl Planner {
         })
     }
 
-    /// `grouping`: that of the sum around it. `is_root`: its series are the answer's.
+    /// Plans a range aggregation. `grouping` is that of the enclosing sum. If `is_root`, its series are the answer.
     fn range(
         &mut self,
         range: &RangeAggregation,
@@ -192,7 +192,7 @@ impl Planner {
             RangeOp::AbsentOverTime => Some(&all),
             _ => grouping.or(range.grouping.as_ref()),
         };
-        // Without gaps between windows every series found is one of the answer.
+        // If there are no gaps between windows, every series found is in the answer.
         let is_answer = is_root && range.op != RangeOp::AbsentOverTime && windows.step <= windows.range;
         let series_max = if is_answer { self.series_max } else { 0 };
         let grid = Grid::new(windows);
@@ -209,7 +209,7 @@ impl Planner {
     }
 }
 
-/// The labels of `absent_over_time`: what the selector says by equality, names that occur once.
+/// Returns the labels of `absent_over_time`: those of the selector's equality matchers whose names occur once.
 fn absent_labels(matchers: &[model::Matcher]) -> model::Labels {
     let once = |m: &&model::Matcher| {
         m.op() == MatchOp::Equal && matchers.iter().filter(|other| other.name() == m.name()).count() == 1

@@ -1,4 +1,4 @@
-//! Trees to text: the canonical form on one line. Parsing it gives the same tree.
+//! Prints trees in canonical form, on one line. Parsing the text gives the same tree.
 
 use std::fmt::{self, Display, Formatter, Write};
 
@@ -22,7 +22,8 @@ fn list<T: Display>(f: &mut Formatter<'_>, items: impl IntoIterator<Item = T>) -
     Ok(())
 }
 
-/// A number so that the parser reads it back as one operand; NaN and the infinities as operations that yield them.
+/// Prints a number so that the parser reads it back as one operand. NaN and the infinities are printed as operations
+/// that yield them.
 pub(crate) struct Number(pub(crate) f64);
 
 impl Display for Number {
@@ -59,7 +60,7 @@ impl Display for LogExpr {
     }
 }
 
-/// The selector alone.
+/// Prints only the selector.
 pub(crate) struct Selector<'a>(pub(crate) &'a LogExpr);
 
 impl Display for Selector<'_> {
@@ -106,7 +107,7 @@ impl Display for Stage {
     }
 }
 
-/// A blank and the items, if there are any.
+/// Prints a blank and the items, if there are any.
 fn trailing<T: Display>(f: &mut Formatter<'_>, items: &[T]) -> fmt::Result {
     f.write_str(if items.is_empty() { "" } else { " " })?;
     list(f, items)
@@ -166,7 +167,7 @@ impl Display for LabelFilter {
     }
 }
 
-/// Prints a filter; `last` says that nothing of the same parentheses follows, so that a `,` may take all the rest.
+/// Prints a filter. If `last`, nothing follows inside the same parentheses, so a `,` may extend to the end.
 fn print_filter(f: &mut Formatter<'_>, filter: &LabelFilter, last: bool) -> fmt::Result {
     match filter {
         LabelFilter::Matcher(matcher) => matcher.fmt(f),
@@ -175,7 +176,7 @@ fn print_filter(f: &mut Formatter<'_>, filter: &LabelFilter, last: bool) -> fmt:
         }
         LabelFilter::Compare { name, op, value } => write!(f, "{name}{}{value}", op.as_str()),
         LabelFilter::And(left, right) if !is_operand(right) && last => {
-            // Only `,` takes more than an operand on its right; and only one operand on its left.
+            // `,` alone takes more than one operand on its right. On its left it takes exactly one.
             parenthesised(f, left, is_operand(left))?;
             f.write_str(", ")?;
             print_filter(f, right, true)
@@ -201,7 +202,7 @@ fn is_operand(filter: &LabelFilter) -> bool {
     !matches!(filter, LabelFilter::And(..) | LabelFilter::Or(..))
 }
 
-/// Prints a filter that more of the same parentheses follows, inside its own ones unless `bare`.
+/// Prints a filter that is not the last in its parentheses. Puts it in parentheses unless `bare`.
 fn parenthesised(f: &mut Formatter<'_>, filter: &LabelFilter, bare: bool) -> fmt::Result {
     if bare {
         return print_filter(f, filter, false);
@@ -296,7 +297,7 @@ impl Display for Grouping {
     }
 }
 
-/// What stands before the parenthesis of a vector aggregation: `sum by (a) `.
+/// Prints the part of a vector aggregation before its parenthesis: `sum by (a) `.
 pub(crate) struct VectorHead<'a>(pub(crate) &'a VectorAggregation);
 
 impl Display for VectorHead<'_> {
@@ -339,14 +340,14 @@ impl Display for Matching {
         list(f, &self.labels)?;
         f.write_char(')')?;
         let Some(group) = &self.group else { return Ok(()) };
-        // The parentheses stay even when empty: those of a right leg would be taken for them.
+        // Print the parentheses even if empty. Otherwise the parser would take those of the right leg for them.
         f.write_str(if group.left { " group_left (" } else { " group_right (" })?;
         list(f, &group.include)?;
         f.write_char(')')
     }
 }
 
-/// Whether a leg of an operation needs parentheses of its own.
+/// Whether a leg of an operation must be put in parentheses.
 pub(crate) fn leg_needs_parentheses(op: BinaryOp, leg: &MetricExpr, is_left: bool) -> bool {
     let MetricExpr::Binary(inner) = leg else { return false };
     let (outer, inner) = (op.binds(), inner.op.binds());

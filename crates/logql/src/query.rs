@@ -1,4 +1,4 @@
-//! A query from its text to its answer.
+//! Plans a query from its text and computes its answer.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     eval,
     params::Params,
     parse,
-    partial::{Found, Partial},
+    partial::{Partial, PartialContent},
     plan::{self, Plan},
     scan::Scan,
 };
@@ -41,21 +41,21 @@ struct Inner {
 }
 
 impl Query {
-    /// Plans the query of a tree. The same tree and parameters give the same scans everywhere.
+    /// Plans a query from its tree. The same tree and parameters give the same scans in every process.
     ///
     /// # Errors
-    /// Fails if the query uses a feature that is not evaluated yet.
+    /// If the query uses a feature that is not evaluated yet.
     pub fn of(expr: Expr, params: Params) -> Result<Self, QueryError> {
         let (plan, scans) = plan::plan(&expr, &params)?;
         let text = expr.to_string();
         Ok(Self { inner: Arc::new(Inner { expr, text, params, plan, scans }) })
     }
 
-    /// Reads a query's text and plans it: [`parse`](crate::parse) and [`Query::of`]. Reads every text that
-    /// [`Query::text`] gives, even where printing made it longer than a client's text may be.
+    /// Parses and plans a query: [`parse`](crate::parse) and [`Query::of`]. Accepts every text that [`Query::text`]
+    /// returns, even if it is longer than a client's text may be.
     ///
     /// # Errors
-    /// Fails if the text is no query, or uses a feature that is not evaluated yet.
+    /// If the text is not a query, or uses a feature that is not evaluated yet.
     pub fn prepare(text: &str, params: Params) -> Result<Self, QueryError> {
         Self::of(parse::parse_printed(text)?, params)
     }
@@ -68,7 +68,7 @@ impl Query {
         }
     }
 
-    /// The tree it was made of.
+    /// Returns the tree of the query.
     pub fn expr(&self) -> &Expr {
         &self.inner.expr
     }
@@ -78,20 +78,20 @@ impl Query {
         &self.inner.scans
     }
 
-    /// The tree in canonical form, which [`Query::prepare`] reads back as the same tree.
+    /// Returns the query in canonical form. [`Query::prepare`] parses it to the same tree.
     pub fn text(&self) -> &str {
         &self.inner.text
     }
 
-    /// The parameters it was made with.
+    /// Returns the parameters of the query.
     pub fn params(&self) -> &Params {
         &self.inner.params
     }
 
-    /// The answer from one merged partial for each scan, in the order of [`Query::scans`].
+    /// Computes the answer from one merged partial for each scan, in the order of [`Query::scans`].
     ///
     /// # Errors
-    /// Fails if the partials cannot be evaluated, or have too many series.
+    /// If the partials cannot be evaluated, or have too many series.
     pub fn finish(&self, partials: Vec<Partial>) -> Result<Answer, QueryError> {
         let inner = &*self.inner;
         if partials.len() != inner.scans.len() {
@@ -100,7 +100,7 @@ impl Query {
         }
         match &inner.plan {
             Plan::Log => {
-                let Some(Partial { found: Found::Entries(entries), .. }) = partials.into_iter().next() else {
+                let Some(Partial { found: PartialContent::Entries(entries), .. }) = partials.into_iter().next() else {
                     return Err(QueryError::Evaluation("a partial of another query".to_owned()));
                 };
                 Ok(Answer::Streams(entries.streams(inner.params.interval)))

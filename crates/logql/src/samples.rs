@@ -2,16 +2,16 @@
 
 use crate::{ast::RangeOp, exact::ExactSum, grid::Grid};
 
-/// One value and when it was.
+/// One value and its time.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     ts: i64,
     value: f64,
 }
 
-/// The value of each step whose window is not empty. `parameter`: the quantile.
+/// Returns the value of each step whose window is not empty. `parameter` is the quantile.
 pub(crate) fn points(op: RangeOp, parameter: f64, grid: &Grid, mut samples: Vec<(i64, u64)>) -> Vec<(u32, f64)> {
-    // Equal times in a fixed order, whatever the order in which they were found.
+    // Sort by value too, so that the result does not depend on the order in which scans found the samples.
     samples.sort_unstable();
     let samples: Vec<Sample> =
         samples.into_iter().map(|(ts, bits)| Sample { ts, value: f64::from_bits(bits) }).collect();
@@ -29,12 +29,12 @@ pub(crate) fn points(op: RangeOp, parameter: f64, grid: &Grid, mut samples: Vec<
     }
 }
 
-/// What is known of a window whose ends only move forward.
+/// The running state of a window whose ends only move forward.
 trait Window {
-    /// Sample `at` enters; `is_first` when the window was empty.
+    /// Adds sample `at`. `is_first` is true if the window was empty.
     fn enter(&mut self, samples: &[Sample], at: usize, is_first: bool);
 
-    /// Sample `at` leaves; `is_last` when the window is empty then.
+    /// Removes sample `at`. `is_last` is true if the window is empty afterwards.
     fn leave(&mut self, samples: &[Sample], at: usize, is_last: bool);
 }
 
@@ -65,13 +65,13 @@ fn windows<W: Window>(
     points
 }
 
-/// How many values of each rank are in a window, as a Fenwick tree over ranks.
+/// The number of values of each rank in a window, as a Fenwick tree over ranks.
 struct Ranks {
     /// All values in order; NaN first.
     values: Vec<f64>,
     /// The rank of each sample, from 1.
     ranks: Vec<u32>,
-    /// The count of the ranks `(i - lowest bit of i, i]` at `i`.
+    /// Item `i` holds the count of the ranks `(i - lowest bit of i, i]`.
     tree: Vec<u32>,
 }
 
@@ -96,7 +96,7 @@ impl Ranks {
         }
     }
 
-    /// The value that `below` others of the window are not greater than.
+    /// Returns the value at position `below` of the sorted window, counted from 0.
     fn nth(&self, mut below: usize) -> f64 {
         let mut rank = 0;
         let mut stride = self.values.len().next_power_of_two();
@@ -135,16 +135,16 @@ impl Window for Ranks {
     }
 }
 
-/// The values from which a counter fell, where it was reset.
+/// The values that a counter had before its resets.
 #[derive(Default)]
 struct Falls {
     finite: ExactSum,
-    /// How often it fell from infinity.
+    /// Number of resets from infinity.
     infinite: usize,
 }
 
 impl Falls {
-    /// From which value sample `at` fell.
+    /// Returns the previous value if the counter was reset at sample `at`.
     fn before(samples: &[Sample], at: usize) -> Option<f64> {
         let before = samples[at - 1].value;
         (samples[at].value < before).then_some(before)
@@ -179,7 +179,7 @@ impl Window for Falls {
     }
 }
 
-/// As `rate` of Prometheus: the increase, extrapolated to the window's ends where the first and last values are near.
+/// Like Prometheus's `rate`: the increase, extrapolated to an end of the window if the first or last value is near it.
 fn rate_counter(window: &[Sample], falls: f64, start: i64, end: i64) -> f64 {
     let [first, .., last] = window else { return 0.0 };
     let increase = last.value - first.value + falls;
@@ -236,7 +236,7 @@ mod tests {
         let rate = |samples: &[(i64, f64)]| at_once(RangeOp::RateCounter, 0.0, 60, samples);
         assert_eq!(rate(&[(75, 30.0), (105, 90.0)]), Some(1.5));
         assert_eq!(rate(&[(75, 30.0)]), Some(0.0));
-        // The counter was reset in between, so it rose by 10. The first value lies 30 s behind the window's start.
+        // The counter was reset in between, so it rose by 10. The first value is 30 s after the window's start.
         assert_eq!(rate(&[(60, 0.0), (90, 30.0), (120, 10.0)]), Some(10.0 * 60.0 / 30.0 / 60.0));
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     grid::{CellCursor, Grid},
     number,
     params::{Direction, Params},
-    partial::{Found, Partial, SeriesTable, push_key},
+    partial::{Partial, PartialContent, SeriesTable, push_key},
     pipeline::{Category, ERROR, LabelTest, Pipeline, Row, RowError, RowLabels, Rows, Want, columns, parse_bytes},
     scan_id::ScanId,
     states::StateKind,
@@ -41,12 +41,12 @@ enum Sink {
     Metric(Box<MetricSink>),
 }
 
-/// The part of a range aggregation that its log part does not say.
+/// The parts of a range aggregation besides its log query.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Metric {
     pub(crate) kind: StateKind,
     pub(crate) grid: Grid,
-    /// Most series; 0: any number.
+    /// Maximum number of series; 0 for no limit.
     pub(crate) series_max: u32,
 }
 
@@ -55,11 +55,11 @@ struct MetricSink {
     metric: Metric,
     grouping: Keys,
     unwrap: Option<Unwrap>,
-    /// Grouping by `__error__` makes errors of parsers a label like any other.
+    /// Whether errors are kept as a label, because the query groups by `__error__`.
     keeps_errors: bool,
 }
 
-/// Which labels make a series.
+/// The labels that identify a series.
 #[derive(Debug)]
 enum Keys {
     /// Only these, in order.
@@ -154,16 +154,16 @@ impl Scan {
         self.inner.time
     }
 
-    /// Which columns batches must have.
+    /// Returns the columns that batches must have.
     pub fn needs(&self) -> &Needs {
         &self.inner.needs
     }
 
-    /// A partial that has seen no rows.
+    /// Creates a partial without rows.
     pub fn partial(&self) -> Partial {
         let found = match &self.inner.sink {
-            Sink::Log { direction, limit } => Found::Entries(Entries::new(*direction, *limit)),
-            Sink::Metric(sink) => Found::Series(SeriesTable::new(&sink.metric.grid, sink.metric.kind)),
+            Sink::Log { direction, limit } => PartialContent::Entries(Entries::new(*direction, *limit)),
+            Sink::Metric(sink) => PartialContent::Series(SeriesTable::new(&sink.metric.grid, sink.metric.kind)),
         };
         Partial { stats: ScanStats::default(), found }
     }
@@ -171,32 +171,33 @@ impl Scan {
     /// Whether a received partial belongs to this scan. Merge it only if it does.
     pub fn fits(&self, partial: &Partial) -> bool {
         match (&self.inner.sink, &partial.found) {
-            (Sink::Log { direction, limit }, Found::Entries(entries)) => entries.fits(*direction, *limit),
-            (Sink::Metric(sink), Found::Series(table)) => table.fits(&sink.metric.grid, sink.metric.kind),
+            (Sink::Log { direction, limit }, PartialContent::Entries(entries)) => entries.fits(*direction, *limit),
+            (Sink::Metric(sink), PartialContent::Series(table)) => table.fits(&sink.metric.grid, sink.metric.kind),
             _ => false,
         }
     }
 
-    /// Makes what another scan of the same [`Scan::id`] found a partial of this scan, whose query may begin and end whole
-    /// steps elsewhere. Leaves out what lies in none of this scan's windows. `None` when it cannot be.
+    /// Converts a partial of another scan with the same [`Scan::id`] into a partial of this scan. The two queries may
+    /// begin and end whole steps apart. Drops states outside this scan's windows. Returns `None` if conversion is
+    /// impossible.
     pub fn adopt(&self, other: &Self, found: Partial) -> Option<Partial> {
         if self.id() != other.id() || !other.fits(&found) {
             return None;
         }
         match (&self.inner.sink, &other.inner.sink, found.found) {
-            (Sink::Metric(mine), Sink::Metric(other), Found::Series(table)) => {
+            (Sink::Metric(mine), Sink::Metric(other), PartialContent::Series(table)) => {
                 let table = table.moved(&other.metric.grid, &mine.metric.grid, self.inner.time);
-                Some(Partial { found: Found::Series(table), ..found })
+                Some(Partial { found: PartialContent::Series(table), ..found })
             }
             (_, _, entries) => Some(Partial { found: entries, ..found }),
         }
     }
 
-    /// The time in which rows can still matter to a partial of a log query that has its limit; `None` while every row
-    /// of [`Scan::time`] can. Readers may skip what lies outside; rows at its edges must be given, since equal times
-    /// are ordered by stream and offset.
+    /// Returns the time range in which rows can still change the partial of a log query that has reached its limit, or
+    /// `None` while every row of [`Scan::time`] can. Readers may skip rows outside it. They must supply rows at its
+    /// edges, because equal times are ordered by stream and offset.
     pub fn still_wanted(&self, partial: &Partial) -> Option<TimeRange> {
-        let (Sink::Log { direction, .. }, Found::Entries(entries)) = (&self.inner.sink, &partial.found) else {
+        let (Sink::Log { direction, .. }, PartialContent::Entries(entries)) = (&self.inner.sink, &partial.found) else {
             return None;
         };
         let bound = entries.bound()?;
@@ -210,10 +211,10 @@ impl Scan {
     }
 
     /// Adds the rows of a batch. The caller has checked the stream's labels; rows outside [`Scan::time`] are skipped.
-    /// For log queries rows of one stream and offset must come in their order.
+    /// For log queries, rows with the same stream and offset must be supplied in order.
     ///
     /// # Errors
-    /// When a row's error fails the query, there are too many series, or the batch lacks what the scan needs.
+    /// If a row's error fails the query, there are too many series, or the batch lacks what the scan needs.
     pub fn accept(&self, batch: &Batch, partial: &mut Partial) -> Result<(), QueryError> {
         let inner = &*self.inner;
         let has_lines = batch.lines.len() == batch.len();
@@ -230,7 +231,7 @@ impl Scan {
         let rows = Rows::in_time(&batch.timestamps, time.start.nanos(), time.end.nanos());
         partial.stats.lines += rows.len() as u64;
         if rows.is_empty() {
-            if let Found::Entries(entries) = &mut partial.found {
+            if let PartialContent::Entries(entries) = &mut partial.found {
                 entries.rows_seen += batch.len() as u64;
             }
             return Ok(());
@@ -244,11 +245,11 @@ impl Scan {
             _ => rows,
         };
         match (&inner.sink, &mut partial.found) {
-            (Sink::Log { direction, .. }, Found::Entries(entries)) => {
+            (Sink::Log { direction, .. }, PartialContent::Entries(entries)) => {
                 partial.stats.post_filter_lines += self.accept_entries(batch, &rows, *direction, entries);
                 Ok(())
             }
-            (Sink::Metric(sink), Found::Series(table)) => {
+            (Sink::Metric(sink), PartialContent::Series(table)) => {
                 let by_class = !inner.pipeline.has_line_steps() && sink.unwrap.is_none();
                 let counter = Counter::new(sink, batch, table);
                 let passed = if by_class {
@@ -263,8 +264,8 @@ impl Scan {
         }
     }
 
-    /// Whether [`Scan::count`] may add all rows of one stream at once: nothing is needed of a row but its time (and the
-    /// length of its line, where `line_bytes` are known), and all rows of `time` lie in the same windows.
+    /// Whether [`Scan::count`] may add all rows of one stream at once. This holds if the scan needs only the time of a
+    /// row (and its line length, if `line_bytes` is known), and all rows of `time` are in the same windows.
     pub fn counts_whole(&self, time: TimeRange, line_bytes: Option<u64>) -> bool {
         let Sink::Metric(sink) = &self.inner.sink else { return false };
         let needs = &self.inner.needs;
@@ -280,11 +281,11 @@ impl Scan {
         sink.metric.grid.is_one_cell(time.start.nanos(), time.end.nanos().saturating_sub(1))
     }
 
-    /// Adds all `rows` rows of one stream without looking at them. They lie in `time`, and their lines have
-    /// `line_bytes` bytes together, which a scan of line lengths needs. As [`Scan::accept`] of all these rows.
+    /// Adds `rows` rows of one stream without reading them, with the same result as [`Scan::accept`]. They are in
+    /// `time`. Their lines have `line_bytes` bytes in total, which a scan of line lengths needs.
     ///
     /// # Errors
-    /// When the labels fail the query, there are too many series, or [`Scan::counts_whole`] does not hold.
+    /// If the labels fail the query, there are too many series, or [`Scan::counts_whole`] does not hold.
     pub fn count(
         &self,
         labels: &Labels,
@@ -297,7 +298,7 @@ impl Scan {
         if !self.counts_whole(time, line_bytes) {
             return Err(QueryError::Evaluation("this scan cannot count rows that it does not see".to_owned()));
         }
-        let (Sink::Metric(sink), Found::Series(table)) = (&inner.sink, &mut partial.found) else {
+        let (Sink::Metric(sink), PartialContent::Series(table)) = (&inner.sink, &mut partial.found) else {
             return Err(QueryError::Evaluation("a partial of another query".to_owned()));
         };
         if rows == 0 || !time.overlaps(&inner.time) {
@@ -318,7 +319,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Returns how many rows passed.
+    /// Returns the number of rows that passed.
     fn accept_entries(&self, batch: &Batch, rows: &Rows, direction: Direction, entries: &mut Entries) -> u64 {
         let columns = columns(batch);
         let mut row = Row::new(RowLabels::new(&batch.labels, &columns));
@@ -355,7 +356,7 @@ impl Scan {
                 parsed,
             });
         };
-        // Take the best rows first: once the limit is reached, the rest is skipped.
+        // Take the best rows first, so that the rest can be skipped once the limit is reached.
         match direction {
             Direction::Backward => rows.iter().rev().for_each(&mut take),
             Direction::Forward => rows.iter().for_each(&mut take),
@@ -364,7 +365,7 @@ impl Scan {
     }
 }
 
-/// The metadata keys that may provide one of the wanted labels.
+/// Returns the metadata keys that may provide one of the needed labels.
 fn metadata_need(want: &Want, matchers: &[Matcher]) -> MetadataNeed {
     let Want::Names(wanted) = want else { return MetadataNeed::All };
     let mut names = Vec::new();
@@ -395,7 +396,7 @@ fn line_bytes(lines: &Lines, rows: &Rows) -> u64 {
     }
 }
 
-/// Bytes of the metadata values in a batch.
+/// Returns the number of bytes of the metadata values in a batch.
 fn metadata_bytes(batch: &Batch) -> u64 {
     let of_column = |values: &MetadataValues| match values {
         MetadataValues::Constant(value) => (value.len() * batch.len()) as u64,
@@ -423,7 +424,7 @@ impl<'p, 'b> Counter<'p, 'b> {
         Self { sink, batch, table, cursor: sink.metric.grid.cursor(), passed: 0, key: Vec::new() }
     }
 
-    /// The only row of the batch stands for many rows, all in the same windows.
+    /// Counts the only row of the batch `rows` times. All these rows are in the same windows.
     fn whole(mut self, pipeline: &Pipeline, rows: u64, line_bytes: u64) -> Result<u64, QueryError> {
         let mut row = Row::new(RowLabels::new(&self.batch.labels, &[]));
         let Some(series) = self.class(pipeline, &mut row, 0)? else { return Ok(0) };
@@ -431,7 +432,7 @@ impl<'p, 'b> Counter<'p, 'b> {
         Ok(rows)
     }
 
-    /// For pipelines whose outcome depends on metadata alone: runs once for each combination of values.
+    /// Runs the pipeline once per combination of metadata values. For pipelines whose result depends only on metadata.
     fn by_class(mut self, pipeline: &Pipeline, rows: &Rows) -> Result<u64, QueryError> {
         let batch = self.batch;
         let columns = self.columns(pipeline);
@@ -449,7 +450,7 @@ impl<'p, 'b> Counter<'p, 'b> {
                 }
             }
             [(size, ids)] => {
-                // One slot for each value, the last for none.
+                // One slot for each value. The last one is for rows without a value.
                 let mut known: Vec<Option<Option<u32>>> = vec![None; size + 1];
                 for i in rows.iter() {
                     let slot = (ids[i] as usize).min(*size);
@@ -492,7 +493,7 @@ impl<'p, 'b> Counter<'p, 'b> {
         Ok(self.passed)
     }
 
-    /// The metadata columns that may provide a wanted label.
+    /// Returns the metadata columns that may provide a needed label.
     fn columns(&self, pipeline: &Pipeline) -> Vec<crate::pipeline::Column<'b>> {
         let mut columns = columns(self.batch);
         columns.retain(|c| match pipeline.want() {
@@ -504,7 +505,7 @@ impl<'p, 'b> Counter<'p, 'b> {
         columns
     }
 
-    /// The series of rows with the same metadata as this one; `None` if the pipeline drops them.
+    /// Returns the series of rows with the same metadata as this one, or `None` if the pipeline drops them.
     fn class(&mut self, pipeline: &Pipeline, row: &mut Row<'_>, i: usize) -> Result<Option<u32>, QueryError> {
         row.begin(i, b"");
         if !pipeline.run(row) {
@@ -541,7 +542,7 @@ impl<'p, 'b> Counter<'p, 'b> {
         Ok(self.passed)
     }
 
-    /// The number of the row's series.
+    /// Returns the number of the row's series.
     fn series(&mut self, labels: &RowLabels<'_>) -> Result<u32, QueryError> {
         let sink = self.sink;
         if labels.has_error() && (!sink.keeps_errors || labels.is_sample_error()) {
@@ -606,7 +607,7 @@ impl<'p, 'b> Counter<'p, 'b> {
         self.sink.metric.kind == StateKind::Bytes
     }
 
-    /// Adds rows of the cell of `ts`, unless it lies in no window.
+    /// Adds rows to the cell of `ts`. Does nothing if `ts` is in no window.
     #[inline]
     fn add(&mut self, series: u32, ts: i64, rows: u64, bytes: u64) {
         if let Some(cell) = self.cursor.cell(ts) {
@@ -624,8 +625,8 @@ impl<'p, 'b> Counter<'p, 'b> {
 }
 
 impl Unwrap {
-    /// The row's value; `None` if the label is absent or a filter drops the row. A value that cannot be read becomes 0 and
-    /// sets an error.
+    /// Returns the row's value, or `None` if the label is absent or a filter drops the row. A value that does not parse
+    /// becomes 0 and sets an error.
     fn sample(&self, labels: &mut RowLabels<'_>) -> Option<f64> {
         let text = labels.get(&self.label).filter(|text| !text.is_empty())?;
         let converted = match self.conversion {

@@ -1,19 +1,19 @@
-//! What tells scans apart, for caches of what they found.
+//! Identifies scans, for caches of their partials.
 
 use std::fmt;
 
-/// The identity of a scan: a stable hash of everything that decides what the scan makes of a row. Scans with the same
-/// identity make the same partial of the same rows.
+/// The identity of a scan: a stable hash of everything that determines the scan's result for a row. Scans with the same
+/// identity compute the same partial from the same rows.
 ///
-/// A range aggregation is identified by its selector, its pipeline, its labels, the states it keeps, and the edges of
-/// its windows from the epoch on. So queries whose starts differ by whole steps have the same identity, and so have
-/// operations that keep the same states, such as `rate` and `count_over_time`. A scan of entries is identified by its
-/// time, direction and limit too.
+/// A range aggregation is identified by its selector, pipeline, labels, the states it keeps, and the edges of its
+/// windows relative to the epoch. Queries whose starts differ by whole steps therefore have the same identity, and so
+/// do operations that keep the same states, such as `rate` and `count_over_time`. For a scan of entries, time,
+/// direction and limit are part of the identity too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ScanId(u128);
 
 impl ScanId {
-    /// The identity of a scan that this text describes.
+    /// Returns the identity of the scan that this text describes.
     pub(crate) fn of(text: &str) -> Self {
         Self(xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
     }

@@ -1,4 +1,4 @@
-//! The selectors of a query, for callers that look at all of them.
+//! Visits all selectors of a query.
 
 use crate::ast::{Expr, LogExpr, MetricExpr, RangeAggregation};
 

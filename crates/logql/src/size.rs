@@ -14,8 +14,8 @@ const UNITS: [(&str, u64); 10] = [
     ("KB", 1000),
 ];
 
-/// Reads `number unit` without blanks. The unit's case does not matter and its `B` may be missing; fractions of a byte
-/// are cut off.
+/// Parses a number and its unit, without blanks. The unit's case does not matter and its `B` may be missing. Fractions
+/// of a byte are discarded.
 pub(crate) fn parse(text: &str) -> Option<u64> {
     let digits = text.bytes().position(|b| !b.is_ascii_digit() && b != b'.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -31,7 +31,7 @@ pub(crate) fn parse(text: &str) -> Option<u64> {
     (bytes < u64::MAX as f64).then_some(bytes as u64)
 }
 
-/// Writes a size in the largest unit that divides it, so that the lexer reads it back.
+/// Formats a size in the largest unit that divides it, so that the lexer reads it back.
 pub(crate) fn format(bytes: u64) -> String {
     if bytes == 0 {
         // `0B` would begin a binary number.

@@ -1,4 +1,4 @@
-//! What a range aggregation keeps of rows: for each cell as little as its operation needs.
+//! The states of range aggregations: for each cell, only what the operation needs.
 
 use model::{TimeRange, TimestampNs};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ pub(crate) enum StateKind {
 }
 
 impl StateKind {
-    /// What an operation needs. Without unwrapped values there is nothing to know but rows and bytes.
+    /// Returns the kind that an operation needs. Without unwrapped values, only rows and bytes can be counted.
     pub(crate) fn of(op: RangeOp, is_unwrapped: bool) -> Self {
         match op {
             RangeOp::BytesRate | RangeOp::BytesOverTime if !is_unwrapped => Self::Bytes,
@@ -45,7 +45,7 @@ impl StateKind {
         }
     }
 
-    /// As it is named in [`crate::ScanId`].
+    /// Returns its name in [`crate::ScanId`].
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Rows => "rows",
@@ -135,7 +135,7 @@ impl State for Sum {
     }
 }
 
-/// Number and sum of values, and the sum of their squares. Kept exactly, so that their difference may be taken.
+/// Number and sum of values, and the sum of their squares. The sums are exact, so that subtracting them loses nothing.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Moments {
     of_values: Sum,
@@ -148,7 +148,7 @@ impl Moments {
         self.squares.add_product(value, value);
     }
 
-    /// The population's variance.
+    /// Returns the population variance.
     fn variance(&self) -> f64 {
         let Sum { rows, sum } = &self.of_values;
         let count = rows.0 as f64;
@@ -159,7 +159,7 @@ impl Moments {
         if scaled.is_finite() {
             return (scaled / count / count).max(0.0);
         }
-        // The squares of large values overflow when they are multiplied.
+        // The squares of large values overflow if they are multiplied.
         (self.squares.divided(count) - sum.divided(count).powi(2)).max(0.0)
     }
 }
@@ -179,18 +179,18 @@ impl State for Moments {
     }
 }
 
-/// The bits of a value, since not every format has NaN.
+/// The bits of a value, because not every serialization format supports NaN.
 type Bits = u64;
 
-/// The least value; NaN only where there is no other. -0 is less than 0.
+/// The least value; NaN only if all values are NaN. -0 is less than 0.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Least(Option<Bits>);
 
-/// The greatest value; NaN only where there is no other.
+/// The greatest value; NaN only if all values are NaN.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Greatest(Option<Bits>);
 
-/// The preferred of two values: a number to NaN, else what `is_better` says.
+/// Returns the preferred one of two values. A number is preferred to NaN; otherwise `is_better` decides.
 fn preferred(a: Option<Bits>, b: Option<Bits>, is_better: fn(std::cmp::Ordering) -> bool) -> Option<Bits> {
     let (Some(a_bits), Some(b_bits)) = (a, b) else { return a.or(b) };
     let (a, b) = (f64::from_bits(a_bits), f64::from_bits(b_bits));
@@ -218,11 +218,11 @@ impl State for Greatest {
     }
 }
 
-/// Time and value of the first row. Of rows with the same time, the one with the least bits.
+/// Time and value of the first row. If several rows have this time, the one with the least bits.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct First(Option<(i64, Bits)>);
 
-/// Time and value of the last row. Of rows with the same time, the one with the greatest bits.
+/// Time and value of the last row. If several rows have this time, the one with the greatest bits.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Last(Option<(i64, Bits)>);
 
@@ -246,7 +246,7 @@ impl State for Last {
     }
 }
 
-/// What is kept of one series.
+/// The states of one series.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum SeriesStates {
     Rows(Cells<Rows>),
@@ -261,7 +261,7 @@ pub(crate) enum SeriesStates {
     Samples(Vec<(i64, Bits)>),
 }
 
-/// Does the same with the cells of every kind; `$samples` is for what has none.
+/// Runs the same code for every kind of cells. `$samples` handles the kind without cells.
 macro_rules! each_kind {
     ($states:expr, $cells:ident => $of_cells:expr, $samples:ident => $of_samples:expr) => {
         match $states {
@@ -307,12 +307,12 @@ impl SeriesStates {
         }
     }
 
-    /// Whether these are states of this kind, for so many cells.
+    /// Whether these are valid states of this kind for this number of cells.
     pub(crate) fn fits(&self, kind: StateKind, cells: u32) -> bool {
         self.kind() == kind && each_kind!(self, of_kind => of_kind.fits(cells), _samples => true)
     }
 
-    /// Adds rows that have no value, all in one cell.
+    /// Adds rows without values, all in one cell.
     #[inline]
     pub(crate) fn add_rows(&mut self, cell: u32, cells: u32, rows: u64, bytes: u64) {
         match self {
@@ -337,7 +337,7 @@ impl SeriesStates {
         }
     }
 
-    /// Gives every cell the number that `renumber` says; samples stay if they lie in `time`.
+    /// Gives every cell the number that `renumber` returns. Keeps only samples in `time`.
     pub(crate) fn move_cells(&mut self, renumber: impl Fn(u32) -> Option<u32>, time: TimeRange) {
         each_kind!(
             self,
@@ -346,7 +346,7 @@ impl SeriesStates {
         );
     }
 
-    /// Adds the states of the same series. Those of another kind are not of this scan, and are left out.
+    /// Adds the states of the same series. Ignores states of another kind, which belong to another scan.
     pub(crate) fn merge(&mut self, other: Self, cells: u32) {
         match (self, other) {
             (Self::Rows(mine), Self::Rows(other)) => mine.merge(other, cells),
@@ -363,7 +363,7 @@ impl SeriesStates {
     }
 }
 
-/// The value of each step whose window has rows. `parameter`: the quantile.
+/// Returns the value of each step whose window has rows. `parameter` is the quantile.
 pub(crate) fn points(states: SeriesStates, op: RangeOp, parameter: f64, grid: &Grid) -> Vec<(u32, f64)> {
     let seconds = grid.windows().range as f64 / 1e9;
     let divisor = match op {

@@ -1,6 +1,6 @@
 //! Mean and variance of a list of values.
 
-/// A running mean that does not overflow; infinities as in Prometheus.
+/// Computes a running mean, which does not overflow. Treats infinities like Prometheus.
 pub(crate) fn mean(values: impl Iterator<Item = f64>) -> f64 {
     let mut mean = 0.0f64;
     for (n, value) in values.enumerate() {
@@ -13,7 +13,7 @@ pub(crate) fn mean(values: impl Iterator<Item = f64>) -> f64 {
     mean
 }
 
-/// The population's variance (Welford).
+/// Computes the population variance with Welford's algorithm.
 pub(crate) fn variance(values: impl Iterator<Item = f64>) -> f64 {
     let (mut count, mut mean, mut squares) = (0.0, 0.0, 0.0);
     for value in values {

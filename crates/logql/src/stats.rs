@@ -1,17 +1,18 @@
-//! What a scan has looked at.
+//! Statistics of a scan.
 
 use serde::{Deserialize, Serialize};
 
 /// Counts of a scan, added up over batches and partials.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScanStats {
-    /// Rows inside the scan's range of time.
+    /// Number of rows in the scan's time range.
     pub lines: u64,
-    /// Bytes of their lines; 0 where the scan needs neither lines nor their lengths.
+    /// Bytes of their lines; 0 if the scan needs neither lines nor their lengths.
     pub bytes: u64,
-    /// Bytes of the structured-metadata values that came with them, as far as the scan asked for them.
+    /// Bytes of their structured-metadata values, as far as the scan needs them.
     pub metadata_bytes: u64,
-    /// Rows that passed the pipeline. Rows that could not matter any more (a full log query) are not counted.
+    /// Number of rows that passed the pipeline. Once a log query has reached its limit, rows that cannot change the
+    /// answer are not counted.
     pub post_filter_lines: u64,
 }
 

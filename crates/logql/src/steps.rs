@@ -2,14 +2,14 @@
 //!
 //! The window of a step `t` holds the entries with `t - offset - range < ts <= t - offset`.
 
-/// Steps and the window of one range aggregation; all in nanoseconds.
+/// Steps and windows of one range aggregation. All times are in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Windows {
     /// The first step.
     pub(crate) start: i64,
-    /// From step to step; more than 0.
+    /// The distance between steps; greater than 0.
     pub(crate) step: i64,
-    /// How many steps there are.
+    /// Number of steps.
     pub(crate) steps: u32,
     /// A window's length.
     pub(crate) range: i64,
@@ -18,12 +18,12 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
-    /// When step `i` is.
+    /// Returns the time of step `i`.
     pub(crate) fn at(&self, i: u32) -> i64 {
         self.start.saturating_add(self.step.saturating_mul(i64::from(i)))
     }
 
-    /// The half-open range of entries that may lie in a window.
+    /// Returns the half-open time range that covers all windows.
     pub(crate) fn entries(&self) -> (i64, i64) {
         if self.steps == 0 {
             return (0, 0);

@@ -100,9 +100,9 @@ pub(crate) const FUNCTIONS: &[&str] = &[
 /// A parsed template.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Template {
-    /// What is rendered.
+    /// The nodes to render.
     pub(crate) root: Vec<Node>,
-    /// Templates it defines for itself, by `define` or `block`; the last of a name counts.
+    /// Templates defined inside it by `define` or `block`. If a name is defined twice, the last definition counts.
     pub(crate) defines: Vec<(String, Vec<Node>)>,
 }
 
@@ -113,17 +113,17 @@ pub(crate) enum Node {
     Text(String),
     /// `{{ pipeline }}`; prints its value unless it declares or assigns.
     Action(Pipeline),
-    /// `{{if}}`: `then` when the value is true (Go: not empty).
+    /// `{{if}}`: renders `then` if the value is true (in Go: not empty).
     If(Branch),
-    /// `{{with}}`: as `if`, with dot set to the value inside `then`.
+    /// `{{with}}`: like `if`, with dot set to the value inside `then`.
     With(Branch),
-    /// `{{range}}`: `then` for each element, `otherwise` when there is none.
+    /// `{{range}}`: renders `then` for each element, or `otherwise` if there are no elements.
     Range(Branch),
     /// `{{template "name" pipeline}}`
     Template {
-        /// Which.
+        /// The name of the template to render.
         name: String,
-        /// Its dot; none: nil.
+        /// The value of its dot; nil if `None`.
         argument: Option<Pipeline>,
     },
     /// `{{break}}`
@@ -137,25 +137,25 @@ pub(crate) enum Node {
 pub(crate) struct Branch {
     pub(crate) pipeline: Pipeline,
     pub(crate) then: Vec<Node>,
-    /// Behind `else`. An `else if` is an `If` in here.
+    /// The nodes after `else`. An `else if` is an `If` in here.
     pub(crate) otherwise: Vec<Node>,
 }
 
 /// `$x := command | command …`
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Pipeline {
-    /// Variables that take the value, with their `$`. In a `range` there may be two: index and element.
+    /// Variables that receive the value, with their `$`. A `range` may have two: index and element.
     pub(crate) variables: Vec<String>,
     /// True for `=`, false for `:=`.
     pub(crate) assigns: bool,
-    /// At least one. The value of each is the last argument of the next.
+    /// At least one command. The value of each is the last argument of the next.
     pub(crate) commands: Vec<Command>,
 }
 
 /// A function with its arguments, or a lone value.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Command {
-    /// At least one.
+    /// At least one operand.
     pub(crate) operands: Vec<Operand>,
 }
 
@@ -182,11 +182,11 @@ pub(crate) enum Operand {
     Function(String),
     /// `( … )`
     Pipeline(Box<Pipeline>),
-    /// Fields of what a function or parentheses yield.
+    /// Fields of the value of a function or parentheses.
     Chain(Box<Operand>, Vec<String>),
 }
 
-/// Why a text is no template, such as `template: line:1: function "x" not defined`.
+/// Why a text is not a valid template, such as `template: line:1: function "x" not defined`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TemplateError(String);
 

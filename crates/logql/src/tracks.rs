@@ -1,17 +1,17 @@
-//! Series of values, one for each step: what the parts of a metric query hand to one another.
+//! Series with one value per step, the intermediate results of a metric query.
 
 use model::Labels;
 
 use crate::ast::Grouping;
 
-/// One series: values by the number of the step, ascending; steps without a value are left out.
+/// One series: values by step number, ascending. Steps without a value are left out.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Track {
     pub(crate) labels: Labels,
     pub(crate) points: Vec<(u32, f64)>,
 }
 
-/// What a node yields.
+/// The result of a node.
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
     /// The same number at each step.
@@ -19,13 +19,13 @@ pub(crate) enum Value {
     Tracks(Vec<Track>),
 }
 
-/// A set with one label set, or removed.
+/// Returns a copy of `labels` with one label set, or removed if `value` is `None`.
 pub(crate) fn with_label(labels: &Labels, name: &str, value: Option<&str>) -> Labels {
     let others = labels.iter().filter(|(n, _)| *n != name);
     Labels::with_empty_values(others.chain(value.map(|v| (name, v))))
 }
 
-/// The labels that make a group.
+/// Returns the labels that identify the group of a series.
 pub(crate) fn group_labels(labels: &Labels, grouping: Option<&Grouping>) -> Labels {
     let Some(grouping) = grouping else { return Labels::empty() };
     let listed = |name: &str| grouping.labels.iter().any(|l| l == name);

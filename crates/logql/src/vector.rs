@@ -36,7 +36,7 @@ pub(crate) fn aggregate(
     groups.into_iter().map(fold).collect()
 }
 
-/// One value for each step at which some of the series has one.
+/// Returns one value for each step at which any of the series has a value.
 fn fold(op: VectorOp, tracks: &[Track], steps: u32) -> Vec<(u32, f64)> {
     let simple = |combine: fn(f64, f64) -> f64, first: fn(f64) -> f64| {
         let mut values: Vec<Option<f64>> = vec![None; steps as usize];
@@ -54,7 +54,7 @@ fn fold(op: VectorOp, tracks: &[Track], steps: u32) -> Vec<(u32, f64)> {
     match op {
         VectorOp::Sum => simple(|a, b| a + b, |a| a),
         VectorOp::Count => simple(|a, _| a + 1.0, |_| 1.0),
-        // Rust's `min` and `max` prefer a number to NaN, as is wanted.
+        // Rust's `min` and `max` prefer a number to NaN, as does Loki.
         VectorOp::Min => simple(f64::min, |a| a),
         VectorOp::Max => simple(f64::max, |a| a),
         VectorOp::Avg => all(|values| mean(values.iter().copied())),
@@ -64,7 +64,7 @@ fn fold(op: VectorOp, tracks: &[Track], steps: u32) -> Vec<(u32, f64)> {
     }
 }
 
-/// Step, value and number of the series of every point, in the order of step and series.
+/// Returns step, value and series number of every point, ordered by step and then series.
 fn by_step(tracks: &[Track]) -> Vec<(u32, f64, usize)> {
     let mut points: Vec<(u32, f64, usize)> = Vec::new();
     for (number, track) in tracks.iter().enumerate() {
@@ -74,20 +74,20 @@ fn by_step(tracks: &[Track]) -> Vec<(u32, f64, usize)> {
     points
 }
 
-/// By value, NaN last in both directions.
+/// Compares values. NaN comes last in both directions.
 fn order(descending: bool, a: f64, b: f64) -> std::cmp::Ordering {
     let by_value = if descending { b.partial_cmp(&a) } else { a.partial_cmp(&b) };
     a.is_nan().cmp(&b.is_nan()).then(by_value.unwrap_or(std::cmp::Ordering::Equal))
 }
 
-/// By the value of the first step, which is the only one of an instant query; equal ones by labels.
+/// Sorts by the value of the first step, the only step of an instant query. Equal values are ordered by labels.
 fn sort(descending: bool, mut tracks: Vec<Track>) -> Vec<Track> {
     let first = |t: &Track| t.points.first().map_or(f64::NAN, |(_, value)| *value);
     tracks.sort_by(|a, b| order(descending, first(a), first(b)).then_with(|| a.labels.cmp(&b.labels)));
     tracks
 }
 
-/// Of each group and step the `k` series with the greatest or least values; equal ones by labels.
+/// Keeps the `k` greatest or least values of each group and step. Equal values are ordered by labels.
 fn pick(greatest: bool, k: usize, grouping: Option<&Grouping>, mut tracks: Vec<Track>) -> Vec<Track> {
     tracks.sort_by(|a, b| a.labels.cmp(&b.labels));
     let mut groups: BTreeMap<Labels, Vec<Track>> = BTreeMap::new();
@@ -98,7 +98,7 @@ fn pick(greatest: bool, k: usize, grouping: Option<&Grouping>, mut tracks: Vec<T
     for tracks in groups.into_values() {
         let mut kept: Vec<Vec<(u32, f64)>> = vec![Vec::new(); tracks.len()];
         for chunk in by_step(&tracks).chunk_by_mut(|a, b| a.0 == b.0) {
-            // Stable: equal values stay in the order of their labels.
+            // The sort is stable, so equal values stay in the order of their labels.
             chunk.sort_by(|a, b| order(greatest, a.1, b.1));
             chunk.iter().take(k).for_each(|(step, value, number)| kept[*number].push((*step, *value)));
         }

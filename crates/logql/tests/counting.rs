@@ -1,4 +1,4 @@
-//! Rows that a scan counts without seeing them give the answer of rows that it sees.
+//! Counting rows without reading them gives the same answer as reading them.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 

@@ -1,4 +1,4 @@
-//! Queries over small batches, as the specification gives them.
+//! Queries over small batches, from the specification.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -71,7 +71,7 @@ fn run(text: &str, params: Params, batches: &[Batch]) -> Result<Answer, QueryErr
         for batch in batches.iter().filter(|b| scan.matchers().iter().all(|m| m.matches(&b.labels))) {
             let mut partial = scan.partial();
             scan.accept(batch, &mut partial)?;
-            // What is sent is what was found.
+            // A partial survives serialization.
             let text = serde_json::to_string(&partial).unwrap();
             merged.merge(serde_json::from_str(&text).unwrap());
         }

@@ -1,5 +1,5 @@
-//! However rows are cut into batches and partials, and in whatever order partials merge, the answer is that of a plain
-//! loop over all rows.
+//! The answer equals that of a plain loop over all rows, no matter how rows are split into batches and partials and in
+//! which order partials are merged.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -52,8 +52,8 @@ fn batch(rows: &[&Row]) -> Batch {
     }
 }
 
-/// Cuts the rows into batches by `cuts` (a number for each row), gives each to one of three partials and merges those
-/// in the order that `order` says.
+/// Splits the rows into batches by `cuts` (a number for each row), adds each batch to one of three partials and merges
+/// the partials in the order given by `order`.
 fn answer(text: &str, params: Params, rows: &[Row], cuts: &[usize], order: [usize; 3]) -> Answer {
     let query = Query::prepare(text, params).unwrap();
     let scan = &query.scans()[0];

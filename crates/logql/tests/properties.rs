@@ -1,4 +1,4 @@
-//! What must hold of any text and of any tree: nothing panics, parse ∘ print is the identity, formatting keeps meaning.
+//! Properties of every text and tree: nothing panics, parse ∘ print is the identity, formatting keeps the meaning.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use millrace_logql::{self as logql, ast::*};
 use model::{MatchOp, Matcher, RegexMode};
 use proptest::prelude::*;
 
-/// Calls every entry with this text. They may refuse it; what they accept must survive printing and formatting.
+/// Calls every entry point with this text. They may reject it. A text they accept must survive printing and formatting.
 fn survives(text: &str) {
     let _ = logql::parse_log(text);
     let _ = logql::parse_matchers(text).map(|m| logql::reject_empty_compatible(&m));
@@ -427,7 +427,7 @@ fn metric() -> impl Strategy<Value = MetricExpr> {
             }),
             4 => (binary_op(), any::<bool>(), prop::option::of(matching()), inner.clone(), inner).prop_map(
                 |(op, return_bool, matching, left, right)| {
-                    // Operations on literals fold, and set operations refuse them: give them something else.
+                    // Operations on literals fold, and set operations reject them, so replace the literals.
                     let solid = |leg| match leg {
                         MetricExpr::Literal(n) => MetricExpr::VectorFn(n.abs()),
                         leg => leg,

@@ -1,5 +1,5 @@
-//! Range aggregations of values: the states of cells give the numbers of a plain loop over every window, whatever the
-//! order in which partials merge; and what one query found serves another that begins whole steps later.
+//! Range aggregations of values: the states of cells give the same values as a plain loop over every window, in
+//! whichever order partials are merged. The partial of one query also serves another that begins whole steps later.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -163,7 +163,7 @@ proptest! {
         let (earlier_scan, scan) = (&earlier.scans()[0], &now.scans()[0]);
         prop_assert_eq!(earlier_scan.id(), scan.id());
         let rows: Vec<(i64, f64)> = rows.into_iter().collect();
-        // Only rows in the windows of both queries are asked for once.
+        // Only rows in the windows of both queries can be reused.
         let is_common = |(second, _): &&(i64, f64)| {
             let ts = TimestampNs::from_secs(*second);
             earlier_scan.time().contains(ts) && scan.time().contains(ts)
@@ -197,7 +197,7 @@ fn identities() {
     let log = r#"{a="b"}"#;
     assert_eq!(id(log, 600, 60), id(log, 600, 60));
     assert_ne!(id(log, 600, 60), id(log, 660, 60));
-    // Stable, since caches outlive a process.
+    // The id must be stable, because caches outlive a process.
     assert_eq!(id(log, 600, 60).to_string().len(), 32);
 }
 

@@ -9,7 +9,7 @@ use crate::{ByteColumn, Labels, Lines};
 pub struct MetadataColumn {
     /// The key.
     pub name: Arc<str>,
-    /// A value for each row, or none.
+    /// The value of each row. Rows may lack the key.
     pub values: MetadataValues,
 }
 
@@ -29,10 +29,10 @@ pub enum MetadataValues {
 }
 
 impl MetadataValues {
-    /// The id that says that a row lacks the key.
+    /// The id of rows that lack the key.
     pub const ABSENT: u32 = u32::MAX;
 
-    /// The value of row `i`, if it has one.
+    /// Returns the value of row `i`, or `None` if the row lacks the key.
     pub fn get(&self, i: usize) -> Option<&str> {
         match self {
             Self::Constant(value) => Some(value),
@@ -44,30 +44,30 @@ impl MetadataValues {
     }
 }
 
-/// Rows of one stream, in any order of time (a scan says which it needs).
+/// Rows of one stream, in any time order. A scan states the order it needs.
 ///
-/// [`Needs`](crate::Needs) say how much a batch must hold of lines, metadata and offsets.
+/// [`Needs`](crate::Needs) determine which lines, metadata and offsets a batch must hold.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The stream's labels.
     pub labels: Labels,
-    /// Nanoseconds since the epoch, one for each row.
+    /// The time of each row in nanoseconds since the epoch.
     pub timestamps: Vec<i64>,
-    /// As much of the lines as the scan asked for; [`Lines::Absent`] when it asked for none.
+    /// The lines, as far as the scan needs them; [`Lines::Absent`] if it needs none.
     pub lines: Lines,
     /// Structured metadata by key, names distinct.
     pub metadata: Vec<MetadataColumn>,
-    /// Offsets of the records the rows came from: ties of time are ordered by them. Empty when not asked for.
+    /// The offset of each row's record, which breaks ties in time. Empty if the scan does not need offsets.
     pub offsets: Vec<i64>,
 }
 
 impl Batch {
-    /// How many rows there are.
+    /// Returns the number of rows.
     pub fn len(&self) -> usize {
         self.timestamps.len()
     }
 
-    /// True when there are none.
+    /// Returns true if there are no rows.
     pub fn is_empty(&self) -> bool {
         self.timestamps.is_empty()
     }

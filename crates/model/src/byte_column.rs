@@ -10,10 +10,11 @@ pub struct ByteColumn {
 }
 
 impl ByteColumn {
-    /// A column over `data`. `offsets` has one item more than there are rows (or none, for no rows).
+    /// Creates a column over `data`. `offsets` has one item more than there are rows; it may be empty if there are no
+    /// rows.
     ///
     /// # Panics
-    /// When the offsets fall, or point behind the data.
+    /// If the offsets decrease, or point past the end of the data.
     pub fn new(offsets: Vec<u32>, data: Bytes) -> Self {
         assert!(offsets.is_sorted(), "offsets of a byte column must not fall");
         assert!(
@@ -23,12 +24,12 @@ impl ByteColumn {
         Self { offsets, data }
     }
 
-    /// How many rows there are.
+    /// Returns the number of rows.
     pub fn len(&self) -> usize {
         self.offsets.len().saturating_sub(1)
     }
 
-    /// True when there are none.
+    /// Returns true if there are no rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -36,7 +37,7 @@ impl ByteColumn {
     /// The bytes of row `i`.
     ///
     /// # Panics
-    /// When there is no such row.
+    /// If there is no such row.
     #[inline]
     pub fn get(&self, i: usize) -> &[u8] {
         &self.data[self.offsets[i] as usize..self.offsets[i + 1] as usize]

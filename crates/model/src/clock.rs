@@ -1,13 +1,13 @@
-//! The time of day, as a component.
+//! The clock component.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::TimestampNs;
 
-/// Tells the time. Services take one in their components, so that tests decide what time it is.
+/// A source of the current time. Services receive one with their components, so tests can control the time.
 pub trait Clock: Send + Sync + 'static {
-    /// The time now.
+    /// Returns the current time.
     fn now(&self) -> TimestampNs;
 }
 
@@ -24,12 +24,12 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is moved.
+/// A clock for tests, which changes only when it is set or advanced.
 #[derive(Debug)]
 pub struct ManualClock(AtomicI64);
 
 impl ManualClock {
-    /// A clock that shows `start`.
+    /// Creates a clock that is set to `start`.
     pub const fn new(start: TimestampNs) -> Self {
         Self(AtomicI64::new(start.nanos()))
     }
@@ -39,7 +39,7 @@ impl ManualClock {
         self.set(self.now().plus(by));
     }
 
-    /// Sets the clock, back or forth.
+    /// Sets the clock, backward or forward.
     pub fn set(&self, to: TimestampNs) {
         self.0.store(to.nanos(), Ordering::SeqCst);
     }

@@ -1,24 +1,24 @@
-//! The escapes of Go string literals, which label sets and queries are written with.
+//! The escapes of Go string literals, which label sets and queries use.
 
-/// Why what follows a backslash is no escape.
+/// Why the text after a backslash is not an escape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EscapeError {
-    /// The text ends behind the backslash.
+    /// The text ends after the backslash.
     End,
-    /// No escape begins with this character.
+    /// No escape starts with this character.
     Unknown,
-    /// Its digits are missing or are none.
+    /// The escape has too few digits, or a character that is not a digit.
     Digits,
-    /// Its digits name no character, or no byte.
+    /// The digits are not the code of a character or byte.
     Value,
 }
 
-/// Reads the escape at the start of `rest`, which is what follows a backslash, and appends what it stands for: bytes for
-/// `\xHH` and `\ooo`, which need not be UTF-8. Says how many bytes of `rest` it took. `\'` is none here: Go has it between
-/// single quotes only.
+/// Reads the escape at the start of `rest`, which is the text after a backslash, and appends its meaning to `out`. For
+/// `\xHH` and `\ooo` that is one byte, which need not be UTF-8. Returns the number of bytes of `rest` that were read.
+/// `\'` is not an escape here: Go allows it only between single quotes.
 ///
 /// # Errors
-/// When no escape is there; nothing is appended then.
+/// If `rest` does not start with an escape. Nothing is appended then.
 pub fn read_go_escape(rest: &str, out: &mut Vec<u8>) -> Result<usize, EscapeError> {
     let c = rest.chars().next().ok_or(EscapeError::End)?;
     let simple = match c {

@@ -1,4 +1,4 @@
-//! Label sets and the hash that names a stream.
+//! Label sets and the hash that identifies a stream.
 
 use std::{fmt, sync::Arc};
 
@@ -24,10 +24,10 @@ struct Inner {
     hash: StreamHash,
 }
 
-/// Why a text is no label set.
+/// Why a text is not a label set.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LabelsError {
-    /// The text does not read as `{name="value", …}`.
+    /// The text does not have the form `{name="value", …}`.
     #[error("{reason} at byte {position}")]
     Syntax {
         /// What was wrong.
@@ -46,7 +46,7 @@ impl Labels {
         Self::build(Vec::new())
     }
 
-    /// A set of these pairs; empty values are dropped; of equal names the last one wins.
+    /// Creates a set of these pairs. Pairs with empty values are dropped. If a name occurs twice, the last pair wins.
     pub fn from_pairs<N, V>(pairs: impl IntoIterator<Item = (N, V)>) -> Self
     where
         N: Into<Box<str>>,
@@ -56,7 +56,7 @@ impl Labels {
         Self::build(pairs.filter(|(_, v): &(Box<str>, Box<str>)| !v.is_empty()).collect())
     }
 
-    /// As [`Labels::from_pairs`], but empty values stay: the result of a query may show `age=""`.
+    /// Like [`Labels::from_pairs`], but keeps empty values, because the result of a query may contain `age=""`.
     pub fn with_empty_values<N, V>(pairs: impl IntoIterator<Item = (N, V)>) -> Self
     where
         N: Into<Box<str>>,
@@ -98,12 +98,12 @@ impl Labels {
         self.0.pairs.iter().map(|(n, v)| (&**n, &**v))
     }
 
-    /// How many labels there are.
+    /// Returns the number of labels.
     pub fn len(&self) -> usize {
         self.0.pairs.len()
     }
 
-    /// True when there are none.
+    /// Returns true if there are no labels.
     pub fn is_empty(&self) -> bool {
         self.0.pairs.is_empty()
     }
@@ -128,7 +128,7 @@ impl std::hash::Hash for Labels {
     }
 }
 
-/// By pairs: names, then values, a shorter set before a longer one that begins with it.
+/// Compares pair by pair, by name and then by value. A set that is a prefix of another comes first.
 impl Ord for Labels {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.0.pairs.cmp(&other.0.pairs)
@@ -159,7 +159,7 @@ impl fmt::Debug for Labels {
     }
 }
 
-/// As a map.
+/// Serialized as a map.
 impl Serialize for Labels {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.len()))?;
@@ -177,7 +177,7 @@ impl<'de> Deserialize<'de> for Labels {
     }
 }
 
-/// A text between double quotes, with the escapes of a Go string literal, as queries and label sets are written.
+/// Prints a text in double quotes with the escapes of a Go string literal, as in queries and label sets.
 #[derive(Clone, Copy, Debug)]
 pub struct Quoted<'a>(pub &'a str);
 
@@ -204,11 +204,12 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// Reads the text form of a pushed label set: `{app="web", env="prod"}`, equality only, order free, blanks allowed,
-/// values with the escapes of a Go string literal (or between backticks). Empty values are dropped.
+/// Parses the text form of a pushed label set: `{app="web", env="prod"}`. Only `=` is allowed. Labels may be in any
+/// order, with blanks between tokens. Values have the escapes of a Go string literal, or are between backticks. Labels
+/// with empty values are dropped.
 ///
 /// # Errors
-/// When the text does not read so, or a name occurs twice.
+/// If the text does not have this form, or a name occurs twice.
 pub fn parse_labels(text: &str) -> Result<Labels, LabelsError> {
     let mut reader = Reader { text, at: 0 };
     let mut pairs: Vec<(Box<str>, Box<str>)> = Vec::new();
@@ -304,7 +305,7 @@ impl<'a> Reader<'a> {
         String::from_utf8(bytes).map_err(|_| self.error("string is not UTF-8"))
     }
 
-    /// Reads what follows a backslash. Agents also escape single quotes, which Go does not.
+    /// Reads the escape after a backslash. Accepts `\'` too: Go does not, but agents send it.
     fn escape(&mut self, out: &mut Vec<u8>) -> Result<(), LabelsError> {
         if self.eat('\'') {
             out.push(b'\'');

@@ -1,6 +1,6 @@
-//! The words every crate shares: tenants, labels, streams, entries, partitions, offsets, time.
+//! The domain types that all crates share: tenants, labels, streams, entries, partitions, offsets, time.
 //!
-//! Values are checked where they are made and trusted afterwards. There is no I/O here, and no clock but
+//! Values are checked when they are created and trusted afterwards. This crate does no I/O and reads no clock except
 //! the [`Clock`] that a caller supplies.
 
 #![forbid(unsafe_code)]

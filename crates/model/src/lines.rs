@@ -13,7 +13,7 @@ use crate::ByteColumn;
 /// lines calls [`Lines::content`] once per batch and works on the column.
 #[derive(Clone, Debug, Default)]
 pub enum Lines {
-    /// The batch holds nothing of its lines, not even how many there are.
+    /// The batch holds no information about its lines, not even their number.
     #[default]
     Absent,
     /// The batch holds only lengths: line `i` has `offsets[i + 1] - offsets[i]` bytes. The offsets never fall.
@@ -37,7 +37,8 @@ pub trait LineSource: std::fmt::Debug + Send + Sync {
     /// Length of line `row` in bytes. Decodes no line.
     fn bytes_of(&self, row: usize) -> usize;
 
-    /// Decodes the lines of `rows`, in the order given. A source checks its bytes when it is made, so decoding cannot fail.
+    /// Decodes the lines of `rows`, in the order given. A source checks its bytes when it is created, so decoding
+    /// cannot fail.
     fn decode(&self, rows: &mut dyn Iterator<Item = usize>) -> ByteColumn;
 }
 
@@ -66,7 +67,7 @@ impl LazyLines {
 }
 
 impl Lines {
-    /// Number of lines; 0 when they are absent.
+    /// Number of lines; 0 if they are absent.
     pub fn len(&self) -> usize {
         match self {
             Self::Absent => 0,
@@ -86,7 +87,7 @@ impl Lines {
         matches!(self, Self::Decoded(_) | Self::Lazy(_))
     }
 
-    /// The bytes of all lines, or `None` when the batch does not hold them. Decodes lazy lines.
+    /// Returns the bytes of all lines, or `None` if the batch does not hold them. Decodes lazy lines.
     pub fn content(&self) -> Option<&ByteColumn> {
         match self {
             Self::Absent | Self::Lengths(_) => None,
@@ -98,7 +99,7 @@ impl Lines {
     /// The bytes of line `i`. Decodes lazy lines.
     ///
     /// # Panics
-    /// When the batch does not hold the line's bytes.
+    /// If the batch does not hold the line's bytes.
     pub fn get(&self, i: usize) -> &[u8] {
         self.content().expect("the caller asked for the content of lines").get(i)
     }
@@ -106,7 +107,7 @@ impl Lines {
     /// The length of line `i` in bytes. Decodes nothing.
     ///
     /// # Panics
-    /// When the batch does not hold the line's length.
+    /// If the batch does not hold the line's length.
     #[inline]
     pub fn bytes_of(&self, i: usize) -> usize {
         match self {

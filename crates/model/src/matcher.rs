@@ -20,7 +20,7 @@ pub enum MatchOp {
 }
 
 impl MatchOp {
-    /// The operator as it is written.
+    /// Returns the operator's text in a query.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Equal => "=",
@@ -44,7 +44,7 @@ impl Matcher {
     /// A matcher for selectors: regexes are anchored and `.` matches a newline.
     ///
     /// # Errors
-    /// When `op` takes a regex and `value` is none.
+    /// If `op` takes a regex and `value` is not a valid one.
     pub fn new(name: &str, op: MatchOp, value: &str) -> Result<Self, RegexError> {
         Self::with_mode(name, op, value, RegexMode::WholeDotAll)
     }
@@ -76,7 +76,7 @@ impl Matcher {
         &self.value
     }
 
-    /// Whether a label of this value passes; `""` stands for an absent label too.
+    /// Whether a label with this value passes. An absent label has the value `""`.
     pub fn matches_value(&self, value: &str) -> bool {
         let regex = || self.regex.as_ref().is_some_and(|r| r.is_match(value));
         match self.op {

@@ -1,4 +1,4 @@
-//! Which parts of rows a scan needs, so that memory and blocks decode no more than that.
+//! The parts of rows that a scan needs. Memory and blocks decode only these.
 
 use std::sync::Arc;
 
@@ -13,20 +13,19 @@ pub struct Needs {
     pub metadata: MetadataNeed,
     /// Whether [`Batch::offsets`](crate::Batch::offsets) are needed.
     pub offsets: bool,
-    /// Conditions that every wanted line fulfils. Rows whose lines fail one need not be supplied, but may be.
+    /// Conditions that every matching line meets. Rows whose lines fail one may be left out of the batches.
     pub text: Arc<[TextNeed]>,
 }
 
 impl Needs {
-    /// Everything that is stored.
+    /// All stored parts of all rows.
     pub fn everything() -> Self {
         Self { lines: LineNeed::Content, metadata: MetadataNeed::All, offsets: true, text: Arc::default() }
     }
 
-    /// What two scans need together: a batch that has this serves both.
+    /// Returns the combined needs of two scans. A batch that meets them serves both.
     ///
-    /// Conditions on the text stay only if both scans have the same ones: a line that one of them does not want may be
-    /// wanted by the other.
+    /// Only conditions that both scans have are kept, because a line that one scan rejects may match in the other.
     #[must_use]
     pub fn union(self, other: &Self) -> Self {
         Self {
@@ -38,22 +37,22 @@ impl Needs {
     }
 }
 
-/// A condition on the stored line, for indexes and templates that can tell which lines fail it.
+/// A condition on the stored line. Indexes and templates use it to skip lines that fail it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TextNeed {
-    /// The line holds at least one of these.
+    /// The line contains at least one of these literals.
     AnyOf(Vec<Literal>),
-    /// The line holds at least `length` bytes of a class in a row.
+    /// The line contains a run of at least `length` bytes of a class.
     Run {
-        /// Which bytes.
+        /// The allowed bytes.
         class: ByteClass,
-        /// How many of them.
+        /// Minimum length of the run, in bytes.
         length: usize,
     },
 }
 
 impl TextNeed {
-    /// Whether a line fulfils the condition.
+    /// Whether a line meets the condition.
     pub fn allows(&self, line: &[u8]) -> bool {
         match self {
             Self::AnyOf(literals) => literals.iter().any(|literal| literal.is_in(line)),
@@ -62,7 +61,7 @@ impl TextNeed {
     }
 }
 
-/// Bytes to be found in a line.
+/// Bytes to search for in a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Literal {
     /// The bytes; never empty.
@@ -72,7 +71,7 @@ pub struct Literal {
 }
 
 impl Literal {
-    /// Whether a line holds the bytes.
+    /// Whether a line contains the bytes.
     pub fn is_in(&self, line: &[u8]) -> bool {
         line.windows(self.bytes.len().max(1))
             .any(|part| if self.ignores_case { part.eq_ignore_ascii_case(&self.bytes) } else { part == self.bytes })

@@ -1,4 +1,4 @@
-//! Partitions and positions in them.
+//! Partitions and offsets.
 
 use std::fmt;
 
@@ -36,12 +36,12 @@ impl Offset {
     /// The first position of every partition.
     pub const ZERO: Self = Self(0);
 
-    /// The position with this number. The log never gives out a negative one.
+    /// Creates an offset from its number. The log never assigns a negative one.
     pub const fn new(value: i64) -> Self {
         Self(value)
     }
 
-    /// The number as the log counts.
+    /// Returns the number that the log uses.
     pub const fn value(self) -> i64 {
         self.0
     }
@@ -64,7 +64,7 @@ impl fmt::Display for Offset {
 pub struct OffsetRange {
     /// First position inside the range.
     pub start: Offset,
-    /// First position behind the range.
+    /// First position after the range.
     pub end: Offset,
 }
 
@@ -74,12 +74,12 @@ impl OffsetRange {
         Self { start, end }
     }
 
-    /// True when the range holds no position.
+    /// Returns true if the range is empty.
     pub fn is_empty(&self) -> bool {
         self.start >= self.end
     }
 
-    /// True when `offset` lies inside.
+    /// Returns true if `offset` is in the range.
     pub fn contains(&self, offset: Offset) -> bool {
         self.start <= offset && offset < self.end
     }

@@ -1,19 +1,19 @@
-//! Randomness, as a component.
+//! The randomness component.
 
 use std::sync::Mutex;
 
-/// Supplies random numbers. Services take one in their components, so that simulations repeat with their seed.
+/// A source of random numbers. Services receive one with their components, so a simulation with the same seed repeats.
 pub trait Random: Send + Sync + std::fmt::Debug + 'static {
-    /// A number from the whole range of `u64`, each equally likely.
+    /// Returns a number, uniformly distributed over all of `u64`.
     fn next_u64(&self) -> u64;
 
-    /// A number in `[0, 1)`.
+    /// Returns a number in `[0, 1)`.
     fn fraction(&self) -> f64 {
-        // 53 bits are what an f64 holds exactly.
+        // An f64 represents integers of up to 53 bits exactly.
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// 128 random bits as 32 hex digits: a name that nobody else will pick.
+    /// Returns 128 random bits as 32 hex digits, for use as a unique name.
     fn unique_name(&self) -> String {
         format!("{:016x}{:016x}", self.next_u64(), self.next_u64())
     }
@@ -25,19 +25,20 @@ pub struct SystemRandom;
 
 impl Random for SystemRandom {
     /// # Panics
-    /// When the operating system has no random numbers, as very early during boot.
+    /// If the operating system cannot supply random numbers, for example very early during boot.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the operating system")]
     fn next_u64(&self) -> u64 {
         getrandom::u64().expect("the operating system supplies random numbers")
     }
 }
 
-/// The same numbers for the same seed (SplitMix64, as in Java's `SplittableRandom`). Not for secrets.
+/// A generator that returns the same numbers for the same seed (SplitMix64, as in Java's `SplittableRandom`). Not for
+/// secrets.
 #[derive(Debug)]
 pub struct SeededRandom(Mutex<u64>);
 
 impl SeededRandom {
-    /// A generator that begins with `seed`.
+    /// Creates a generator with this seed.
     pub const fn new(seed: u64) -> Self {
         Self(Mutex::new(seed))
     }

@@ -1,25 +1,25 @@
-//! Regular expressions as Loki reads them (RE2), on Rust's `regex`, whose automata run in linear time too.
+//! Regular expressions in Loki's syntax (RE2), compiled with Rust's `regex`. Both run in linear time.
 
 use thiserror::Error;
 
 /// How a pattern is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegexMode {
-    /// A match anywhere; `.` does not match a newline. Line filters.
+    /// Matches anywhere; `.` does not match a newline. Used by line filters.
     Search,
-    /// The whole text; `.` matches a newline. Matchers of selectors.
+    /// Matches the whole text; `.` matches a newline. Used by matchers of selectors.
     WholeDotAll,
-    /// The whole text; `.` does not match a newline. Label filters.
+    /// Matches the whole text; `.` does not match a newline. Used by label filters.
     Whole,
 }
 
-/// A pattern that cannot be compiled, in the words of RE2.
+/// A pattern that cannot be compiled. The message is RE2's where it has one.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("error parsing regexp: {0}")]
 pub struct RegexError(pub String);
 
-/// Rewrites what RE2 accepts and Rust's syntax does not: `(?P<n>` and `(?<n>` are common to both, `\Q…\E`,
-/// `\z`/`\C` and octal escapes are not.
+/// Rewrites syntax that RE2 accepts and Rust does not, such as `\Q…\E`, `\z`, `\C` and octal escapes. Both accept
+/// `(?P<n>` and `(?<n>`.
 pub fn go_to_rust_regex(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len());
     let mut rest = pattern;
@@ -34,7 +34,7 @@ pub fn go_to_rust_regex(pattern: &str) -> String {
         }
         let mut chars = tail.chars();
         match chars.next() {
-            // RE2 lets any punctuation be escaped; Rust refuses some of them.
+            // RE2 allows any punctuation to be escaped; Rust rejects some of these escapes.
             Some(c) if c.is_ascii_punctuation() && !regex_syntax::is_meta_character(c) => out.push(c),
             Some('C') => out.push_str("(?s:.)"),
             Some(c) => {
@@ -58,7 +58,7 @@ fn prepare(pattern: &str, mode: RegexMode) -> String {
     }
 }
 
-/// The reason in RE2's words where there is a counterpart, else in Rust's.
+/// Returns RE2's message for the error if there is an equivalent one, else Rust's.
 fn explain(pattern: &str, error: &regex::Error) -> RegexError {
     use regex_syntax::ast::ErrorKind as K;
     let inner = go_to_rust_regex(pattern);
@@ -93,12 +93,12 @@ fn explain(pattern: &str, error: &regex::Error) -> RegexError {
 /// Compiles `pattern` for text.
 ///
 /// # Errors
-/// When the pattern is no regular expression, or too large a one.
+/// If the pattern is not a valid regular expression, or is too large.
 pub fn compile_regex(pattern: &str, mode: RegexMode) -> Result<regex::Regex, RegexError> {
     regex::Regex::new(&prepare(pattern, mode)).map_err(|e| explain(pattern, &e))
 }
 
-/// Compiles `pattern` for bytes that may not be UTF-8, as lines may not.
+/// Compiles `pattern` for bytes that may not be UTF-8, such as lines.
 ///
 /// # Errors
 /// As [`compile_regex`].

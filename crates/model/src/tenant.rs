@@ -1,4 +1,4 @@
-//! Who owns a stream.
+//! The tenant, which owns streams.
 
 use std::{fmt, sync::Arc};
 
@@ -10,7 +10,7 @@ use thiserror::Error;
 #[serde(try_from = "String", into = "String")]
 pub struct TenantId(Arc<str>);
 
-/// Why a text is no tenant's name. The texts are Loki's.
+/// Why a text is not a valid tenant name. The error texts are Loki's.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TenantError {
     /// The header is absent or empty.
@@ -27,19 +27,19 @@ pub enum TenantError {
         /// Its first character that is not allowed.
         character: char,
     },
-    /// `.` or `..`, which are no safe folder names.
+    /// `.` or `..`, which are not safe as folder names.
     #[error("tenant ID is '.' or '..'")]
     Dots,
 }
 
 impl TenantId {
-    /// The longest name, in bytes.
+    /// Maximum length of a name in bytes.
     pub const BYTES_MAX: usize = 150;
 
-    /// Checks `text` and takes it as a name. A suffix after `:` is metadata and is cut off.
+    /// Creates a tenant id from `text` after checking it. A suffix after `:` is metadata and is removed.
     ///
     /// # Errors
-    /// When the text breaks one of the rules.
+    /// If the text violates one of the rules.
     pub fn new(text: &str) -> Result<Self, TenantError> {
         let name = text.split(':').next().unwrap_or_default();
         if name.is_empty() {

@@ -2,18 +2,18 @@
 
 use crate::{TenantError, TenantId};
 
-/// The header that names the tenants of a request, in lower case as HTTP libraries want it.
+/// The header that names the tenants of a request. In lower case, as HTTP libraries require.
 pub const TENANT_HEADER: &str = "x-scope-orgid";
 
-/// One or more tenants: ascending, distinct.
+/// One or more tenants, in ascending order without duplicates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantIds(Vec<TenantId>);
 
 impl TenantIds {
-    /// Reads the value of [`TENANT_HEADER`]: names with `|` between them.
+    /// Parses the value of [`TENANT_HEADER`]: names separated by `|`.
     ///
     /// # Errors
-    /// When the header is absent or empty, or one of the names breaks a rule.
+    /// If the header is absent or empty, or one of the names is invalid.
     pub fn from_header(value: Option<&str>) -> Result<Self, TenantError> {
         let mut tenants = value.unwrap_or_default().split('|').map(TenantId::new).collect::<Result<Vec<_>, _>>()?;
         tenants.sort();
@@ -21,7 +21,7 @@ impl TenantIds {
         Ok(Self(tenants))
     }
 
-    /// The tenant, if there is only one.
+    /// Returns the tenant if there is exactly one.
     pub fn single(&self) -> Option<&TenantId> {
         match self.0.as_slice() {
             [tenant] => Some(tenant),
@@ -29,7 +29,7 @@ impl TenantIds {
         }
     }
 
-    /// All of them.
+    /// Returns all tenants.
     pub fn all(&self) -> &[TenantId] {
         &self.0
     }

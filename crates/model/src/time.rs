@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct TimestampNs(i64);
 
 impl TimestampNs {
-    /// The earliest time that can be said.
+    /// The earliest representable time.
     pub const MIN: Self = Self(i64::MIN);
-    /// The latest time that can be said.
+    /// The latest representable time.
     pub const MAX: Self = Self(i64::MAX);
 
     /// This many nanoseconds after the epoch.
@@ -52,7 +52,7 @@ impl TimestampNs {
         Self(self.0.saturating_sub(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)))
     }
 
-    /// How long after `earlier` this is; zero when it is not after.
+    /// Returns the duration from `earlier` to this time, or zero if this time is not later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -69,12 +69,12 @@ impl fmt::Display for TimestampNs {
 pub struct TimeRange {
     /// First nanosecond inside the range.
     pub start: TimestampNs,
-    /// First nanosecond behind the range.
+    /// First nanosecond after the range.
     pub end: TimestampNs,
 }
 
 impl TimeRange {
-    /// All of time, but for its last nanosecond.
+    /// All representable times except the last nanosecond.
     pub const ALL: Self = Self { start: TimestampNs::MIN, end: TimestampNs::MAX };
 
     /// `[start, end)`.
@@ -82,27 +82,27 @@ impl TimeRange {
         Self { start, end }
     }
 
-    /// The smallest range that holds both closed bounds.
+    /// Returns the smallest range that contains both bounds.
     pub const fn closed(min: TimestampNs, max: TimestampNs) -> Self {
         Self { start: min, end: TimestampNs(max.0.saturating_add(1)) }
     }
 
-    /// True when the range holds no time.
+    /// Returns true if the range is empty.
     pub fn is_empty(&self) -> bool {
         self.start >= self.end
     }
 
-    /// True when `time` lies inside.
+    /// Returns true if `time` is in the range.
     pub fn contains(&self, time: TimestampNs) -> bool {
         self.start <= time && time < self.end
     }
 
-    /// True when the two share at least one nanosecond.
+    /// Returns true if the two ranges share at least one nanosecond.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.start < other.end && other.start < self.end
     }
 
-    /// True when all of `other` lies inside.
+    /// Returns true if all of `other` is in this range.
     pub fn covers(&self, other: &Self) -> bool {
         self.start <= other.start && other.end <= self.end
     }

@@ -1,4 +1,4 @@
-//! What a push wrote, as a short text that a later read can ask for.
+//! Read tokens: a push returns one, and a later read that passes it on sees what the push wrote.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,48 +9,49 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{Offset, PartitionId};
 
-/// Read-your-writes: the offsets that an answer must reach at least.
+/// The offsets that an answer must at least include, for read-your-writes.
 ///
-/// As text `1.<log>.<partition>-<offset>_<partition>-<offset>…`, numbers in hexadecimal; `<log>` is a hash of the log's
-/// id, so that a token of another log is noticed. Offsets are *next* offsets: everything below was written.
+/// The text form is `1.<log>.<partition>-<offset>_<partition>-<offset>…`, with numbers in hexadecimal. `<log>` is a
+/// hash of the log's id, so that a token of another log is detected. Offsets are *next* offsets: everything below them
+/// was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadToken {
     log: u64,
     ends: BTreeMap<PartitionId, Offset>,
 }
 
-/// Why a text is no token.
+/// Why a text or a combination of tokens is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TokenError {
-    /// The text has another form.
+    /// The text does not have a token's form.
     #[error("{0:?} is no read token: pass on what a push answered in X-Millrace-Token")]
     Form(String),
-    /// The parts are of different logs.
+    /// The tokens belong to different logs.
     #[error("read tokens of different logs cannot be joined")]
     OtherLog,
 }
 
 impl ReadToken {
-    /// A token that asks for nothing yet.
+    /// Creates a token that requires nothing yet.
     pub fn new(log_id: &str) -> Self {
         Self { log: xxh3_64(log_id.as_bytes()), ends: BTreeMap::new() }
     }
 
-    /// True when it was made for the log with this id.
+    /// Returns true if the token belongs to the log with this id.
     pub fn is_of(&self, log_id: &str) -> bool {
         self.log == xxh3_64(log_id.as_bytes())
     }
 
-    /// Asks also for everything of `partition` below `end`.
+    /// Requires everything in `partition` below `end` too.
     pub fn add(&mut self, partition: PartitionId, end: Offset) {
         let known = self.ends.entry(partition).or_insert(end);
         *known = end.max(*known);
     }
 
-    /// Asks also for all that `other` asks for.
+    /// Requires everything that `other` requires too.
     ///
     /// # Errors
-    /// [`TokenError::OtherLog`] when it is of another log.
+    /// [`TokenError::OtherLog`] if `other` belongs to another log.
     pub fn join(&mut self, other: &Self) -> Result<(), TokenError> {
         if self.log != other.log {
             return Err(TokenError::OtherLog);
@@ -59,12 +60,12 @@ impl ReadToken {
         Ok(())
     }
 
-    /// What must be reached in a partition, if it is named.
+    /// Returns the required end offset of a partition, or `None` if the token does not name the partition.
     pub fn end_of(&self, partition: PartitionId) -> Option<Offset> {
         self.ends.get(&partition).copied()
     }
 
-    /// One more than the largest partition that is named; 0 when none is.
+    /// Returns one more than the largest partition that the token names, or 0 if it names none.
     pub fn partitions(&self) -> u32 {
         self.ends.keys().next_back().map_or(0, |partition| partition.index().saturating_add(1))
     }

@@ -1,4 +1,4 @@
-//! Any text: nothing panics, and what parses prints to the same tree.
+//! For any text, nothing panics. If it parses, its printed form parses to the same tree.
 
 #![no_main]
 

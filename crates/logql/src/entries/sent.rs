@@ -1,7 +1,8 @@
-//! Entries as they are sent: label sets and names once each, lines end to end.
+//! The wire form of entries: each label set and name once, lines end to end.
 //!
-//! Thousands of entries come from a handful of streams. Sent one by one, their labels would be most of the bytes, and
-//! reading them would make as many label sets; this way equal ones share memory again on the other side.
+//! Thousands of entries come from a few streams. If each entry carried its labels, they would be most of the bytes, and
+//! the receiver would allocate a label set per entry. In this form, entries of one stream share a label set on the
+//! receiver too.
 
 use std::{
     collections::{BinaryHeap, HashMap},
@@ -19,12 +20,12 @@ struct Sent {
     newest_first: bool,
     limit: u32,
     rows_seen: u64,
-    /// Distinct.
+    /// Distinct label sets.
     labels: Vec<Labels>,
     /// Names of metadata and parsed labels, distinct.
     names: Vec<String>,
     entries: Vec<SentEntry>,
-    /// In the order of the entries.
+    /// The lines, in the order of the entries.
     lines: Bytes,
 }
 
@@ -34,15 +35,15 @@ struct SentEntry {
     offset: i64,
     row: u64,
     line_bytes: u32,
-    /// Into [`Sent::labels`].
+    /// Index into [`Sent::labels`].
     stream: u32,
     seen: u32,
-    /// Into [`Sent::names`], and the value.
+    /// Index into [`Sent::names`], and the value.
     metadata: Vec<(u32, String)>,
     parsed: Vec<(u32, String)>,
 }
 
-/// Numbers for equal things, in the order they came.
+/// Numbers distinct values in the order of their first appearance.
 struct Numbers<T>(HashMap<T, u32>);
 
 impl<T: Hash + Eq> Numbers<T> {

@@ -10,13 +10,13 @@ use crate::{
     lexer::TokenKind,
 };
 
-/// How deep a filter's tree may be: the length of a chain of `and` or `or`.
+/// Maximum depth of a filter's tree, and so the maximum length of a chain of `and` or `or`.
 const DEPTH_MAX: usize = 1024;
 
 type Filter = Deep<LabelFilter>;
 
-/// The part of a filter left of the operand that is being read: `or` holds what came before the last `or`, `and` the
-/// chain of `and` behind that.
+/// The part of a filter to the left of the operand being read. `or` holds everything before the last `or`; `and` holds
+/// the chain of `and` after it.
 #[derive(Default)]
 struct Left {
     or: Option<Filter>,
@@ -24,7 +24,7 @@ struct Left {
 }
 
 impl Left {
-    /// The whole, once `operand` turned out to be the last.
+    /// Returns the complete filter, with `operand` as its last operand.
     fn close(self, operand: Filter) -> Filter {
         let and = join(LabelFilter::And, self.and, operand);
         join(LabelFilter::Or, self.or, and)
@@ -48,10 +48,11 @@ impl Parser<'_> {
         Ok(self.filter()?.tree)
     }
 
-    /// `and` binds tighter than `or`, and both to the left. A `,`, or nothing at all, between two filters means `and`
-    /// too, but has no precedence: its left side is the one operand before it, its right side everything that follows.
+    /// Reads a filter. `and` binds tighter than `or`; both are left-associative. A `,` or no operator between two
+    /// filters also means `and`, but has no precedence: its left side is the one operand before it, and its right side
+    /// is everything that follows.
     fn filter(&mut self) -> Result<Filter> {
-        // What stands left of each `,` read so far, and the operand before it.
+        // For each `,` read so far: what comes before its left operand, and that operand.
         let mut waiting: Vec<(Left, Filter)> = Vec::new();
         let mut left = Left::default();
         loop {
@@ -91,7 +92,7 @@ impl Parser<'_> {
         self.condition(name).map(Deep::leaf)
     }
 
-    /// What stands behind a label's name.
+    /// Reads the condition after a label's name.
     fn condition(&mut self, name: String) -> Result<LabelFilter> {
         let TokenKind::Symbol(symbol) = self.peek() else { return Err(self.unexpected(&[])) };
         let symbol = *symbol;

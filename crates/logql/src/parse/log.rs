@@ -47,7 +47,7 @@ impl Parser<'_> {
         })
     }
 
-    /// As many stages as follow, up to an `unwrap`.
+    /// Reads all stages that follow, up to an `unwrap`.
     pub(super) fn stages(&mut self, unwrap_allowed: bool) -> Result<Vec<Stage>> {
         let mut stages = Vec::new();
         loop {
@@ -82,7 +82,7 @@ impl Parser<'_> {
         Ok(LineOperand::Text(self.string_of(&["STRING", "ip"])?))
     }
 
-    /// What stands behind a `|`.
+    /// Reads the stage after a `|`.
     fn stage(&mut self) -> Result<Stage> {
         let keyword = match self.peek() {
             TokenKind::Identifier(_) | TokenKind::Symbol("(") => return Ok(Stage::LabelFilter(self.label_filter()?)),
@@ -121,7 +121,7 @@ impl Parser<'_> {
         }
     }
 
-    /// `a, b="path", …`, possibly none.
+    /// Reads `a, b="path", …`, which may be empty.
     fn extractions(&mut self) -> Result<Vec<Extraction>> {
         let mut extractions = Vec::new();
         if !matches!(self.peek(), TokenKind::Identifier(_)) {

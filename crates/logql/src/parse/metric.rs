@@ -1,4 +1,4 @@
-//! Queries that yield numbers, and operators between queries.
+//! Metric queries, and operators between queries.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     number::parse_float,
 };
 
-/// How deep a query's tree may be: the length of a chain of operators.
+/// Maximum depth of a query's tree, and so the maximum length of a chain of operators.
 const DEPTH_MAX: usize = 512;
 
 /// What may follow an operator before its right leg.
@@ -28,7 +28,7 @@ struct Modifier {
 struct LogRange {
     log: LogExpr,
     unwrap: Option<Unwrap>,
-    /// Length and offset in nanoseconds; not yet known inside parentheses which the range follows.
+    /// Length, and offset in nanoseconds. `None` while reading parentheses that the range follows.
     range: Option<(Duration, i64)>,
 }
 
@@ -38,7 +38,7 @@ impl Parser<'_> {
         self.nested(|p| p.operators(1))
     }
 
-    /// A query that must be a metric one, where only that can be read.
+    /// Reads a query that must be a metric query.
     fn metric(&mut self) -> Result<Deep<MetricExpr>> {
         match self.expr()? {
             Deep { tree: Expr::Metric(tree), depth } => Ok(Deep { tree, depth }),
@@ -46,7 +46,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Operands joined by operators that bind at least as tight as `tightness`.
+    /// Reads operands joined by operators that bind at least as tightly as `tightness`.
     fn operators(&mut self, tightness: u8) -> Result<Deep<Expr>> {
         let mut left = self.operand()?;
         loop {
@@ -67,7 +67,7 @@ impl Parser<'_> {
         }
     }
 
-    /// The operator that is next, and how tight it binds.
+    /// Returns the next operator, if one is next, and how tightly it binds.
     fn binary_op(&self) -> Option<(BinaryOp, u8)> {
         let TokenKind::Symbol(symbol) = self.peek() else { return None };
         Some(match *symbol {
@@ -110,7 +110,7 @@ impl Parser<'_> {
         Ok(Modifier { return_bool, matching: Some(Matching { on, labels, group }) })
     }
 
-    /// A query without operators of its own.
+    /// Reads one operand of a binary operation.
     fn operand(&mut self) -> Result<Deep<Expr>> {
         match self.peek() {
             TokenKind::Symbol("{") => {
@@ -292,7 +292,7 @@ impl Parser<'_> {
         Ok(Some((range, offset)))
     }
 
-    /// `| unwrap …` and the label filters behind it, if that is next.
+    /// Reads `| unwrap …` and the label filters after it, if that is next.
     fn unwrap(&mut self) -> Result<Option<Unwrap>> {
         if !self.is("|") {
             return Ok(None);

@@ -15,13 +15,13 @@ fn canonical(text: &str) -> String {
     }
 }
 
-/// The query is read, and printed so.
+/// Checks that the query parses and is printed like this.
 fn check(text: &str, expected: &str) {
     assert_eq!(canonical(text), expected, "{text}");
     assert_eq!(canonical(expected), expected, "printing again: {text}");
 }
 
-/// The query is refused with `parse error` and this.
+/// Checks that the query is rejected with `parse error` and this text.
 fn refused(text: &str, expected: &str) {
     assert_eq!(canonical(text), format!("parse error {expected}"), "{text}");
 }
@@ -227,7 +227,7 @@ fn structure(filter: &LabelFilter) -> String {
 #[test]
 fn label_filter_structure() {
     let check = |text: &str, expected: &str| {
-        // Each name stands for a filter.
+        // Each name is replaced by a filter.
         let filters: String = text
             .split_inclusive(|c: char| !c.is_alphanumeric())
             .map(|part| {
@@ -458,7 +458,7 @@ fn vector_aggregations() {
 #[test]
 fn operators() {
     let metric = |name: char| format!("rate({{x=\"{name}\"}}[5m])");
-    // Each capital letter stands for a metric query.
+    // Each capital letter is replaced by a metric query.
     let with = |text: &str| -> String {
         text.chars().map(|c| if c.is_ascii_uppercase() { metric(c) } else { c.to_string() }).collect()
     };
@@ -563,7 +563,7 @@ fn narrower_entries() {
 
 #[test]
 fn nesting_is_bounded() {
-    // Threads of an executor have 2 MiB of stack; half of that must do.
+    // Executor threads have 2 MiB of stack. Parsing must work in half of that.
     let work = || {
         let r = "rate({a=\"b\"}[1m])";
         let deep = |open: &str, inner: &str, close: &str, n: usize| open.repeat(n) + inner + &close.repeat(n);
@@ -587,7 +587,7 @@ fn nesting_is_bounded() {
             let error = parse(&text).unwrap_err().to_string();
             assert!(error.contains("levels") || error.contains("unexpected literal"), "{error}: {}", &text[..60]);
         }
-        // Deep, but within bounds: read, printed, compared, dropped.
+        // Queries that are deep but within bounds can be parsed, printed, compared and dropped.
         let texts = [
             deep("(", r, ")", 120),
             deep(&format!("({r} or {r} and {r} == {r} + {r} * {r} ^ "), r, ")", 60),

@@ -37,11 +37,11 @@ impl LabelTest {
         })
     }
 
-    /// The labels it reads.
+    /// Calls `found` with the name of each label the filter reads.
     pub(crate) fn names<'s>(&'s self, found: &mut impl FnMut(&'s str)) {
         match self {
             Self::Matcher(matcher) => found(matcher.name()),
-            // A value that cannot be compared becomes an error unless there is one already.
+            // A value that cannot be compared sets an error unless the row already has one.
             Self::Ip { name, .. } | Self::Compare { name, .. } => found(name),
             Self::And(a, b) | Self::Or(a, b) => {
                 a.names(found);
@@ -50,7 +50,7 @@ impl LabelTest {
         }
     }
 
-    /// Whether the row stays; may set an error.
+    /// Whether the row passes. May set an error on the row.
     pub(crate) fn passes(&self, labels: &mut RowLabels<'_>) -> bool {
         match self {
             Self::Matcher(matcher) => matches(matcher, labels.get(matcher.name()).unwrap_or("")),
@@ -71,14 +71,14 @@ impl LabelTest {
                     }
                 }
             }
-            // Both sides are looked at: both may find an error.
+            // No short circuit: either side may set an error.
             Self::And(a, b) => a.passes(labels) & b.passes(labels),
             Self::Or(a, b) => a.passes(labels) || b.passes(labels),
         }
     }
 }
 
-/// An empty regex passes everything, as in Loki, though anchored it would pass the empty text alone.
+/// As in Loki, an empty regex matches every value, although the anchored regex would match only the empty text.
 fn matches(matcher: &Matcher, value: &str) -> bool {
     match matcher.op() {
         MatchOp::Regex if matcher.value().is_empty() => true,
@@ -95,7 +95,7 @@ fn compares(text: &str, op: CompareOp, value: FilterValue) -> Result<bool, Strin
     })
 }
 
-/// Reads a human size: `10KB`, `1.5 MiB`, `1,024`.
+/// Parses a human-readable size: `10KB`, `1.5 MiB`, `1,024`.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let plain: String = text.chars().filter(|c| !c.is_whitespace() && *c != ',').collect();
     if let Some(bytes) = size::parse(&plain) {
@@ -118,7 +118,7 @@ impl NameTest {
         Self(items.to_vec())
     }
 
-    /// The labels whose values it reads.
+    /// Calls `found` with the name of each label whose value the stage reads.
     pub(crate) fn names<'s>(&'s self, found: &mut impl FnMut(&'s str)) {
         for item in &self.0 {
             if let NameOrMatcher::Matcher(matcher) = item {
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::ast::{Expr, Stage};
 
-    /// The labels behind a stage, or `-` when it drops the row.
+    /// Returns the labels after a stage, or `-` if it drops the row.
     fn run(pairs: &[(&str, &str)], stage: &str) -> String {
         let Ok(Expr::Log(log)) = crate::parse(&format!("{{a=\"b\"}} | {stage}")) else { panic!("{stage}") };
         let stream = Labels::with_empty_values(pairs.iter().copied());

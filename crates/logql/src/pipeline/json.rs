@@ -1,9 +1,9 @@
-//! `| json`: labels out of a line that is a JSON object.
+//! `| json`: extracts labels from a line that is a JSON object.
 //!
-//! Loki reads JSON laxly and clients see it: text behind the closing brace is ignored, `01` and `1x` are numbers, raw
-//! control characters are fine, a bad escape makes the value empty, and of a broken line the pairs before the break
-//! count. No JSON library is that lax, hence this scanner. It builds no tree, skips what nobody needs by looking for
-//! quotes and brackets alone, and stops when everything needed is found.
+//! Loki's JSON parser is lenient, and clients can observe it: text after the closing brace is ignored, `01` and `1x`
+//! are numbers, raw control characters are accepted, a bad escape makes the value empty, and a broken line yields the
+//! pairs before the break. No JSON library is that lenient, so this module has its own scanner. It builds no tree,
+//! skips unneeded values by looking only for quotes and brackets, and stops once it has found every needed label.
 
 use std::borrow::Cow;
 
@@ -22,10 +22,10 @@ const MALFORMED: &str = "Malformed JSON error";
 const UNKNOWN: &str = "Unknown value type";
 const ESCAPE: &str = "Encountered an invalid escape sequence in a string";
 
-/// A value as it stands in the line.
+/// The raw text of a value in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value<'l> {
-    /// Without its quotes.
+    /// A string, without its quotes.
     String(&'l [u8]),
     /// A number, `true` or `false`.
     Plain(&'l [u8]),
@@ -34,7 +34,7 @@ enum Value<'l> {
     Array(&'l [u8]),
 }
 
-/// The members of the object `line` whose values are strings, in order.
+/// Returns the members of the object `line` whose values are strings, in order.
 pub(crate) fn string_members(line: &[u8]) -> Result<Vec<(String, String)>, &'static str> {
     let mut members = Members::new(line)?;
     let mut found = Vec::new();
@@ -46,7 +46,7 @@ pub(crate) fn string_members(line: &[u8]) -> Result<Vec<(String, String)>, &'sta
     Ok(found)
 }
 
-/// How deep objects are followed; what is deeper is not looked at.
+/// Maximum nesting depth. Objects nested deeper are ignored.
 const DEPTH_MAX: usize = 128;
 
 /// Sets every needed field of the line as a label.
@@ -105,7 +105,7 @@ pub(crate) fn paths(line: &[u8], paths: &[(String, JsonPath)], want: &Want, labe
     }
 }
 
-/// The value at a path; `None` when there is none, or the line breaks before it.
+/// Returns the value at a path, or `None` if the path does not exist or the line is broken before it.
 fn find<'l>(data: &'l [u8], steps: &[PathStep]) -> Option<Value<'l>> {
     let mut data = data;
     for (i, step) in steps.iter().enumerate() {
@@ -113,7 +113,7 @@ fn find<'l>(data: &'l [u8], steps: &[PathStep]) -> Option<Value<'l>> {
             PathStep::Field(wanted) => {
                 let mut members = Members::new(data).ok()?;
                 loop {
-                    // A value that is cut short at the end of the line still counts where the path ends.
+                    // A value truncated by the end of the line is still accepted if the path ends there.
                     let (key, value) = members.next().ok()??;
                     if *key == *wanted.as_bytes() {
                         break value;
@@ -133,7 +133,7 @@ fn find<'l>(data: &'l [u8], steps: &[PathStep]) -> Option<Value<'l>> {
     None
 }
 
-/// Element `wanted` of an array.
+/// Returns element `wanted` of an array.
 fn element(data: &[u8], wanted: usize) -> Option<Value<'_>> {
     let mut at = skip_blanks(data, 0);
     if data.get(at) != Some(&b'[') {
@@ -160,7 +160,7 @@ fn element(data: &[u8], wanted: usize) -> Option<Value<'_>> {
 /// A key without its escapes, and its value.
 type Member<'l> = (Cow<'l, [u8]>, Value<'l>);
 
-/// The members of an object, one after the other.
+/// Iterates over the members of an object.
 struct Members<'l> {
     data: &'l [u8],
     at: usize,
@@ -176,7 +176,7 @@ impl<'l> Members<'l> {
         Ok(Self { data, at: at + 1, first: true })
     }
 
-    /// The next member's key and value; `None` behind the last one.
+    /// Returns the next member's key and value, or `None` after the last one.
     fn next(&mut self) -> Result<Option<Member<'l>>, &'static str> {
         let data = self.data;
         let mut at = skip_blanks(data, self.at);
@@ -209,7 +209,7 @@ impl<'l> Members<'l> {
     }
 }
 
-/// The value that begins behind blanks at `at`, and where it ends.
+/// Reads the value at `at`, after any blanks. Returns it and the position after it.
 fn value(data: &[u8], at: usize) -> Result<(Value<'_>, usize), &'static str> {
     let at = skip_blanks(data, at);
     match data.get(at) {
@@ -242,7 +242,7 @@ fn skip_blanks(data: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Where the string that began before `at` has its closing quote, and whether it has escapes.
+/// Returns the position of the closing quote of the string whose text starts at `at`, and whether it has escapes.
 fn string_end(data: &[u8], at: usize) -> Option<(usize, bool)> {
     let mut from = at;
     let mut escaped = false;
@@ -256,7 +256,7 @@ fn string_end(data: &[u8], at: usize) -> Option<(usize, bool)> {
     }
 }
 
-/// Behind the bracket that closes the one at `at`. Other kinds of brackets are not looked at.
+/// Returns the position after the bracket that closes the one at `at`. Ignores other kinds of brackets.
 fn block_end(data: &[u8], at: usize, open: u8, close: u8) -> Option<usize> {
     let mut level = 0usize;
     let mut from = at;
@@ -276,7 +276,7 @@ fn block_end(data: &[u8], at: usize, open: u8, close: u8) -> Option<usize> {
     }
 }
 
-/// A string's text; empty when an escape in it is wrong.
+/// Returns the text of a string, or the empty text if it has an invalid escape.
 fn text_of(raw: &[u8]) -> Cow<'_, str> {
     if memchr::memchr(b'\\', raw).is_none() {
         return to_text(raw);
@@ -288,7 +288,7 @@ fn text_of(raw: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Resolves the escapes of a string; `None` when one is wrong, or half of a surrogate pair.
+/// Resolves the escapes of a string. Returns `None` if one is invalid or is half of a surrogate pair.
 pub(crate) fn unescape(raw: &[u8]) -> Option<String> {
     let mut out = Vec::with_capacity(raw.len());
     let mut rest = raw;
@@ -321,7 +321,7 @@ pub(crate) fn unescape(raw: &[u8]) -> Option<String> {
     })
 }
 
-/// Reads `\uXXXX`, or two of them that make one character, and how many bytes that took.
+/// Reads `\uXXXX`, or a surrogate pair of two. Returns the character and the number of bytes read.
 fn code_point(text: &[u8]) -> Option<(char, usize)> {
     let unit = |at: usize| -> Option<u32> {
         let digits = text.get(at..at + 6)?.strip_prefix(b"\\u")?;

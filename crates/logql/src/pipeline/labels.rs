@@ -1,10 +1,11 @@
 //! The labels of one row while it passes the pipeline.
 //!
-//! Stream labels and metadata are borrowed from the batch; what the pipeline makes is written to one text that is used
-//! again for the next row, so that rows cost no allocations.
+//! Stream labels and metadata are borrowed from the batch. Values the pipeline creates go to one text buffer, which the
+//! next row reuses, so that rows need no allocations.
 //!
-//! Names belong to the stream first, then to metadata, then to what is parsed; who finds its name taken appears as
-//! `<name>_extracted`, where parsed values come before metadata. A dropped stream label still holds its name.
+//! If two labels have the same name, the stream label keeps it; otherwise metadata keeps it over a parsed label. The
+//! other label appears as `<name>_extracted`; there, parsed values take precedence over metadata. A dropped stream
+//! label still occupies its name.
 
 use std::{
     borrow::Cow,
@@ -15,10 +16,10 @@ use model::{Batch, Labels, MetadataColumn};
 
 /// The label that names an error of the pipeline.
 pub(crate) const ERROR: &str = "__error__";
-/// The label that describes it.
+/// The label that holds the details of that error.
 pub(crate) const ERROR_DETAILS: &str = "__error_details__";
 
-/// What may go wrong with one row; the row goes on, with these labels.
+/// An error on one row. The row stays in the pipeline, with the error labels set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RowError {
     Json,
@@ -46,7 +47,7 @@ pub(crate) enum Category {
     Parsed,
 }
 
-/// A metadata column under the name it is seen by.
+/// A metadata column and the label name under which it is visible.
 #[derive(Debug)]
 pub(crate) struct Column<'b> {
     pub(crate) name: Cow<'b, str>,
@@ -54,7 +55,7 @@ pub(crate) struct Column<'b> {
     renamed: bool,
 }
 
-/// The metadata columns of a batch, those with their own names before those renamed.
+/// Returns the metadata columns of a batch. Columns that keep their name come before renamed ones.
 pub(crate) fn columns(batch: &Batch) -> Vec<Column<'_>> {
     let column = |values| -> Column<'_> {
         let values: &MetadataColumn = values;
@@ -74,17 +75,17 @@ struct Piece {
     end: u32,
 }
 
-/// A stream label or a column that is no longer seen.
+/// A stream label or a column that is hidden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hidden {
     Stream(usize),
     Column(usize),
 }
 
-/// Up to so many parsed labels are searched one after the other.
+/// Maximum number of parsed labels that are searched linearly. Beyond it, an index is used.
 const FEW: usize = 32;
 
-/// See the module.
+/// The labels of one row. See the module.
 pub(crate) struct RowLabels<'b> {
     stream: &'b Labels,
     columns: &'b [Column<'b>],
@@ -92,7 +93,7 @@ pub(crate) struct RowLabels<'b> {
     hidden: Vec<Hidden>,
     text: String,
     parsed: Vec<(Piece, Piece)>,
-    /// Places in `parsed` by name once there are more than [`FEW`].
+    /// Positions in `parsed` by name. Used once there are more than [`FEW`].
     index: HashMap<Box<str>, usize>,
     deleted: HashSet<Box<str>>,
     error: Option<RowError>,
@@ -115,7 +116,7 @@ impl<'b> RowLabels<'b> {
         }
     }
 
-    /// Forgets everything of the row before.
+    /// Starts a new row and discards the previous one.
     pub(crate) fn begin(&mut self, row: usize) {
         self.row = row;
         self.hidden.clear();
@@ -144,7 +145,7 @@ impl<'b> RowLabels<'b> {
         self.parsed.iter().position(|(n, _)| self.piece(*n) == name)
     }
 
-    /// Adds a label that is not there yet.
+    /// Adds a parsed label. The row must not have one of this name yet.
     fn push_parsed(&mut self, name: &str, value: Piece) {
         let piece = self.put(name);
         self.parsed.push((piece, value));
@@ -175,7 +176,7 @@ impl<'b> RowLabels<'b> {
         }
     }
 
-    /// The column that shows `name` on this row. A hidden one does not hold its name any more.
+    /// Returns the column that is visible as `name` on this row. A hidden column no longer occupies its name.
     fn find_column(&self, name: &str) -> Option<(usize, &'b str)> {
         let seen = |(i, c): (usize, &'b Column<'b>)| {
             let value = if c.name == name { c.values.values.get(self.row)? } else { return None };
@@ -193,7 +194,7 @@ impl<'b> RowLabels<'b> {
         (!self.hidden.contains(&Hidden::Stream(index))).then_some(value)
     }
 
-    /// The value of a label.
+    /// Returns the value of a label.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         match (self.error, self.details) {
             (Some(error), _) if name == ERROR => return Some(error.as_str()),
@@ -206,7 +207,7 @@ impl<'b> RowLabels<'b> {
         self.find_stream(name).or_else(|| self.find_column(name).map(|(_, value)| value))
     }
 
-    /// Whether a parsed value of this name would have to give way.
+    /// Whether a parsed value of this name would be renamed to `<name>_extracted`.
     pub(crate) fn is_taken(&self, name: &str) -> bool {
         self.stream.get(name).is_some() || self.find_column(name).is_some_and(|(i, _)| !self.columns[i].renamed)
     }
@@ -216,7 +217,8 @@ impl<'b> RowLabels<'b> {
         self.find_parsed(name).is_some()
     }
 
-    /// Sets what a parser found, under its final name; false when the name is already parsed or was dropped.
+    /// Sets a value that a parser extracted, under its final name. Returns false if the name is already parsed or was
+    /// dropped.
     pub(crate) fn extract(&mut self, name: &str, value: &str) -> bool {
         if self.is_parsed(name) || (!self.deleted.is_empty() && self.deleted.contains(name)) {
             return false;
@@ -226,7 +228,7 @@ impl<'b> RowLabels<'b> {
         true
     }
 
-    /// Sets a label whatever it was before.
+    /// Sets a label and replaces any earlier value.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.hide(name);
         self.deleted.remove(name);
@@ -237,7 +239,7 @@ impl<'b> RowLabels<'b> {
         }
     }
 
-    /// Hides what the stream and the metadata have under a name.
+    /// Hides the stream label and the metadata of this name.
     fn hide(&mut self, name: &str) {
         let index = self.find_stream(name).and_then(|_| self.stream.iter().position(|(n, _)| n == name));
         self.hidden.extend(index.map(Hidden::Stream));
@@ -246,7 +248,7 @@ impl<'b> RowLabels<'b> {
         }
     }
 
-    /// Drops a label; parsers do not find it again.
+    /// Drops a label. Later parsers do not set it again.
     pub(crate) fn remove(&mut self, name: &str) {
         match name {
             ERROR => self.error = None,
@@ -260,7 +262,7 @@ impl<'b> RowLabels<'b> {
         self.deleted.insert(name.into());
     }
 
-    /// Whether an error was set by the pipeline, or is in the line or the metadata.
+    /// Whether the row has an error, set by the pipeline, the line or the metadata.
     pub(crate) fn has_error(&self) -> bool {
         self.error.is_some() || self.get(ERROR).is_some_and(|e| !e.is_empty())
     }
@@ -276,7 +278,7 @@ impl<'b> RowLabels<'b> {
         self.details = details.map(|text| self.put(text));
     }
 
-    /// Every label, each name once, in no particular order.
+    /// Calls `found` with every label, each name once, in no particular order.
     pub(crate) fn for_each<'s>(&'s self, mut found: impl FnMut(Category, &'s str, &'s str)) {
         for (i, (name, value)) in self.stream.iter().enumerate() {
             if !self.hidden.contains(&Hidden::Stream(i)) && !(self.is_overlaid(name)) {
@@ -289,7 +291,7 @@ impl<'b> RowLabels<'b> {
                 continue;
             }
             let Some(value) = column.values.values.get(self.row) else { continue };
-            // Two columns under one name: the first that has a value is seen.
+            // If two columns have the same name, only the first one with a value is visible.
             if column.renamed && self.find_column(&column.name).is_some_and(|(first, _)| first != i) {
                 continue;
             }
@@ -311,28 +313,28 @@ impl<'b> RowLabels<'b> {
             found(Category::Parsed, ERROR, error.as_str());
         }
         if let Some(details) = self.details {
-            // Loki forgets the details of a dropped error unless the entry has labels beside the stream's.
+            // Loki discards the details of a dropped error unless the entry has labels besides the stream's.
             if self.error.is_some() || any {
                 found(Category::Parsed, ERROR_DETAILS, self.piece(details));
             }
         }
     }
 
-    /// Whether a parsed label or an error hides what the stream or the metadata have under this name.
+    /// Whether a parsed label or an error hides the stream label or metadata of this name.
     fn is_overlaid(&self, name: &str) -> bool {
         self.is_parsed(name)
             || (name == ERROR && self.error.is_some())
             || (name == ERROR_DETAILS && self.details.is_some())
     }
 
-    /// All labels as one set.
+    /// Returns all labels as one set.
     pub(crate) fn to_labels(&self) -> Labels {
         let mut pairs = Vec::new();
         self.for_each(|_, name, value| pairs.push((name, value)));
         Labels::with_empty_values(pairs)
     }
 
-    /// The stream's labels as far as they are still seen.
+    /// Returns the stream's labels that are still visible.
     pub(crate) fn stream_labels(&self) -> Labels {
         let mut seen = Vec::new();
         self.for_each(|category, name, value| {

@@ -1,8 +1,8 @@
 //! Line filters, on one line or on all lines of a batch at once.
 //!
-//! The lines of a batch lie end to end, so a text is searched in all of them in one go and hits are mapped to rows;
-//! a hit that spans two rows is none. The same goes for a regex without look-around: a match inside one row is a match
-//! of that row, and of a match that spans rows only the first row need be looked at again.
+//! The lines of a batch are stored end to end. A text is therefore searched in all of them in one pass, and each hit is
+//! mapped to its row; a hit that spans two rows does not count. A regex without look-around works the same way: a match
+//! inside one row is a match of that row. If a match spans rows, only the first of these rows must be tested again.
 
 use memchr::memmem;
 use model::{ByteColumn, RegexMode, compile_regex_bytes, go_to_rust_regex};
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct LineTest {
     negated: bool,
-    /// One of them must match.
+    /// At least one of these must match.
     any: Vec<Search>,
 }
 
@@ -28,7 +28,7 @@ enum Search {
     Text(Box<memmem::Finder<'static>>),
     Regex {
         regex: regex::bytes::Regex,
-        /// Its matches depend on nothing outside them, and are not empty.
+        /// Whether a match depends only on the bytes inside it and is never empty.
         is_local: bool,
     },
     Pattern(LinePattern),
@@ -55,7 +55,7 @@ impl LineTest {
             [] => {}
             [text] => any.push(Search::Text(Box::new(memmem::Finder::new(text.as_bytes()).into_owned()))),
             _ if texts.contains(&"") => any.push(Search::Text(Box::new(memmem::Finder::new(b"").into_owned()))),
-            // The regex engine searches several texts in one pass.
+            // The regex engine searches for several texts in one pass.
             _ => {
                 let escaped: Vec<String> = texts.iter().map(|t| regex::escape(t)).collect();
                 any.push(regex(&escaped.join("|"))?);
@@ -69,7 +69,7 @@ impl LineTest {
         self.any.iter().any(|s| s.matches(line)) != self.negated
     }
 
-    /// The rows that pass.
+    /// Returns the rows that pass.
     pub(crate) fn select(&self, lines: &ByteColumn, rows: Rows) -> Rows {
         let Rows::Span(span) = &rows else {
             return rows.filter(|row| self.passes(lines.get(row)));
@@ -114,9 +114,9 @@ fn regex(pattern: &str) -> Result<Search, QueryError> {
     Ok(Search::Regex { regex, is_local })
 }
 
-/// The row that holds byte `at`, searched from `row` on (rows before it end before `at`).
+/// Returns the row that holds byte `at`. The search starts at `row`; all rows before it end before `at`.
 fn row_of(offsets: &[u32], mut row: usize, at: usize) -> usize {
-    // Most hits are near: gallop, then halve.
+    // Most hits are near, so use an exponential search.
     let mut step = 1;
     while row + step < offsets.len() - 1 && offsets[row + step] as usize <= at {
         row += step;
@@ -126,7 +126,7 @@ fn row_of(offsets: &[u32], mut row: usize, at: usize) -> usize {
     row + offsets[row + 1..end].partition_point(|o| *o as usize <= at)
 }
 
-/// The rows of `span` that hold the text, in order.
+/// Returns the rows of `span` that contain the text, in order.
 fn text_hits(lines: &ByteColumn, span: std::ops::Range<usize>, finder: &memmem::Finder<'_>) -> Vec<u32> {
     let mut hits = Vec::new();
     if span.is_empty() {
@@ -154,7 +154,7 @@ fn text_hits(lines: &ByteColumn, span: std::ops::Range<usize>, finder: &memmem::
     hits
 }
 
-/// The rows of `span` that match a regex without look-around, in order.
+/// Returns the rows of `span` that match a regex without look-around, in order.
 fn regex_hits(lines: &ByteColumn, span: std::ops::Range<usize>, regex: &regex::bytes::Regex) -> Vec<u32> {
     let mut hits = Vec::new();
     if span.is_empty() {

@@ -1,7 +1,7 @@
-//! `| logfmt`: labels out of `key=value` pairs.
+//! `| logfmt`: extracts labels from `key=value` pairs.
 //!
-//! Bytes up to a blank separate pairs. A broken pair is lost up to the next blank (with `--strict` it ends the line).
-//! A value between quotes ends with its quote, so `a="x"b=2` is two pairs.
+//! Every byte up to 0x20 is a blank and separates pairs. A broken pair is skipped up to the next blank; with
+//! `--strict`, parsing of the line stops there. A quoted value ends at its quote, so `a="x"b=2` is two pairs.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use super::{
     want::{Finder, Want, push_name, to_text},
 };
 
-/// How a stage reads.
+/// The flags of a `logfmt` stage.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
     pub(crate) strict: bool,
@@ -42,7 +42,7 @@ pub(crate) fn fields(line: &[u8], options: Options, want: &Want, labels: &mut Ro
     }
 }
 
-/// Sets the labels of `logfmt a="b", …`; of a key that occurs twice the last value counts.
+/// Sets the labels of `logfmt a="b", …`. If a key occurs twice, its last value counts.
 pub(crate) fn expressions(
     line: &[u8],
     expressions: &[(String, String)],
@@ -81,7 +81,7 @@ pub(crate) fn expressions(
     }
 }
 
-/// A value as it stands in the line, or without its escapes.
+/// A value: its raw bytes in the line, or its text with escapes resolved.
 #[derive(Clone, Debug)]
 struct Value<'l>(Cow<'l, [u8]>);
 
@@ -98,7 +98,7 @@ impl<'l> Value<'l> {
     }
 }
 
-/// Why a pair is none.
+/// Why a pair is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SyntaxError {
     position: usize,
@@ -131,7 +131,7 @@ struct Pairs<'l> {
 }
 
 impl<'l> Pairs<'l> {
-    /// Goes to the next blank.
+    /// Skips to the next blank.
     fn skip(&mut self) {
         let rest = &self.line[self.at.min(self.line.len())..];
         self.at += rest.iter().position(|b| *b <= b' ').unwrap_or(rest.len());
@@ -174,7 +174,7 @@ impl<'l> Pairs<'l> {
         }
     }
 
-    /// Reads a value that begins with a quote.
+    /// Reads a quoted value.
     fn quoted(&mut self, key: &'l [u8]) -> Option<Result<(&'l [u8], Value<'l>), SyntaxError>> {
         let start = self.at + 1;
         let mut from = start;
@@ -203,8 +203,8 @@ impl<'l> Pairs<'l> {
     }
 }
 
-/// As JSON, but `\'` is an escape too, control characters are wrong, and half a surrogate pair is a replacement
-/// character.
+/// Resolves escapes as in JSON, with three differences: `\'` is an escape too, control characters are invalid, and half
+/// of a surrogate pair becomes a replacement character.
 fn unquote(raw: &[u8]) -> Option<String> {
     if raw.iter().any(|b| *b < b' ') {
         return None;

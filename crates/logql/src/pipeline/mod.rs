@@ -1,8 +1,8 @@
 //! The stages of a query, compiled for rows.
 //!
-//! What nobody needs is left out: parsers whose labels are not asked for, `line_format` behind the last reader of the
-//! line. Line filters move to the front as far as the line is still the stored one, where they run on whole batches.
-//! None of this changes an answer, except that an error in a parser that is left out is not noticed (as in Loki).
+//! Compilation removes work whose result is not used: parsers whose labels nothing reads, and a `line_format` after the
+//! last stage that reads the line. Line filters that see the stored line move to the front, where they run on whole
+//! batches. The answer does not change, with one exception: as in Loki, errors of a removed parser are not reported.
 
 mod filter;
 mod json;
@@ -37,11 +37,11 @@ use crate::{
 pub(crate) struct Pipeline {
     /// Line filters that see the stored line.
     front: Vec<LineTest>,
-    /// What every line that passes them fulfils.
+    /// Conditions that hold for every line that passes `front`.
     text: Vec<TextNeed>,
-    /// The rest, in order.
+    /// The other stages, in order.
     steps: Vec<Step>,
-    /// The labels that must be there before the first step.
+    /// The labels needed before the first step.
     want: Want,
 }
 
@@ -73,7 +73,7 @@ impl Step {
 }
 
 impl Pipeline {
-    /// Compiles `stages` for somebody who needs these labels, and perhaps the line.
+    /// Compiles `stages` for a caller that needs these labels and, if `line_is_needed`, the line.
     pub(crate) fn new(stages: &[Stage], want: Want, line_is_needed: bool) -> Result<Self, QueryError> {
         let mut planner = Planner { want, line_is_needed, steps: Vec::new() };
         for stage in stages.iter().rev() {
@@ -97,28 +97,28 @@ impl Pipeline {
         Ok(Self { front, text, steps: rest, want })
     }
 
-    /// Whether it looks at lines.
+    /// Whether the pipeline reads lines.
     pub(crate) fn reads_line(&self) -> bool {
         !self.front.is_empty() || self.has_line_steps()
     }
 
-    /// Whether it looks at lines behind the line filters at the front: otherwise what it does with a row depends on
-    /// the row's labels and metadata alone.
+    /// Whether any stage after the front line filters reads the line. If not, the result for a row depends only on its
+    /// labels and metadata.
     pub(crate) fn has_line_steps(&self) -> bool {
         self.steps.iter().any(Step::reads_line)
     }
 
-    /// What the stored line fulfils of every row that passes.
+    /// Conditions that the stored line of every passing row meets.
     pub(crate) fn text(&self) -> &[TextNeed] {
         &self.text
     }
 
-    /// The labels of stream and metadata that it and its user look at.
+    /// The stream labels and metadata that the pipeline and its caller read.
     pub(crate) fn want(&self) -> &Want {
         &self.want
     }
 
-    /// Runs the line filters at the front over a batch.
+    /// Runs the front line filters over a batch.
     pub(crate) fn select(&self, lines: &model::ByteColumn, mut rows: Rows) -> Rows {
         for test in &self.front {
             if rows.is_empty() {
@@ -129,13 +129,13 @@ impl Pipeline {
         rows
     }
 
-    /// Runs everything behind them over one row; false when the row is dropped.
+    /// Runs the remaining stages over one row. Returns false if the row is dropped.
     pub(crate) fn run(&self, row: &mut Row<'_>) -> bool {
         self.steps.iter().all(|step| row.apply(step))
     }
 }
 
-/// Walks the stages from the last to the first and keeps account of what is needed.
+/// Walks the stages from last to first and tracks which labels are needed.
 struct Planner {
     want: Want,
     line_is_needed: bool,
@@ -210,7 +210,7 @@ impl Planner {
                 self.steps.push(Step::Keep(test));
             }
             Stage::LabelFormat(items) => {
-                // Reversed, as everything here.
+                // Reversed, because the planner walks backwards.
                 for item in items.iter().rev() {
                     let LabelFormatSource::Label(from) = &item.source else {
                         return Err(QueryError::NotEvaluated(
@@ -228,7 +228,7 @@ impl Planner {
             }
             Stage::Decolorize => {
                 if self.line_is_needed {
-                    // Control sequences of terminals: CSI, OSC and single escapes, also with the 8-bit introducer.
+                    // Terminal control sequences: CSI, OSC and single escapes, also with the 8-bit introducer.
                     let sequences = "[\u{1b}\u{9b}][\\[\\]()#;?]*(?:(?:(?:[a-zA-Z0-9]*(?:;[a-zA-Z0-9]*)*)?\u{7})|\
                                      (?:(?:[0-9]{1,4}(?:;[0-9]{0,4})*)?[0-9A-PRZcf-ntqry=><~]))";
                     let regex = regex::bytes::Regex::new(sequences).map_err(|e| bad(&e))?;
@@ -244,7 +244,7 @@ impl Planner {
         self.line_is_needed = true;
     }
 
-    /// Whether one of these parsed labels, or the errors of parsing them, is needed.
+    /// Whether one of these parsed labels, or an error from parsing them, is needed.
     fn needs_one<'n>(&self, mut targets: impl Iterator<Item = &'n str>) -> bool {
         self.want.has(ERROR)
             || self.want.has(ERROR_DETAILS)
@@ -252,7 +252,7 @@ impl Planner {
     }
 }
 
-/// One row on its way.
+/// One row and its state in the pipeline.
 pub(crate) struct Row<'b> {
     pub(crate) labels: RowLabels<'b>,
     stored: &'b [u8],
@@ -265,14 +265,14 @@ impl<'b> Row<'b> {
         Self { labels, stored: b"", buffer: Vec::new(), is_changed: false }
     }
 
-    /// Begins with row `row` of the batch and its line.
+    /// Starts row `row` of the batch with its stored line.
     pub(crate) fn begin(&mut self, row: usize, line: &'b [u8]) {
         self.labels.begin(row);
         self.stored = line;
         self.is_changed = false;
     }
 
-    /// The line as it is by now.
+    /// The current line, as changed by the stages so far.
     pub(crate) fn line(&self) -> &[u8] {
         if self.is_changed { &self.buffer } else { self.stored }
     }
@@ -326,7 +326,7 @@ impl<'b> Row<'b> {
     }
 }
 
-/// A regex over a label's whole value.
+/// Compiles a regex that must match the whole value of a label.
 pub(crate) fn whole_regex(pattern: &str) -> Result<regex::Regex, QueryError> {
     compile_regex(pattern, RegexMode::Whole).map_err(|e| QueryError::Evaluation(e.to_string()))
 }

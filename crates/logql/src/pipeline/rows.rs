@@ -1,18 +1,18 @@
-//! Which rows of a batch are still in.
+//! The selected rows of a batch.
 
 use std::ops::Range;
 
-/// Rows by number, ascending.
+/// Row numbers in ascending order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Rows {
-    /// All of a range.
+    /// All rows of a range.
     Span(Range<usize>),
-    /// These.
+    /// The listed rows.
     List(Vec<u32>),
 }
 
 impl Rows {
-    /// The rows whose time lies in `[start, end)`.
+    /// Returns the rows whose time is in `[start, end)`.
     pub(crate) fn in_time(timestamps: &[i64], start: i64, end: i64) -> Self {
         let inside = |t: &i64| (start <= *t) & (*t < end);
         if timestamps.iter().all(inside) {
@@ -26,7 +26,7 @@ impl Rows {
         Self::Span(0..timestamps.len()).filter(|row| inside(&timestamps[row]))
     }
 
-    /// Those of a range that are not in `list` (ascending).
+    /// Returns the rows of a range that are not in `list`, which is ascending.
     pub(crate) fn without(span: Range<usize>, list: &[u32]) -> Self {
         if list.is_empty() {
             return Self::Span(span);
@@ -35,7 +35,7 @@ impl Rows {
         Self::List(span.map(|row| row as u32).filter(|row| rest.next_if_eq(row).is_none()).collect())
     }
 
-    /// Those that pass.
+    /// Keeps only the rows for which `passes` returns true.
     pub(crate) fn filter(self, mut passes: impl FnMut(usize) -> bool) -> Self {
         match self {
             Self::Span(span) => Self::List(span.filter(|row| passes(*row)).map(|row| row as u32).collect()),

@@ -1,7 +1,7 @@
-//! What a line filter says about the lines that pass, for readers that can skip the others.
+//! Conditions that a line filter implies for the lines that pass. Readers use them to skip other lines.
 //!
-//! Every answer here errs on one side: a line that passes fulfils all conditions, while a line that fulfils them may
-//! still fail the filter.
+//! The conditions are necessary but not sufficient: a line that passes the filter meets all of them, while a line that
+//! meets them may still fail the filter.
 
 use model::{ByteClass, Literal, TextNeed, go_to_rust_regex};
 use regex_syntax::hir::{Class, Hir, HirKind};
@@ -11,14 +11,14 @@ use crate::{
     linepattern::LinePattern,
 };
 
-/// More alternatives than this are not worth looking for.
+/// Searching for more alternatives than this is not worth it.
 const ALTERNATIVES_MAX: usize = 16;
-/// Shorter runs exclude next to no line.
+/// Shorter runs exclude almost no lines.
 const RUN_MIN: usize = 3;
-/// A regex nested deeper than this says nothing.
+/// A regex nested deeper than this yields no conditions.
 const DEPTH_MAX: usize = 32;
 
-/// The conditions that every line fulfils which passes this filter.
+/// Returns conditions that every line that passes this filter meets.
 pub(super) fn text_needs(filter: &LineFilter) -> Vec<TextNeed> {
     let of_operand = |operand: &LineOperand| match (filter.op, operand) {
         (LineOp::Contains, LineOperand::Text(text)) => any_of(vec![Text::plain(text.as_bytes())]),
@@ -27,13 +27,13 @@ pub(super) fn text_needs(filter: &LineFilter) -> Vec<TextNeed> {
             |_| Vec::new(),
             |pattern| pattern.literals().flat_map(|literal| any_of(vec![Text::plain(literal)])).collect(),
         ),
-        // Addresses, and filters that pass what does not match.
+        // IP filters and negated filters yield no conditions.
         _ => Vec::new(),
     };
     either(filter.operands.iter().map(of_operand))
 }
 
-/// A text that a part of a regex may match.
+/// A text that part of a regex may match.
 #[derive(Clone, Default)]
 struct Text {
     bytes: Vec<u8>,
@@ -51,7 +51,8 @@ impl Text {
     }
 }
 
-/// The condition that one of these texts is there; none when one of them is empty, since that is everywhere.
+/// Returns the condition that the line contains one of these texts, or nothing if one of them is empty, since every
+/// line contains the empty text.
 fn any_of(texts: Vec<Text>) -> Vec<TextNeed> {
     if texts.is_empty() || texts.iter().any(|text| text.bytes.is_empty()) {
         return Vec::new();
@@ -60,7 +61,7 @@ fn any_of(texts: Vec<Text>) -> Vec<TextNeed> {
     vec![TextNeed::AnyOf(texts.into_iter().map(literal).collect())]
 }
 
-/// What holds of a line of which one of these conjunctions holds: of each one condition, the most telling.
+/// Returns a condition that holds if any one of these conjunctions does. It uses the most selective condition of each.
 fn either(mut branches: impl Iterator<Item = Vec<TextNeed>>) -> Vec<TextNeed> {
     let (Some(first), second) = (branches.next(), branches.next()) else { return Vec::new() };
     let Some(second) = second else { return first };
@@ -108,7 +109,7 @@ fn of_hir(hir: &Hir, depth: usize) -> Vec<TextNeed> {
     }
 }
 
-/// Joins neighbours whose texts are known, so that the conditions are as long as can be.
+/// Joins neighbouring parts whose texts are known, so that the texts to search for are as long as possible.
 fn of_concat(parts: &[Hir], depth: usize) -> Vec<TextNeed> {
     let mut needs = Vec::new();
     let mut joined = vec![Text::default()];
@@ -130,7 +131,7 @@ fn product(befores: &[Text], afters: &[Text]) -> Vec<Text> {
     befores.iter().flat_map(|before| afters.iter().map(|after| before.followed_by(after))).collect()
 }
 
-/// All texts that a regex matches, if they are few.
+/// Returns all texts that a regex matches, or `None` if there are too many.
 fn texts_of(hir: &Hir, depth: usize) -> Option<Vec<Text>> {
     if depth > DEPTH_MAX {
         return None;
@@ -166,8 +167,8 @@ fn texts_of(hir: &Hir, depth: usize) -> Option<Vec<Text>> {
     (texts.len() <= ALTERNATIVES_MAX).then_some(texts)
 }
 
-/// The characters of a small class; both cases of an ASCII letter are one text that ignores case. With `(?i)`, `k` and
-/// `s` match the Kelvin sign and the long s too, which are texts of their own.
+/// Returns the characters of a small class. Both cases of an ASCII letter become one text that ignores case. With
+/// `(?i)`, `k` and `s` also match the Kelvin sign and the long s, which become separate texts.
 fn texts_of_class(class: &Class) -> Option<Vec<Text>> {
     let mut chars: Vec<Vec<u8>> = Vec::new();
     match class {
@@ -198,7 +199,7 @@ fn texts_of_class(class: &Class) -> Option<Vec<Text>> {
     Some(chars.iter().filter_map(text).collect())
 }
 
-/// The bytes of a class's characters. Those outside ASCII may have any byte outside ASCII.
+/// Returns the bytes that the class's characters may contain. A non-ASCII character may contain any non-ASCII byte.
 fn bytes_of(class: &Class) -> ByteClass {
     let mut bytes = ByteClass::default();
     match class {

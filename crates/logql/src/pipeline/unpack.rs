@@ -1,4 +1,4 @@
-//! `| unpack`: the labels and the line that a packing agent put into one JSON object.
+//! `| unpack`: restores the labels and the line that an agent packed into one JSON object.
 
 use super::{
     json,
@@ -6,7 +6,7 @@ use super::{
     want::{Finder, Want, push_name},
 };
 
-/// Sets the labels of a packed line and returns the line in it; `None` when the line is not packed, or broken.
+/// Sets the labels of a packed line and returns the line inside it, or `None` if the line is not packed or is broken.
 pub(crate) fn unpack(line: &[u8], want: &Want, labels: &mut RowLabels<'_>) -> Option<Vec<u8>> {
     if line.is_empty() {
         return None;
@@ -25,7 +25,7 @@ pub(crate) fn unpack(line: &[u8], want: &Want, labels: &mut RowLabels<'_>) -> Op
     let entry = members.iter().rev().find(|(key, _)| key == "_entry").map(|(_, text)| text.clone().into_bytes())?;
     let mut finder = Finder::new(labels, want);
     let mut name = String::new();
-    // Of equal keys the last one counts, and the first that is found stays.
+    // The last of equal keys counts, but `Finder` keeps the first one it gets. Hence the reverse order.
     for (key, text) in members.iter().rev().filter(|(key, _)| key != "_entry") {
         name.clear();
         push_name(&mut name, key);

@@ -1,18 +1,18 @@
-//! Which labels somebody still needs.
+//! The labels that later stages or the caller still need.
 
 use super::labels::{ERROR, ERROR_DETAILS, RowLabels};
 
-/// Names of labels, or all of them.
+/// The needed labels: all of them, or the named ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Want {
-    /// All.
+    /// All labels.
     All,
-    /// Only these; sorted, each once.
+    /// Only these labels; sorted, without duplicates.
     Names(Vec<String>),
 }
 
 impl Want {
-    /// Those and one more.
+    /// Adds one more label.
     pub(crate) fn add(&mut self, name: &str) {
         let Self::Names(names) = self else { return };
         if let Err(at) = names.binary_search_by(|n| n.as_str().cmp(name)) {
@@ -28,12 +28,12 @@ impl Want {
         }
     }
 
-    /// Whether nothing is needed.
+    /// Whether no label is needed.
     pub(crate) fn is_nothing(&self) -> bool {
         matches!(self, Self::Names(names) if names.is_empty())
     }
 
-    /// Whether a label may be needed whose name begins with `prefix` and `_`.
+    /// Whether a label whose name starts with `prefix` and `_` may be needed.
     pub(crate) fn has_below(&self, prefix: &str) -> bool {
         let below = |n: &String| n.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('_'));
         match self {
@@ -42,8 +42,8 @@ impl Want {
         }
     }
 
-    /// How many needed labels a parser may still find on a row; the row is done when they are found. Errors are only
-    /// found by reading on, hence never.
+    /// Number of needed labels that a parser may still find on a row. The parser can stop once it has found them. If
+    /// errors are needed, it never can, because only reading on finds them.
     pub(crate) fn missing(&self, labels: &RowLabels<'_>) -> usize {
         match self {
             Self::All => usize::MAX,
@@ -55,7 +55,7 @@ impl Want {
     }
 }
 
-/// Sets labels on behalf of a parser, and knows when all that are needed are set.
+/// Sets labels for a parser and tracks whether all needed ones are set.
 pub(crate) struct Finder<'p, 'b> {
     labels: &'p mut RowLabels<'b>,
     want: &'p Want,
@@ -69,7 +69,7 @@ impl<'p, 'b> Finder<'p, 'b> {
         Self { labels, want, missing, renamed: String::new() }
     }
 
-    /// True when nothing needed is missing.
+    /// True if no needed label is missing.
     pub(crate) fn is_done(&self) -> bool {
         self.missing == 0
     }
@@ -79,7 +79,7 @@ impl<'p, 'b> Finder<'p, 'b> {
         self.want.has_below(prefix)
     }
 
-    /// The name under which a found `name` appears, if that is needed and not yet known.
+    /// Returns the final label name for a found `name`, if that label is needed and not set yet.
     fn target<'n>(&'n mut self, name: &'n str) -> Option<&'n str> {
         let target = if self.labels.is_taken(name) {
             self.renamed.clear();
@@ -92,7 +92,7 @@ impl<'p, 'b> Finder<'p, 'b> {
         (self.want.has(target) && !self.labels.is_parsed(target)).then_some(target)
     }
 
-    /// Takes a value that is made only when it is needed.
+    /// Sets a found value. `value` is called only if the label is needed.
     pub(crate) fn found<'v>(&mut self, name: &str, value: impl FnOnce() -> std::borrow::Cow<'v, str>) {
         if name.is_empty() || self.target(name).is_none() {
             return;
@@ -105,8 +105,8 @@ impl<'p, 'b> Finder<'p, 'b> {
         }
     }
 
-    /// As [`Finder::found`] for a target of an expression whose value is missing: it becomes empty unless the name
-    /// is in use.
+    /// Like [`Finder::found`], for the target of an expression whose value is missing. The label becomes empty unless
+    /// the name is already in use.
     pub(crate) fn absent(&mut self, name: &str) {
         if self.labels.get(name).is_none() {
             self.found(name, || "".into());
@@ -114,8 +114,8 @@ impl<'p, 'b> Finder<'p, 'b> {
     }
 }
 
-/// Makes a label's name of a key: surrounding blanks cut off, everything outside `[A-Za-z0-9_]` becomes `_`. As the
-/// first part of a name it gets a `_` before a leading digit; behind others it is joined by one.
+/// Appends a key to a label name. Surrounding blanks are removed, and each character outside `[A-Za-z0-9_]` becomes
+/// `_`. In the first part of a name, `_` is put before a leading digit. Later parts are joined with `_`.
 pub(crate) fn push_name(name: &mut String, key: &str) {
     let key = key.trim();
     let Some(first) = key.chars().next() else { return };
@@ -129,7 +129,7 @@ pub(crate) fn push_name(name: &mut String, key: &str) {
     }
 }
 
-/// Text of bytes from a line; what is no UTF-8 becomes a blank, and so does the replacement character.
+/// Converts bytes of a line to text. Invalid UTF-8 and the replacement character become blanks.
 pub(crate) fn to_text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains('\u{fffd}') => text.into(),

@@ -1,11 +1,11 @@
-//! Templates to tokens.
+//! The lexer: turns a template into tokens.
 
 use model::Quoted;
 
 /// One token.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Kind {
-    /// Outside of delimiters, already trimmed.
+    /// Text outside of delimiters, already trimmed.
     Text(String),
     /// `{{`
     Open,
@@ -17,7 +17,7 @@ pub(super) enum Kind {
     Dot,
     /// `$` or `$name`
     Variable(String),
-    /// A name that is no keyword.
+    /// A name that is not a keyword.
     Identifier(String),
     /// One of [`KEYWORDS`].
     Keyword(&'static str),
@@ -26,7 +26,7 @@ pub(super) enum Kind {
     String(String),
     /// A character's code.
     Char(i64),
-    /// As written.
+    /// A number as written.
     Number(String),
     Pipe,
     Declare,
@@ -35,7 +35,7 @@ pub(super) enum Kind {
     CloseParenthesis,
     Comma,
     End,
-    /// The message says what could not be read.
+    /// A syntax error, with its message.
     Invalid(String),
 }
 
@@ -43,9 +43,9 @@ pub(super) enum Kind {
 pub(super) struct Token {
     pub(super) kind: Kind,
     pub(super) line: usize,
-    /// True when blanks stand before it.
+    /// True if there are blanks before the token.
     pub(super) spaced: bool,
-    /// As written, for messages.
+    /// The token as written, for messages.
     pub(super) text: String,
 }
 
@@ -67,7 +67,7 @@ struct Lexer<'a> {
     text: &'a str,
     at: usize,
     line: usize,
-    /// Newlines up to here are in `line`.
+    /// `line` counts the newlines before this position.
     counted: usize,
     tokens: Vec<Token>,
     spaced: bool,
@@ -119,7 +119,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Skips a comment; says whether the text behind it is trimmed.
+    /// Skips a comment. Returns whether the text after it is trimmed.
     fn comment(&mut self) -> Result<bool, String> {
         let rest = self.rest();
         let end = rest.find("*/").ok_or("unclosed comment")? + 2;
@@ -133,7 +133,7 @@ impl<'a> Lexer<'a> {
         Ok(trims)
     }
 
-    /// Reads up to `}}`; says whether the text behind it is trimmed.
+    /// Reads up to `}}`. Returns whether the text after it is trimmed.
     fn action(&mut self) -> Result<bool, String> {
         let mut depth = 0usize;
         loop {
@@ -223,7 +223,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Names must be followed by something that ends them.
+    /// Checks that the character after a name ends it.
     fn terminated(&self) -> Result<(), String> {
         let rest = self.rest();
         match rest.chars().next() {
@@ -286,7 +286,7 @@ impl<'a> Lexer<'a> {
         Ok(Kind::Char(i64::from(u32::from(value))))
     }
 
-    /// What follows a backslash.
+    /// Reads the escape after a backslash.
     fn escape(&mut self, quote: char) -> Result<char, String> {
         let invalid = || "invalid syntax".to_owned();
         let rest = self.rest();
@@ -316,24 +316,24 @@ impl<'a> Lexer<'a> {
             rest.get(skip..skip + digits).filter(|d| d.chars().all(|c| c.is_digit(radix))).ok_or_else(invalid)?;
         let code = u32::from_str_radix(code, radix).map_err(|_| invalid())?;
         self.at += skip + digits;
-        // Bytes beyond ASCII would not be text.
+        // A byte escape outside ASCII would not be UTF-8 text.
         let is_byte = matches!(c, 'x' | '0'..='7');
         char::from_u32(code).filter(|_| !is_byte || code < 0x80).ok_or_else(invalid)
     }
 }
 
-/// The letters, digits and `_` at the beginning.
+/// Returns the letters, digits and `_` at the beginning.
 fn word(text: &str) -> &str {
     let end = text.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap_or(text.len());
     &text[..end]
 }
 
-/// `- ` behind `{{`.
+/// Whether the text after `{{` starts with `- `.
 fn begins_trimmed(text: &str) -> bool {
     text.strip_prefix('-').is_some_and(|t| t.starts_with(BLANKS))
 }
 
-/// Go's `%#U`.
+/// Formats a character like Go's `%#U`.
 fn code_point(c: char) -> String {
     if c.is_control() { format!("U+{:04X}", u32::from(c)) } else { format!("U+{:04X} '{c}'", u32::from(c)) }
 }

@@ -1,4 +1,4 @@
-//! Tokens to nodes.
+//! The template parser: turns tokens into nodes.
 
 use super::{
     Branch, Command, FUNCTIONS, Node, Operand, Pipeline, Template, TemplateError,
@@ -8,13 +8,13 @@ use model::Quoted;
 
 use crate::number::parse_float;
 
-/// How deep control structures and parentheses may nest.
+/// Maximum nesting depth of control structures and parentheses.
 const NESTING_MAX: usize = 100;
 
 type Result<T, E = TemplateError> = std::result::Result<T, E>;
 
 impl Template {
-    /// Reads a template. `name` appears in its errors: `line` for `line_format`, `label` for `label_format`.
+    /// Parses a template. `name` appears in the errors: `line` for `line_format`, `label` for `label_format`.
     pub(crate) fn parse(name: &str, text: &str) -> Result<Self> {
         let mut parser = Parser {
             name,
@@ -42,10 +42,10 @@ struct Parser<'a> {
     name: &'a str,
     tokens: Vec<Token>,
     at: usize,
-    /// Those in scope.
+    /// The variables in scope.
     variables: Vec<String>,
     defines: Vec<(String, Vec<Node>)>,
-    /// How many `range` this is inside of.
+    /// Number of enclosing `range` structures.
     ranges: usize,
     nesting: usize,
 }
@@ -75,7 +75,7 @@ impl Parser<'_> {
         TemplateError(format!("template: {}:{}: {message}", self.name, self.token().line))
     }
 
-    /// The complaint about the next token.
+    /// Returns the error for an unexpected next token.
     fn unexpected(&self, context: &str) -> TemplateError {
         let token = self.token();
         let shown = match &token.kind {
@@ -101,7 +101,7 @@ impl Parser<'_> {
         result
     }
 
-    /// The whole text; only here may `define` stand.
+    /// Reads the whole text. `define` is allowed only at this level.
     fn root(&mut self) -> Result<Vec<Node>> {
         let mut nodes = Vec::new();
         loop {
@@ -129,7 +129,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// The nodes up to `{{end}}` of a template that sees no variables but its own.
+    /// Reads the nodes up to `{{end}}` of a nested template, which does not see the outer variables.
     fn body_of_own(&mut self) -> Result<Vec<Node>> {
         let outer = std::mem::replace(&mut self.variables, vec!["$".to_owned()]);
         let ranges = std::mem::take(&mut self.ranges);
@@ -157,7 +157,7 @@ impl Parser<'_> {
         if self.eat(&Kind::Close) { Ok(()) } else { Err(self.unexpected(context)) }
     }
 
-    /// Nodes up to `{{end}}` or `{{else`.
+    /// Reads nodes up to `{{end}}` or `{{else`.
     fn list(&mut self) -> Result<(Vec<Node>, Ending)> {
         let mut nodes = Vec::new();
         loop {
@@ -169,7 +169,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Reads one node into `nodes`, or says what ends the list.
+    /// Reads one node into `nodes`, or returns what ends the list.
     fn node(&mut self, nodes: &mut Vec<Node>) -> Result<Option<Ending>> {
         match self.next() {
             Kind::Text(text) => {
@@ -188,7 +188,7 @@ impl Parser<'_> {
         }
     }
 
-    /// What stands behind `{{`.
+    /// Reads the action after `{{`.
     fn action(&mut self, nodes: &mut Vec<Node>) -> Result<Option<Ending>> {
         let keyword = match self.peek() {
             Kind::Keyword(keyword) => *keyword,
@@ -201,7 +201,7 @@ impl Parser<'_> {
                 return Ok(Some(Ending::End));
             }
             "else" => {
-                // `else if` and `else with` are closed by those who asked for the list.
+                // The caller that asked for the list closes `else if` and `else with`.
                 if !matches!(self.peek(), Kind::Keyword("if" | "with")) {
                     self.close("else")?;
                 }
@@ -251,7 +251,7 @@ impl Parser<'_> {
                 _ => None,
             };
             if let Some(next) = chained {
-                // Its `{{end}}` is ours as well.
+                // The inner `{{end}}` also ends this structure.
                 self.at += 1;
                 otherwise.push(self.nested(|p| p.control(next))?);
             } else {
@@ -271,7 +271,7 @@ impl Parser<'_> {
         })
     }
 
-    /// A pipeline and the token that ends it.
+    /// Reads a pipeline and the token that ends it.
     fn pipeline(&mut self, context: &str, end: &Kind) -> Result<Pipeline> {
         let (variables, assigns) = self.declarations(context)?;
         let mut commands: Vec<Command> = Vec::new();
@@ -345,7 +345,7 @@ impl Parser<'_> {
         )
     }
 
-    /// Operands up to a pipe (which is taken) or the pipeline's end (which is not).
+    /// Reads operands up to a pipe, which is taken, or the end of the pipeline, which is not.
     fn command(&mut self) -> Result<Command> {
         let mut operands = Vec::new();
         loop {
@@ -422,7 +422,7 @@ impl Parser<'_> {
     }
 }
 
-/// A number as Go reads constants: whole unless it has a point or an exponent.
+/// Parses a number as Go reads constants: an integer unless it has a point or an exponent.
 fn number(text: &str) -> Result<Operand, String> {
     let bad = || format!("bad number syntax: {}", Quoted(text));
     let negative = text.starts_with('-');

@@ -9,6 +9,8 @@
 //! FOLDER is what `corpus.py` wrote: `batch-*.json`, `.json.gz` or `.pb` and `manifest.json`. The time is that of all
 //! threads of this process, user and system; reading the files is not in it.
 
+#![allow(clippy::print_stdout, reason = "it prints its measurements")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;

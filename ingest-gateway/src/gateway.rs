@@ -173,15 +173,15 @@ impl Gateway {
             agent,
         };
         self.metrics.request(&labels, &tally);
-        let token = if records.is_empty() {
-            None
-        } else {
-            match self.appender.append(&tenant, records).await {
-                Ok(token) => Some(token),
-                Err(refusal) => return self.turn_away(refusal),
-            }
+        let appended = match records.is_empty() {
+            true => Ok(None),
+            false => self.appender.append(&tenant, records).await.map(Some),
         };
         drop(reservation);
+        let token = match appended {
+            Ok(token) => token,
+            Err(refusal) => return self.turn_away(refusal),
+        };
         self.count_inflight();
         if let Some(refusal) = &refusal {
             self.count_refusal(refusal);

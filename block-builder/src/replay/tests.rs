@@ -62,8 +62,10 @@ impl World {
         let log = Arc::new(MemoryLog::with_clock(2, clock.clone()));
         log.inject(|faults| faults.gap_every = Some(3));
         let faults = Arc::new(Faults::new(Arc::new(MemoryStore::new()), seed));
-        let retry = catalogue::Retry { attempts: 30, backoff: Duration::ZERO, backoff_max: Duration::ZERO };
-        let heads = Heads::with(faults.clone(), &log.log_id().0, retry, clock.clone()).unwrap();
+        let backoff = Backoff { attempts: 30, first: Duration::ZERO, max: Duration::ZERO };
+        let heads =
+            Heads::with(faults.clone(), &log.log_id().0, backoff, clock.clone(), Arc::new(SeededRandom::new(seed)))
+                .unwrap();
         Self { clock, log, faults, heads, leaders: tokio::sync::Mutex::default() }
     }
 

@@ -10,6 +10,8 @@
 //! cut as one block, then reads all blocks in several ways. Writes are measured in CPU-seconds of the thread, reads in wall time; the
 //! lowest of the runs counts. `--tenants` distributes the streams among several tenants.
 
+#![allow(clippy::print_stdout, reason = "it prints its measurements")]
+
 use std::{collections::BTreeMap, error::Error, fs, path::PathBuf, time::Instant};
 
 use block::{

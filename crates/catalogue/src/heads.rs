@@ -1,4 +1,4 @@
-//! Heads in the object store: reading, taking the lead, trimming.
+//! Heads in the object store: reading, writing, trimming.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -7,13 +7,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use model::{Clock, Offset, PartitionId, SystemClock};
+use model::{Clock, Offset, PartitionId, Random, SystemClock, SystemRandom};
 use object_store::{ObjectKey, ObjectStore, PutCondition, StoreError, Version};
 use parking_lot::Mutex;
-use uuid::Uuid;
+use runtime::Backoff;
 
 use crate::{
-    CatalogueError, Head, Leadership, codec,
+    CatalogueError, Head, codec,
     keys::{blocks_prefix, check_log_id, head_key, parse_head_key, range_of_block},
     rules::{Rule, holds},
 };
@@ -22,35 +22,8 @@ use crate::{
 const INLINE_BLOCKS_MAX: usize = 200;
 const INLINE_BYTES_MAX: usize = 64 << 10;
 
-/// How often, and how fast, an operation is tried again when the store is unavailable or another was faster.
-#[derive(Clone, Copy, Debug)]
-pub struct Retry {
-    /// Tries in all.
-    pub attempts: u32,
-    /// The longest pause before the second try; each pause is of random length, its bound twice the last one's.
-    pub backoff: Duration,
-    /// The bound grows no longer than this.
-    pub backoff_max: Duration,
-}
-
-/// About half a minute in all: an outage of the store that is longer is for the caller to wait out.
-impl Default for Retry {
-    fn default() -> Self {
-        Self { attempts: 10, backoff: Duration::from_millis(50), backoff_max: Duration::from_secs(8) }
-    }
-}
-
-impl Retry {
-    /// Waits before try number `attempt`, counted from 0.
-    async fn pause(&self, attempt: u32) {
-        let doubled = self.backoff.saturating_mul(1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX));
-        let bound = doubled.min(self.backoff_max);
-        if attempt > 0 && bound > Duration::ZERO {
-            // At least a quarter: a pause of nothing would not be one.
-            tokio::time::sleep(bound.mul_f64(0.25 + 0.75 * fastrand::f64())).await;
-        }
-    }
-}
+/// About half a minute in all. A caller decides what to do about an outage of the store that is longer.
+const BACKOFF: Backoff = Backoff { attempts: 10, first: Duration::from_millis(50), max: Duration::from_secs(8) };
 
 /// What the log holds of a partition, for [`Heads::acquire`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +47,9 @@ pub struct Heads(Arc<Inner>);
 struct Inner {
     store: Arc<dyn ObjectStore>,
     log_id: String,
-    retry: Retry,
+    backoff: Backoff,
     clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
     /// The last head seen of each partition. Saves decoding, never a read: the version says whether it is still right.
     cache: Mutex<HashMap<PartitionId, (Version, Arc<Head>)>>,
 }
@@ -86,29 +60,31 @@ impl Heads {
     /// # Errors
     /// [`CatalogueError::LogId`].
     pub fn new(store: Arc<dyn ObjectStore>, log_id: &str) -> Result<Self, CatalogueError> {
-        Self::with(store, log_id, Retry::default(), Arc::new(SystemClock))
+        Self::with(store, log_id, BACKOFF, Arc::new(SystemClock), Arc::new(SystemRandom))
     }
 
-    /// As [`Heads::new`], with the caller's own patience and clock.
+    /// As [`Heads::new`], with the caller's tries, clock and randomness. `backoff` is for an unavailable store and for
+    /// changes that another process overtook.
     ///
     /// # Errors
     /// [`CatalogueError::LogId`].
     pub fn with(
         store: Arc<dyn ObjectStore>,
         log_id: &str,
-        retry: Retry,
+        backoff: Backoff,
         clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
     ) -> Result<Self, CatalogueError> {
         check_log_id(log_id)?;
         let cache = Mutex::default();
-        Ok(Self(Arc::new(Inner { store, log_id: log_id.to_owned(), retry, clock, cache })))
+        Ok(Self(Arc::new(Inner { store, log_id: log_id.to_owned(), backoff, clock, random, cache })))
     }
 
     /// The same heads through a cache of their own.
     #[cfg(test)]
     pub(crate) fn fresh(&self) -> Self {
-        let Inner { store, log_id, retry, clock, .. } = &*self.0;
-        Self::with(store.clone(), log_id, *retry, clock.clone()).unwrap()
+        let Inner { store, log_id, backoff, clock, random, .. } = &*self.0;
+        Self::with(store.clone(), log_id, *backoff, clock.clone(), random.clone()).unwrap()
     }
 
     /// The log.
@@ -138,9 +114,9 @@ impl Heads {
         let mut attempt = 0;
         loop {
             match self.read_once(partition).await {
-                Err(error) if error.is_unavailable() && attempt + 1 < self.0.retry.attempts => {
+                Err(error) if error.is_unavailable() && attempt + 1 < self.attempts() => {
                     attempt += 1;
-                    self.0.retry.pause(attempt).await;
+                    self.pause(attempt).await;
                 }
                 outcome => return outcome,
             }
@@ -215,74 +191,27 @@ impl Heads {
         Ok(version)
     }
 
-    pub(crate) fn retry(&self) -> Retry {
-        self.0.retry
+    /// Number of tries of one operation.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.0.backoff.attempts
+    }
+
+    /// A name for one change of a head, by which its author recognises it.
+    pub(crate) fn fresh_nonce(&self) -> String {
+        self.0.random.unique_name()
     }
 
     pub(crate) fn now(&self) -> model::TimestampNs {
         self.0.clock.now()
     }
 
+    /// Waits before try number `attempt`, counted from 0.
     pub(crate) async fn pause(&self, attempt: u32) {
-        self.0.retry.pause(attempt).await;
-    }
-
-    /// Takes the lead of a partition: epoch + 1, by compare-and-swap. Whoever led before is fenced from now on.
-    ///
-    /// When `bounds.first` lies above F, the records between are lost: that is recorded, and F moves on. A caller that
-    /// warmed up says the first offset that it can read *from memory or log*, so that what it holds is not given up.
-    ///
-    /// # Errors
-    /// [`CatalogueError::LogBehindHead`] when the log ends below F. The bounds were read before the head, so that
-    /// another owner may have flushed what was appended in between: read the bounds again and call again, and take it
-    /// seriously the second time. Otherwise as [`Heads::read`].
-    pub async fn acquire(
-        &self,
-        partition: PartitionId,
-        owner: &str,
-        bounds: impl Into<LogBounds>,
-    ) -> Result<Leadership, CatalogueError> {
-        let bounds = bounds.into();
-        let nonce = fresh_nonce();
-        let mut last = None;
-        for attempt in 0..self.0.retry.attempts {
-            self.pause(attempt).await;
-            let found = match self.read_once(partition).await {
-                Err(error) if error.is_unavailable() => {
-                    last = Some(error);
-                    continue;
-                }
-                found => found?,
-            };
-            let (base, condition) = match found {
-                // An earlier try went through; its reply got lost.
-                Some((head, version)) if head.nonce == nonce => {
-                    return Ok(Leadership::new(self.clone(), head, version));
-                }
-                Some((head, version)) => (head, PutCondition::IfVersion(version)),
-                None => (Arc::new(Head::unled(&self.0.log_id, partition)), PutCondition::IfAbsent),
-            };
-            if let Some(end) = bounds.end.filter(|end| *end < base.flushed_to) {
-                let (log_id, flushed_to) = (self.0.log_id.clone(), base.flushed_to);
-                return Err(CatalogueError::LogBehindHead { log_id, partition, end, flushed_to });
-            }
-            let mut next = base.led_by(owner, bounds.first, self.now());
-            next.nonce.clone_from(&nonce);
-            let next = Arc::new(next);
-            match self.write(&next, condition).await {
-                Ok(version) => {
-                    if next.lost.len() > base.lost.len() {
-                        tracing::error!(%partition, from = %base.flushed_to, to = %next.flushed_to,
-                            "records were removed by the log's retention before they were read; they are lost");
-                    }
-                    tracing::info!(%partition, epoch = next.epoch, flushed_to = %next.flushed_to, "leading a partition");
-                    return Ok(Leadership::new(self.clone(), next, version));
-                }
-                Err(error) if may_be_retried(&error) => last = Some(error),
-                Err(error) => return Err(error),
-            }
+        let pause = self.0.backoff.pause(attempt, self.0.random.as_ref());
+        // A sleep of no length would still wait for the timer's next tick.
+        if pause > Duration::ZERO {
+            tokio::time::sleep(pause).await;
         }
-        Err(last.unwrap_or_else(|| no_attempts(partition)))
     }
 
     /// Removes blocks below `to` from the head, once *every* catalogue shard says that it has compacted up to `to` or
@@ -292,7 +221,7 @@ impl Heads {
     /// [`CatalogueError::Invalid`] when `to` lies inside a block or above F; otherwise as [`Heads::read`].
     pub async fn trim(&self, partition: PartitionId, to: Offset) -> Result<(), CatalogueError> {
         let mut last = None;
-        for attempt in 0..self.0.retry.attempts {
+        for attempt in 0..self.attempts() {
             self.pause(attempt).await;
             let (head, version) = match self.read_once(partition).await {
                 Err(error) if error.is_unavailable() => {
@@ -382,10 +311,7 @@ pub(crate) fn no_attempts(partition: PartitionId) -> CatalogueError {
     })
 }
 
-pub(crate) fn fresh_nonce() -> String {
-    Uuid::new_v4().simple().to_string()
-}
-
+#[expect(clippy::disallowed_methods, reason = "milliseconds for a large head; a turn would wait for minutes of scans")]
 async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CatalogueError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
         let doing = "encoding or decoding a head".to_owned();

@@ -20,6 +20,7 @@ pub fn head_key(log_id: &str, partition: PartitionId) -> Result<ObjectKey, Catal
 ///
 /// # Errors
 /// [`CatalogueError::LogId`].
+#[expect(clippy::disallowed_methods, reason = "nothing depends on the value, only on its being unique")]
 pub fn block_key(log_id: &str, partition: PartitionId, range: OffsetRange) -> Result<ObjectKey, CatalogueError> {
     check_log_id(log_id)?;
     let (start, end) = (range.start.value(), range.end.value());

@@ -1,4 +1,4 @@
-//! What the leader of a partition may do: advance F.
+//! Leadership of a partition: taking it, and what the leader may do, which is to advance F.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use model::{Offset, OffsetRange, PartitionId};
 use object_store::{PutCondition, Version};
 
 use crate::{
-    BlockEntry, CatalogueError, Head, Heads, Lost,
-    heads::{fresh_nonce, may_be_retried, no_attempts},
+    BlockEntry, CatalogueError, Head, Heads, LogBounds, Lost,
+    heads::{may_be_retried, no_attempts},
     rules::{Rule, holds},
 };
 
@@ -22,19 +22,74 @@ pub struct Leadership {
     unresolved: Option<(OffsetRange, String)>,
 }
 
+impl Heads {
+    /// Takes the lead of a partition: epoch + 1, by compare-and-swap. Whoever led before is fenced from now on.
+    ///
+    /// When `bounds.first` lies above F, the records between are lost: that is recorded, and F moves on. A caller that
+    /// warmed up says the first offset that it can read *from memory or log*, so that what it holds is not given up.
+    ///
+    /// # Errors
+    /// [`CatalogueError::LogBehindHead`] when the log ends below F. The bounds were read before the head, so that
+    /// another owner may have flushed what was appended in between: read the bounds again and call again, and take it
+    /// seriously the second time. Otherwise as [`Heads::read`].
+    pub async fn acquire(
+        &self,
+        partition: PartitionId,
+        owner: &str,
+        bounds: impl Into<LogBounds>,
+    ) -> Result<Leadership, CatalogueError> {
+        let bounds = bounds.into();
+        let nonce = self.fresh_nonce();
+        let mut last = None;
+        for attempt in 0..self.attempts() {
+            self.pause(attempt).await;
+            let found = match self.read_once(partition).await {
+                Err(error) if error.is_unavailable() => {
+                    last = Some(error);
+                    continue;
+                }
+                found => found?,
+            };
+            let (base, condition) = match found {
+                // An earlier try went through; its reply got lost.
+                Some((head, version)) if head.nonce == nonce => {
+                    return Ok(Leadership::new(self.clone(), head, version));
+                }
+                Some((head, version)) => (head, PutCondition::IfVersion(version)),
+                None => (Arc::new(Head::unled(self.log_id(), partition)), PutCondition::IfAbsent),
+            };
+            if let Some(end) = bounds.end.filter(|end| *end < base.flushed_to) {
+                let (log_id, flushed_to) = (self.log_id().to_owned(), base.flushed_to);
+                return Err(CatalogueError::LogBehindHead { log_id, partition, end, flushed_to });
+            }
+            let mut next = base.led_by(owner, bounds.first, self.now());
+            next.nonce.clone_from(&nonce);
+            let next = Arc::new(next);
+            match self.write(&next, condition).await {
+                Ok(version) => {
+                    if next.lost.len() > base.lost.len() {
+                        tracing::error!(%partition, from = %base.flushed_to, to = %next.flushed_to,
+                            "records were removed by the log's retention before they were read; they are lost");
+                    }
+                    tracing::info!(%partition, epoch = next.epoch, flushed_to = %next.flushed_to, "leading a partition");
+                    return Ok(Leadership::new(self.clone(), next, version));
+                }
+                Err(error) if may_be_retried(&error) => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| no_attempts(partition)))
+    }
+}
+
 impl Leadership {
-    pub(crate) fn new(heads: Heads, head: Arc<Head>, version: Version) -> Self {
+    fn new(heads: Heads, head: Arc<Head>, version: Version) -> Self {
         Self { heads, head, version, unresolved: None }
     }
 
     /// The head as this leader knows it.
     pub fn head(&self) -> &Head {
         &self.head
-    }
-
-    /// As [`Leadership::head`], to keep.
-    pub fn head_shared(&self) -> Arc<Head> {
-        self.head.clone()
     }
 
     /// The partition.
@@ -97,9 +152,9 @@ impl Leadership {
                 self.unresolved = Some(other);
                 self.refresh().await?;
                 self.unresolved = None;
-                fresh_nonce()
+                self.heads.fresh_nonce()
             }
-            None => fresh_nonce(),
+            None => self.heads.fresh_nonce(),
         };
         self.unresolved = Some((range, nonce.clone()));
         let outcome = self.advance_as(range, change, &nonce).await;
@@ -116,7 +171,7 @@ impl Leadership {
         nonce: &str,
     ) -> Result<(), CatalogueError> {
         let mut last = no_attempts(self.partition());
-        for attempt in 0..self.heads.retry().attempts {
+        for attempt in 0..self.heads.attempts() {
             self.heads.pause(attempt).await;
             if range.start != self.flushed_to() && holds(Rule::StartIsFlushedTo) {
                 let (partition, flushed_to) = (self.partition(), self.flushed_to());
@@ -158,7 +213,7 @@ impl Leadership {
         let mut attempt = 0;
         loop {
             match self.refresh_once().await {
-                Err(error) if error.is_unavailable() && attempt + 1 < self.heads.retry().attempts => {
+                Err(error) if error.is_unavailable() && attempt + 1 < self.heads.attempts() => {
                     attempt += 1;
                     self.heads.pause(attempt).await;
                 }

@@ -38,6 +38,6 @@ mod swap;
 pub use codec::FORMAT;
 pub use error::CatalogueError;
 pub use head::{BlockEntry, Head, Lost, TenantEntry};
-pub use heads::{Heads, LogBounds, Retry, log_ids};
+pub use heads::{Heads, LogBounds, log_ids};
 pub use keys::{block_key, head_key};
 pub use leadership::Leadership;

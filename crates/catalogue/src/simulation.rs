@@ -20,12 +20,13 @@ mod world;
 
 use std::{pin::Pin, sync::Arc, task::Context, time::Duration};
 
-use model::{ManualClock, TimestampNs};
+use model::{ManualClock, Random, SeededRandom, SystemRandom, TimestampNs};
 use object_store::{Effect, Fault, Faults, MemoryStore, Operation};
+use runtime::Backoff;
 
 use self::{store::SteppedStore, world::World};
 use crate::{
-    Heads, Retry,
+    Heads,
     rules::{Rule, holds, without},
 };
 
@@ -88,9 +89,9 @@ impl Episode {
         strike(&[Operation::Get, Operation::Delete], Effect::ErrorBefore, 0.03 * severity);
         let store = Arc::new(SteppedStore::new(faults.clone(), seed));
         // One try or a few: what is given up for good or made again happens often.
-        let retry = Retry { attempts: 1 + (seed % 4) as u32, backoff: Duration::ZERO, backoff_max: Duration::ZERO };
+        let backoff = Backoff { attempts: 1 + (seed % 4) as u32, first: Duration::ZERO, max: Duration::ZERO };
         let clock = Arc::new(ManualClock::new(TimestampNs::from_secs(1)));
-        let heads = Heads::with(store.clone(), "simulated", retry, clock).unwrap();
+        let heads = Heads::with(store.clone(), "simulated", backoff, clock, Arc::new(SeededRandom::new(seed))).unwrap();
         let world = Arc::new(World::new(seed, store, OWNERS));
         let mut episode =
             Self { world, faults, heads, actors: Vec::new(), paused: Vec::new(), retention: seed.is_multiple_of(2) };
@@ -216,7 +217,7 @@ fn from_environment(name: &str) -> Option<u64> {
 }
 
 fn seed() -> u64 {
-    let seed = from_environment("MILLRACE_SEED").unwrap_or_else(|| fastrand::u64(..1 << 40));
+    let seed = from_environment("MILLRACE_SEED").unwrap_or_else(|| SystemRandom.next_u64() >> 24);
     eprintln!("MILLRACE_SEED={seed}");
     seed
 }

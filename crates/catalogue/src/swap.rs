@@ -7,7 +7,7 @@ use object_store::PutCondition;
 
 use crate::{
     BlockEntry, CatalogueError, Head, Heads,
-    heads::{fresh_nonce, may_be_retried, no_attempts},
+    heads::{may_be_retried, no_attempts},
     rules::{Rule, holds},
 };
 
@@ -31,7 +31,7 @@ impl Heads {
         swaps: &[(String, BlockEntry)],
     ) -> Result<(), CatalogueError> {
         let mut last = None;
-        for attempt in 0..self.retry().attempts {
+        for attempt in 0..self.attempts() {
             self.pause(attempt).await;
             let (head, version) = match self.read_once(partition).await {
                 Err(error) if error.is_unavailable() => {
@@ -42,7 +42,7 @@ impl Heads {
             };
             let Some(mut next) = head.swapped(swaps)? else { return Ok(()) };
             if !holds(Rule::SwapKeepsNonce) {
-                next.nonce = fresh_nonce();
+                next.nonce = self.fresh_nonce();
             }
             match self.write(&Arc::new(next), PutCondition::IfVersion(version)).await {
                 Ok(_) => return Ok(()),
@@ -93,11 +93,12 @@ impl Head {
 mod tests {
     use std::time::Duration;
 
-    use model::{ManualClock, Offset, OffsetRange, TimestampNs};
+    use model::{ManualClock, Offset, OffsetRange, SeededRandom, TimestampNs};
     use object_store::{Effect, Fault, Faults, MemoryStore, Operation};
+    use runtime::Backoff;
 
     use super::*;
-    use crate::{Retry, block_key};
+    use crate::block_key;
 
     const PARTITION: PartitionId = PartitionId::new(2);
 
@@ -123,9 +124,10 @@ mod tests {
     /// A head of three blocks, its leader, and a store with faults.
     async fn three_blocks() -> (Arc<Faults>, Heads, crate::Leadership, Vec<BlockEntry>) {
         let faults = Arc::new(Faults::new(Arc::new(MemoryStore::new()), 1));
-        let retry = Retry { attempts: 4, backoff: Duration::ZERO, backoff_max: Duration::ZERO };
+        let backoff = Backoff { attempts: 4, first: Duration::ZERO, max: Duration::ZERO };
         let clock = Arc::new(ManualClock::new(TimestampNs::from_secs(1)));
-        let heads = Heads::with(faults.clone(), "log", retry, clock).unwrap();
+        let random = Arc::new(SeededRandom::new(1));
+        let heads = Heads::with(faults.clone(), "log", backoff, clock, random).unwrap();
         let mut lead = heads.acquire(PARTITION, "one", Offset::ZERO).await.unwrap();
         let blocks: Vec<_> = [(0, 10), (10, 20), (20, 30)].map(|(start, end)| block(range(start, end))).into();
         for block in &blocks {

@@ -132,6 +132,7 @@ impl Overrides {
     }
 
     /// Reads the files again each `period` until `shutdown`.
+    #[expect(clippy::disallowed_methods, reason = "a small file every ten seconds needs no turn at the processors")]
     pub async fn watch(self: Arc<Self>, period: Duration, shutdown: CancellationToken) {
         if self.files.is_empty() || period.is_zero() {
             return;

@@ -239,6 +239,7 @@ fn problems_are_all_named() {
     assert!(matches!(Overrides::load(Limits::default(), vec![broken]).unwrap_err(), LimitsError::Yaml { .. }));
 }
 
+#[allow(clippy::disallowed_methods, reason = "the test waits for the task at its end")]
 #[tokio::test]
 async fn reload_keeps_the_old_values_on_error() {
     let files = Files::new();

@@ -456,6 +456,7 @@ struct Hears {
 }
 
 impl Hears {
+    #[allow(clippy::disallowed_methods, reason = "the test waits for it in `stop`")]
     fn start(world: &World, topic: &MemoryControl) -> Self {
         let (control, stop) = (world.control.clone().unwrap(), CancellationToken::new());
         let (running, token) = (control.clone(), stop.clone());

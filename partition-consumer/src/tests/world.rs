@@ -12,7 +12,7 @@ use block::{BlockIndex, BlockScan, Step};
 use block_builder::Builder;
 use bytes::Bytes;
 use catalogue::read::{MemoryView, PartitionView, Plan, memory_from, plan};
-use catalogue::{Head, Heads, Retry};
+use catalogue::{Head, Heads};
 use control::Control;
 use log_bus::{Assignment, FetchLimits, Fetched, LogBus, LogError, LogId, MemoryLog, Watermarks};
 use model::{Clock, Labels, ManualClock, Needs, Offset, PartitionId, SystemRandom, TenantId, TimeRange, TimestampNs};
@@ -21,7 +21,7 @@ use object_store::{
 };
 use owner::{OwnerError, Where};
 use parking_lot::Mutex;
-use runtime::Processors;
+use runtime::{Backoff, Processors};
 use schemas::record::RecordBuilder;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -266,8 +266,8 @@ impl World {
     }
 
     fn heads_over(&self, store: Arc<dyn ObjectStore>) -> Heads {
-        let retry = Retry { attempts: 3, backoff: Duration::from_millis(1), backoff_max: Duration::from_millis(4) };
-        Heads::with(store, &self.log.log_id().0, retry, self.clock.clone()).unwrap()
+        let backoff = Backoff { attempts: 3, first: Duration::from_millis(1), max: Duration::from_millis(4) };
+        Heads::with(store, &self.log.log_id().0, backoff, self.clock.clone(), Arc::new(SystemRandom)).unwrap()
     }
 
     /// The heads, read without faults.

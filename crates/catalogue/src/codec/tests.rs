@@ -14,15 +14,17 @@ fn time(start: i64, end: i64) -> TimeRange {
 
 /// A head with as many blocks, each of as many tenants, as a builder makes them.
 fn large(blocks: i64, tenants: usize) -> Head {
+    let random = std::cell::RefCell::new(fastrand::Rng::with_seed(1));
+    let up_to = |bound: u64| random.borrow_mut().u64(..bound);
     let start = 1_790_000_000_000_000_000i64;
     let tenant = |block: i64, i: usize| TenantEntry {
         tenant: TenantId::new(&format!("team-{i}")).unwrap(),
         row_groups: i * 2..i * 2 + 2,
-        rows: 100_000 + fastrand::u64(..50_000),
-        line_bytes: 10_000_000 + fastrand::u64(..5_000_000),
-        streams: fastrand::u32(100..500),
+        rows: 100_000 + up_to(50_000),
+        line_bytes: 10_000_000 + up_to(5_000_000),
+        streams: 100 + up_to(400) as u32,
         time: time(
-            start + block * 180_000_000_000 + fastrand::i64(..1_000_000_000),
+            start + block * 180_000_000_000 + up_to(1_000_000_000) as i64,
             start + (block + 1) * 180_000_000_000,
         ),
     };
@@ -30,11 +32,11 @@ fn large(blocks: i64, tenants: usize) -> Head {
         let range = range(i * 10_000, (i + 1) * 10_000);
         BlockEntry {
             key: crate::block_key("log-0123456789abcdef", PartitionId::new(3), range).unwrap().to_string(),
-            bytes: 10_000_000 + fastrand::u64(..1_000_000),
-            tail_bytes: 30_000 + fastrand::u64(..10_000),
+            bytes: 10_000_000 + up_to(1_000_000),
+            tail_bytes: 30_000 + up_to(10_000),
             range,
-            rows: 1_000_000 + fastrand::u64(..100_000),
-            line_bytes: 100_000_000 + fastrand::u64(..10_000_000),
+            rows: 1_000_000 + up_to(100_000),
+            line_bytes: 100_000_000 + up_to(10_000_000),
             time: Some(time(start + i * 180_000_000_000, start + (i + 1) * 180_000_000_000)),
             tenants: (0..tenants).map(|t| tenant(i, t)).collect(),
             quarantined: 0,

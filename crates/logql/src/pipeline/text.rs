@@ -127,8 +127,8 @@ fn of_concat(parts: &[Hir], depth: usize) -> Vec<TextNeed> {
     needs
 }
 
-fn product(befores: &[Text], afters: &[Text]) -> Vec<Text> {
-    befores.iter().flat_map(|before| afters.iter().map(|after| before.followed_by(after))).collect()
+fn product(starts: &[Text], ends: &[Text]) -> Vec<Text> {
+    starts.iter().flat_map(|before| ends.iter().map(|after| before.followed_by(after))).collect()
 }
 
 /// Returns all texts that a regex matches, or `None` if there are too many.

@@ -87,7 +87,7 @@ pub enum QueryError {
         /// The labels of the entry.
         series: String,
     },
-    /// The answer would have more series than [`Params::series_max`]. HTTP 400.
+    /// The answer would have more series than [`crate::Params::series_max`]. HTTP 400.
     #[error(
         "maximum number of series ({0}) reached for a single query; consider reducing query cardinality by adding more \
          specific stream selectors, reducing the time range, or aggregating results with functions like sum(), count() \

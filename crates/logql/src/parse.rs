@@ -60,7 +60,7 @@ pub fn parse_log(text: &str) -> Result<LogExpr, ParseError> {
 }
 
 /// Parses a selector. Does not check that it has a matcher that excludes the empty text: see
-/// [`reject_empty_compatible`].
+/// [`crate::reject_empty_compatible`].
 ///
 /// # Errors
 /// If the text is not a selector, or is followed by a pipeline.

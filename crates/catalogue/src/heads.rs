@@ -64,7 +64,8 @@ impl Heads {
     }
 
     /// As [`Heads::new`], with the caller's tries, clock and randomness. `backoff` is for an unavailable store and for
-    /// changes that another process overtook.
+    /// changes that another process overtook. Processes recognise their own changes by random names, so no two
+    /// processes may have generators with the same seed.
     ///
     /// # Errors
     /// [`CatalogueError::LogId`].

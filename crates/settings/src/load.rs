@@ -14,9 +14,8 @@ use crate::{
 /// What every variable of ours begins with.
 const PREFIX: &str = "MILLRACE_";
 
-/// Variables that begin like settings and are none: those of tests, and those that Kubernetes sets in every pod beside a
-/// service named `millrace` (`MILLRACE_PORT_3100_TCP`, …).
-const OTHER_VARIABLES: [&str; 4] = ["TEST_", "SERVICE_HOST", "SERVICE_PORT", "PORT_"];
+/// Prefix, without [`PREFIX`], of variables that tests read.
+const TEST_VARIABLES: &str = "TEST_";
 
 impl Settings {
     /// Reads defaults, the file, the environment and the flags, in this order.
@@ -65,7 +64,23 @@ fn apply(settings: &mut Settings, flags: &Flags) {
 
 /// True when a variable of ours, named without its prefix, is a path of settings.
 fn is_setting(name: &str) -> bool {
-    name != "PORT" && !FLAG_VARIABLES.contains(&name) && !OTHER_VARIABLES.iter().any(|prefix| name.starts_with(prefix))
+    !FLAG_VARIABLES.contains(&name) && !name.starts_with(TEST_VARIABLES) && !is_service_link(name)
+}
+
+/// True for a variable that Kubernetes sets in every pod for each service of the namespace, named without our prefix: a
+/// service `millrace-gateway` gives `GATEWAY_SERVICE_HOST`, `GATEWAY_SERVICE_PORT_HTTP`, `GATEWAY_PORT`,
+/// `GATEWAY_PORT_3100_TCP_ADDR` and so on (kubernetes.io, "Accessing the Service", "Environment variables"). A service's
+/// name has single dashes, so two underscores mean a setting.
+fn is_service_link(name: &str) -> bool {
+    let words: Vec<&str> = name.split('_').collect();
+    let has_port = |words: &[&str]| {
+        words[0] == "PORT" && words[1].parse::<u16>().is_ok() && ["TCP", "UDP", "SCTP"].contains(&words[2])
+    };
+    !name.contains("__")
+        && (words.ends_with(&["SERVICE", "HOST"])
+            || words.windows(2).any(|pair| pair == ["SERVICE", "PORT"])
+            || words.ends_with(&["PORT"])
+            || words.windows(3).any(has_port))
 }
 
 /// Reads a file and checks it before anything overrides its values, so that errors name its lines.
@@ -132,6 +147,27 @@ mod tests {
         assert_eq!((settings.limits_config.ingestion_rate_mb, settings.server.http_listen_port), (7.0, 1));
         let defaults = load(&Flags::default(), std::iter::empty()).expect("defaults");
         assert_eq!(load_yaml("# nothing\n", &[]), Ok(defaults));
+    }
+
+    #[test]
+    fn service_links_are_not_settings() {
+        for name in [
+            "PORT",
+            "SERVICE_HOST",
+            "PORT_3100_TCP",
+            "GATEWAY_SERVICE_HOST",
+            "GATEWAY_SERVICE_PORT",
+            "GATEWAY_SERVICE_PORT_HTTP",
+            "MY_LOGS_PORT",
+            "GATEWAY_PORT_3100_TCP",
+            "GATEWAY_PORT_3100_TCP_PROTO",
+            "GATEWAY_PORT_3100_UDP_ADDR",
+        ] {
+            assert_eq!(load_yaml("", &[(&format!("MILLRACE_{name}"), "x")]), load_yaml("", &[]), "{name}");
+        }
+        for name in ["SERVER__HTTP_LISTEN_PORT", "GATEWAY__SERVICE_PORT", "PORTS", "GATEWAY_PORT_X_TCP"] {
+            assert!(load_yaml("", &[(&format!("MILLRACE_{name}"), "x")]).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use model::{ManualClock, OffsetRange, SeededRandom, TimestampNs};
+use model::{ManualClock, OffsetRange, TimestampNs};
 use object_store::{Effect, Fault, Faults, FolderStore, MemoryStore, Operation};
 
 use super::*;
@@ -30,7 +30,7 @@ fn block(range: OffsetRange) -> BlockEntry {
 
 fn over(store: Arc<dyn ObjectStore>) -> Heads {
     let clock = Arc::new(ManualClock::new(TimestampNs::from_secs(7)));
-    Heads::with(store, "log", BACKOFF, clock, Arc::new(SeededRandom::new(1))).unwrap()
+    Heads::with(store, "log", BACKOFF, clock, Arc::new(SystemRandom)).unwrap()
 }
 
 fn faulty() -> (Arc<Faults>, Heads) {

@@ -1,8 +1,9 @@
 //! Requests a topic's id from Kafka: 16 bytes that the topic got when it was created. A topic that was deleted and
 //! recreated with the same name has another id. This shows that it is another topic (docs/adr/0008-topic-id.md).
 //!
-//! librdkafka can request the id, but rdkafka, the safe crate over it, has no function for it. This crate has all unsafe
-//! code of the repository: one function, which calls librdkafka's C functions and frees what they return.
+//! librdkafka can request the id, but rdkafka, the safe crate over it, has no function for it. This crate and
+//! `crates/allocator` have all unsafe code of the repository. Here it is one function, which calls librdkafka's C
+//! functions and frees what they return.
 
 use std::ffi::{CStr, CString};
 use std::fmt;
